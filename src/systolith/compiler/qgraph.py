@@ -1,0 +1,224 @@
+"""The quantized graph: what a compiled model computes, in integers, before it has addresses.
+
+It stands between quantization, which makes it, and the scheduler, which turns each operator into
+instructions; the golden model carries it out. Every operator means exactly what `numerics` says,
+so the numbers do not depend on addresses, order or time. A tensor is written once, by one
+operator, but for the columns of a tensor that several operators fill side by side.
+
+Shapes are `[rows, columns]`: tokens by channels. Integers are NumPy arrays of int64 unless said
+otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from systolith.isa import RowOperation, Statistic
+from systolith.numerics import Format
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A tensor of the scratchpad.
+
+    Attributes:
+        name: unique in the graph.
+        rows: usually tokens.
+        columns: usually channels; the last valid one, without padding.
+        format: of its elements.
+        layer: the layer of the model that it belongs to, for reports.
+        step: real value of one step, a number or `[columns]`; 0 where it has none.
+        zero: code of the real value 0.
+        source: the name of the float tensor that it stands for, if it stands for one.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    format: Format
+    layer: str = ""
+    step: float | npt.NDArray[np.float64] = 0.0
+    zero: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Some neighbouring columns of a tensor.
+
+    Attributes:
+        tensor: its name.
+        first: first column, a multiple of 8.
+        columns: how many.
+    """
+
+    tensor: str
+    first: int
+    columns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Column records: `[N]` arrays, or `[1]` for one record that all columns share."""
+
+    mant: Ints
+    shift: Ints
+    off: Ints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epilogue:
+    """What the vector engine does on the way to the result.
+
+    Attributes:
+        columns: the records.
+        rows: name of the row record to scale by, or None.
+        residual: s16 tensor added to the rounded result, in its steps.
+        table: 256 entries, s16; the affine result is then its u8 index.
+        mask_length: whether columns from the run-time length on become the masked score.
+        statistic: what to take of the stored rows.
+        statistic_name: what the row operators call it.
+    """
+
+    columns: Columns
+    rows: str | None = None
+    residual: View | None = None
+    table: tuple[int, ...] | None = None
+    mask_length: bool = False
+    statistic: Statistic = Statistic.NONE
+    statistic_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """Bring a tensor in from the host, s16 codes."""
+
+    out: str
+    layer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Hand a tensor to the host."""
+
+    x: str
+    layer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matmul:
+    """`out = epilogue(a . b^T)`, or its transpose.
+
+    Attributes:
+        out: `[M, N]`, or `[N, M]` if `transpose`.
+        a: `[M, K]`, s8 or u8.
+        b: weights int8 `[N, K]`, or a view `[N, K]` of an s8 tensor.
+        epilogue: what happens to the sums.
+        transpose: whether the result is stored transposed, which only bytes can be.
+        layer, head, part: where it comes from: the scheduler orders by them.
+    """
+
+    out: View
+    a: View
+    b: npt.NDArray[np.int8] | View
+    epilogue: Epilogue
+    transpose: bool = False
+    layer: str = ""
+    head: int | None = None
+    part: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """`out = epilogue(x)`, element by element; with `multiply`, of `x * multiply`."""
+
+    out: View
+    x: View
+    epilogue: Epilogue
+    multiply: View | None = None
+    layer: str = ""
+    head: int | None = None
+    part: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exp:
+    """`out = exp2(x - row maximum)`, u8, and the sums of its rows.
+
+    Attributes:
+        out: numerators.
+        x: scores, s16.
+        maximum: name of the statistic that holds the rows' maxima.
+        total: name of the statistic that it makes.
+        unit: 0 if scores count in `2**-8`, 1 for `2**-7`.
+    """
+
+    out: View
+    x: View
+    maximum: str
+    total: str
+    unit: int = 0
+    layer: str = ""
+    head: int | None = None
+    part: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRecords:
+    """Row records from statistics.
+
+    Attributes:
+        out: name of the records.
+        source: name of the statistic.
+        operation: which.
+        rows: how many.
+        n: elements of a row, for norms.
+        eps_mantissa, eps_shift: epsilon, as in the ROW instruction.
+    """
+
+    out: str
+    source: str
+    operation: RowOperation
+    rows: int
+    n: int = 1
+    eps_mantissa: int = 0
+    eps_shift: int = 0
+    layer: str = ""
+    head: int | None = None
+    part: str = ""
+
+
+Operator = Input | Output | Matmul | Map | Exp | RowRecords
+
+
+@dataclass(frozen=True, kw_only=True)
+class QGraph:
+    """A model in integers.
+
+    Attributes:
+        tensors: by name.
+        operators: in an order in which they may be carried out.
+        length: which of them depend on a run-time length: always the number of valid rows
+            of the input, or "none".
+    """
+
+    tensors: dict[str, Tensor]
+    operators: Sequence[Operator]
+    length: Literal["rows", "none"] = "rows"
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def macs(self) -> int:
+        """Multiply-accumulates of all matmuls, without padding."""
+        total = 0
+        for operator in self.operators:
+            if isinstance(operator, Matmul):
+                n, m = operator.out.columns, self.tensors[operator.out.tensor].rows
+                if operator.transpose:
+                    n, m = m, n
+                total += m * n * operator.a.columns
+        return total

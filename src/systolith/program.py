@@ -1,6 +1,12 @@
 """A compiled model: instructions, weights, and what a host must know to run it."""
 
-from dataclasses import dataclass, field
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +19,13 @@ FORMAT_VERSION = 1
 
 CODE_BASE, IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, SCRATCH_BASE = range(5)
 """Which base register points to what."""
+
+DTYPES = {
+    Format.S8: np.dtype("i1"),
+    Format.U8: np.dtype("u1"),
+    Format.S16: np.dtype("<i2"),
+}
+"""Elements in memory, by format."""
 
 LENGTH_SCALAR = 0
 """The scalar that holds the number of valid tokens."""
@@ -39,6 +52,16 @@ class Binding:
     columns: int
     format: Format
     step: float | np.ndarray
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the elements in memory."""
+        return DTYPES[self.format]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return self.rows * self.columns * self.dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,3 +134,106 @@ class Program:
     prologue: bytes = b""
     epilogue: bytes = b""
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program to a file, which appears complete or not at all."""
+        target = Path(path)
+        arrays: dict[str, np.ndarray] = {
+            name: np.frombuffer(getattr(self, name), np.uint8) for name in _BLOBS
+        }
+        header: dict[str, Any] = {"format": FORMAT_VERSION, "hash": f"{self.config.hash:016x}"}
+        for name in ("name", "seq_len", "weights", "scratch_bytes", "macs", "dram_bytes"):
+            header[name] = getattr(self, name)
+        for name in ("layers", "host", "notes"):
+            header[name] = list(getattr(self, name))
+        header["config"] = asdict(self.config)
+        header["watch"] = [asdict(point) for point in self.watch]
+        for side in ("inputs", "outputs"):
+            header[side] = []
+            for index, binding in enumerate(getattr(self, side)):
+                entry = asdict(binding)
+                arrays[f"{side}.{index}.step"] = np.asarray(entry.pop("step"), np.float64)
+                header[side].append(entry)
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Program":
+        """Read a program back.
+
+        Raises:
+            ProgramError: it is no program, damaged, or of another version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            header = json.loads(arrays["header"].tobytes())
+            version = header["format"]
+        except FileNotFoundError as error:
+            raise ProgramError(f"{path}: there is no such file") from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ProgramError(f"{path} is not a Systolith program, or is damaged") from error
+        if version != FORMAT_VERSION:
+            raise ProgramError(
+                f"{path} has program format {version}, and this is Systolith with format "
+                f"{FORMAT_VERSION}. Compile the model again."
+            )
+        try:
+            program = _from_header(header, arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProgramError(f"{path} is damaged: {error}") from error
+        if f"{program.config.hash:016x}" != header["hash"]:
+            raise ProgramError(
+                f"{path} was compiled for configuration {header['hash']}, and this Systolith "
+                f"builds {program.config.hash:016x} of the same parameters, with another "
+                f"instruction set or arithmetic. Compile the model again."
+            )
+        return program
+
+
+_BLOBS = ("code", "image", "prologue", "epilogue")
+
+
+class ProgramError(ValueError):
+    """A program file that cannot be used; the message says why and what to do."""
+
+
+def _from_header(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
+    bindings: dict[str, tuple[Binding, ...]] = {}
+    for side in ("inputs", "outputs"):
+        made = []
+        for index, entry in enumerate(header[side]):
+            step = arrays[f"{side}.{index}.step"]
+            made.append(
+                Binding(
+                    **{**entry, "format": Format(entry["format"])},
+                    step=step if step.ndim else float(step),
+                )
+            )
+        bindings[side] = tuple(made)
+    return Program(
+        **{
+            name: header[name]
+            for name in ("name", "seq_len", "weights", "scratch_bytes", "macs", "dram_bytes")
+        },
+        **{name: tuple(header[name]) for name in ("layers", "host", "notes")},
+        **{name: arrays[name].tobytes() for name in _BLOBS},
+        **bindings,
+        config=CoreConfig(**header["config"]),
+        watch=tuple(
+            WatchPoint(
+                **{
+                    **point,
+                    "engine": Engine(point["engine"]),
+                    "format": Format(point["format"]),
+                }
+            )
+            for point in header["watch"]
+        ),
+    )

@@ -1,0 +1,325 @@
+"""Where tensors lie: scratchpad addresses and row-file slots, by lifetime.
+
+All lifetimes are known, so allocation is done before anything is emitted: large tensors first,
+each at the first free place from the start of the bank that suits its role. Roles keep operands
+that are read in the same cycles in different banks: a GEMM's A and B, and the residual that the
+drain reads beside A.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from systolith.compiler.errors import CompileError
+from systolith.compiler.qgraph import (
+    Exp,
+    Input,
+    Map,
+    Matmul,
+    Operator,
+    Output,
+    QGraph,
+    RowRecords,
+    Tensor,
+    View,
+)
+from systolith.config import BANKS, CoreConfig
+from systolith.isa import RowOperation, Statistic
+from systolith.numerics import Format
+
+_BANK_OF_PART = {
+    "norm_copy": 1,
+    "q": 2,
+    "k": 3,
+    "v": 2,
+    "scores": 3,
+    "exp": 3,
+    "context": 2,
+    "ffn_up": 2,
+}
+"""Bank in which the search begins, by the part that writes a tensor; 0 for the residual stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a tensor lies.
+
+    Attributes:
+        address: first granule.
+        row: granules from row to row.
+        rows: rows.
+    """
+
+    address: int
+    row: int
+    rows: int
+
+    def shift(self, granules: int) -> "Place":
+        """The place of the columns that begin `granules` further right."""
+        return Place(address=self.address + granules, row=self.row, rows=self.rows)
+
+
+@dataclass(kw_only=True)
+class _Block:
+    names: list[str]
+    size: int
+    start: int
+    end: int
+    bank: int
+
+
+def element_bytes(tensor_format: Format) -> int:
+    """Bytes of an element."""
+    return 2 if tensor_format == Format.S16 else 1
+
+
+def reads(operator: Operator) -> list[View | str]:
+    """What an operator reads from the scratchpad: views, or names of whole tensors."""
+    match operator:
+        case Matmul():
+            found = [operator.a, operator.b, operator.epilogue.residual]
+            return [view for view in found if isinstance(view, View)]
+        case Map():
+            found = [operator.x, operator.multiply, operator.epilogue.residual]
+            return [view for view in found if isinstance(view, View)]
+        case Exp():
+            return [operator.x]
+        case Output():
+            return [operator.x]
+        case _:
+            return []
+
+
+def written(operator: Operator) -> str | None:
+    """The tensor that an operator writes, at least in part."""
+    match operator:
+        case Matmul() | Map() | Exp():
+            return operator.out.tensor
+        case Input():
+            return operator.out
+        case _:
+            return None
+
+
+def name_of(read: View | str) -> str:
+    """The tensor behind a read."""
+    return read.tensor if isinstance(read, View) else read
+
+
+def lifetimes(operators: Sequence[Operator]) -> dict[str, tuple[int, int]]:
+    """First and last position at which each tensor is written or read."""
+    spans: dict[str, tuple[int, int]] = {}
+    for position, operator in enumerate(operators):
+        names = [name_of(read) for read in reads(operator)]
+        target = written(operator)
+        for name in [*names, *([target] if target else [])]:
+            first, _ = spans.get(name, (position, position))
+            spans[name] = (first, position)
+    return spans
+
+
+def place_tensors(
+    graph: QGraph, operators: Sequence[Operator], config: CoreConfig
+) -> dict[str, Place]:
+    """Give every tensor an address.
+
+    Raises:
+        CompileError: they do not fit; the message says how much is needed, when, and what helps.
+    """
+    spans = lifetimes(operators)
+    shared = _share(graph, operators, spans)
+    strides = {name: _row_granules(graph.tensors[name], config) for name in spans}
+    for name, home in shared.items():
+        strides[name] = strides[home]
+
+    blocks: dict[str, _Block] = {}
+    parts = {}
+    for operator in operators:
+        target = written(operator)
+        if target is not None:
+            parts.setdefault(target, getattr(operator, "part", ""))
+    for name, (start, end) in spans.items():
+        home = shared.get(name, name)
+        block = blocks.get(home)
+        if block is None:
+            tensor = graph.tensors[home]
+            blocks[home] = _Block(
+                names=[name],
+                size=strides[home] * tensor.rows,
+                start=start,
+                end=end,
+                bank=_BANK_OF_PART.get(parts[home], 0),
+            )
+        else:
+            block.names.append(name)
+            block.start, block.end = min(block.start, start), max(block.end, end)
+
+    addresses = _fit(list(blocks.values()), config, operators)
+    return {
+        name: Place(address=addresses[home], row=strides[home], rows=graph.tensors[name].rows)
+        for name in spans
+        for home in (shared.get(name, name),)
+    }
+
+
+def _row_granules(tensor: Tensor, config: CoreConfig) -> int:
+    """Granules of a row, padded to whole words: GEMMs read words."""
+    size = tensor.columns * element_bytes(tensor.format)
+    return -(-size // config.rows) * config.word_granules
+
+
+def _share(
+    graph: QGraph, operators: Sequence[Operator], spans: dict[str, tuple[int, int]]
+) -> dict[str, str]:
+    """Which tensor may lie where another one lies: results written over operands that end there.
+
+    A vector pass may overwrite its own operand element by element, and 16-bit elements by 8-bit
+    ones in rows of the same stride. The residual stream thus stays in one place.
+    """
+    writers: dict[str, int] = {}
+    for operator in operators:
+        target = written(operator)
+        if target is not None:
+            writers[target] = writers.get(target, 0) + 1
+    shared: dict[str, str] = {}
+    for position, operator in enumerate(operators):
+        match operator:
+            case Matmul(transpose=False):
+                source = operator.epilogue.residual
+            case Map() | Exp():
+                source = operator.x
+            case _:
+                continue
+        target = written(operator)
+        if source is None or target is None or writers[target] != 1:
+            continue
+        old, new = graph.tensors[source.tensor], graph.tensors[target]
+        whole = source.first == 0 and source.columns == old.columns == new.columns
+        fits = element_bytes(new.format) == element_bytes(old.format) or isinstance(operator, Exp)
+        others = [name_of(read) for read in reads(operator) if name_of(read) != source.tensor]
+        if isinstance(operator, Map) and operator.part == "norm_copy":
+            continue
+        if whole and fits and spans[source.tensor][1] == position and target not in others:
+            shared[target] = shared.get(source.tensor, source.tensor)
+    return shared
+
+
+def _fit(blocks: list[_Block], config: CoreConfig, operators: Sequence[Operator]) -> dict[str, int]:
+    granules = config.granules
+    bank = granules // BANKS
+    placed: list[tuple[_Block, int]] = []
+    addresses: dict[str, int] = {}
+    for block in sorted(blocks, key=lambda each: (-each.size, each.start, each.names[0])):
+        busy = sorted(
+            (address, address + other.size)
+            for other, address in placed
+            if other.start <= block.end and block.start <= other.end
+        )
+        address = _first_fit(busy, block.size, block.bank * bank, granules)
+        if address is None:
+            raise CompileError(_too_large(blocks, block, config, operators))
+        placed.append((block, address))
+        addresses[block.names[0]] = address
+    return addresses
+
+
+def _first_fit(
+    busy: Iterable[tuple[int, int]], size: int, preferred: int, granules: int
+) -> int | None:
+    """The first free place at or after `preferred`, else the first from 0 on."""
+    spans = list(busy)
+    for begin in (preferred, 0):
+        address = begin
+        for low, high in spans:
+            if high <= address:
+                continue
+            if low >= address + size:
+                break
+            address = high
+        if address + size <= granules:
+            return address
+    return None
+
+
+def _too_large(
+    blocks: Sequence[_Block], block: _Block, config: CoreConfig, operators: Sequence[Operator]
+) -> str:
+    demand, position = max(
+        (
+            sum(each.size for each in blocks if each.start <= position <= each.end),
+            position,
+        )
+        for position in range(block.start, block.end + 1)
+    )
+    operator = operators[position]
+    where = f"{operator.layer} {getattr(operator, 'part', '')}".strip()
+    need = demand * config.columns / 1024
+    return (
+        f"{block.names[0]} ({block.size * config.columns / 1024:.0f} KiB) does not fit into the "
+        f"scratchpad: at {where}, tensors of {need:.0f} KiB are live, and the core has "
+        f"{config.scratchpad_bytes / 1024:.0f} KiB. Use a shorter --seq-len or a larger preset."
+    )
+
+
+Slots = dict[tuple[str, str], int]
+"""First slot of a name in a field of the row file: `maximum`, `sum` or `record`."""
+
+
+def place_rows(graph: QGraph, operators: Sequence[Operator], config: CoreConfig) -> Slots:
+    """Give every statistic and every set of row records its slots.
+
+    Raises:
+        CompileError: the row file is too small.
+    """
+    spans: dict[tuple[str, str], tuple[int, int, int]] = {}
+
+    def touch(field: str, name: str, rows: int, position: int) -> None:
+        first, _, most = spans.get((field, name), (position, position, 0))
+        spans[field, name] = (first, position, max(most, rows))
+
+    for position, operator in enumerate(operators):
+        match operator:
+            case Matmul() | Map():
+                rows = graph.tensors[
+                    operator.a.tensor if isinstance(operator, Matmul) else operator.x.tensor
+                ].rows
+                epilogue = operator.epilogue
+                if epilogue.statistic != Statistic.NONE:
+                    touch(field_of(epilogue.statistic), epilogue.statistic_name, rows, position)
+                if epilogue.rows is not None:
+                    touch("record", epilogue.rows, rows, position)
+            case Exp():
+                rows = graph.tensors[operator.x.tensor].rows
+                touch("maximum", operator.maximum, rows, position)
+                touch("sum", operator.total, rows, position)
+            case RowRecords():
+                touch("sum", operator.source, operator.rows, position)
+                touch("record", operator.out, operator.rows, position)
+            case _:
+                pass
+
+    slots: Slots = {}
+    for key, (start, end, rows) in sorted(spans.items(), key=lambda item: -item[1][2]):
+        busy = sorted(
+            (slots[other], slots[other] + spans[other][2])
+            for other in slots
+            if other[0] == key[0] and spans[other][0] <= end and start <= spans[other][1]
+        )
+        slot = _first_fit(busy, rows, 0, config.row_slots)
+        if slot is None:
+            raise CompileError(
+                f"the row file has {config.row_slots} slots, too few for {key[1]} with {rows} "
+                f"rows beside what is live with it. Use a shorter --seq-len or a larger preset."
+            )
+        slots[key] = slot
+    return slots
+
+
+def field_of(statistic: Statistic) -> str:
+    """The row-file field that a statistic is kept in."""
+    return "maximum" if statistic == Statistic.MAX else "sum"
+
+
+def source_field(operation: RowOperation) -> str:
+    """The row-file field that a ROW operation reads."""
+    del operation  # every operation so far reads sums
+    return "sum"

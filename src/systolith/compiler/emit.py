@@ -1,0 +1,448 @@
+"""From operators with addresses to instructions: loads ahead of need, waits from hazards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from systolith import isa
+from systolith.compiler.allocate import Place, Slots, element_bytes, field_of
+from systolith.compiler.errors import CompileError
+from systolith.compiler.hazards import Hazards, Region
+from systolith.compiler.image import Image, pack_weights
+from systolith.compiler.loads import LoadPlan
+from systolith.compiler.qgraph import (
+    Exp,
+    Input,
+    Map,
+    Matmul,
+    Operator,
+    Output,
+    QGraph,
+    RowRecords,
+    View,
+)
+from systolith.config import CoreConfig
+from systolith.isa import (
+    Engine,
+    Function,
+    Instruction,
+    Mask,
+    Opcode,
+    Second,
+    Statistic,
+    WeightSource,
+    XFormat,
+)
+from systolith.numerics import Format
+from systolith.program import (
+    IMAGE_BASE,
+    INPUT_BASE,
+    LENGTH_SCALAR,
+    OUTPUT_BASE,
+    Binding,
+    WatchPoint,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emitted:
+    """What emission gives.
+
+    Attributes:
+        instructions: the program, HALT included.
+        inputs, outputs: where the host's tensors lie.
+        watch: tensors that can be compared.
+        streamed: bytes of weights and parameters, without padding.
+    """
+
+    instructions: list[Instruction]
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    watch: tuple[WatchPoint, ...]
+    streamed: int
+
+
+class Emitter:
+    """Emits operators one by one.
+
+    Args:
+        graph: the quantized graph.
+        operators: its operators in program order.
+        places: addresses of tensors.
+        slots: row-file slots.
+        config: the core.
+    """
+
+    def __init__(
+        self,
+        graph: QGraph,
+        operators: Sequence[Operator],
+        places: dict[str, Place],
+        slots: Slots,
+        config: CoreConfig,
+    ) -> None:
+        self._graph = graph
+        self._operators = operators
+        self._places = places
+        self._slots = slots
+        self._config = config
+        self._hazards = Hazards(config)
+        self._counts = dict.fromkeys(Engine, 0)
+        self._instructions: list[Instruction] = []
+        self._bindings: dict[int, list[Binding]] = {INPUT_BASE: [], OUTPUT_BASE: []}
+        self._watch: dict[str, WatchPoint] = {}
+        self._streamed = 0
+        self._tag = 0
+        self.image = Image()
+        self._loads = LoadPlan(operators, self.image, config)
+
+    def run(self) -> Emitted:
+        """Emit everything, with a HALT at the end."""
+        for position, operator in enumerate(self._operators):
+            self._tag = position & 0xFFFF
+            match operator:
+                case Input():
+                    self._input(operator)
+                case Output():
+                    self._output(operator)
+                case Matmul():
+                    self._matmul(position, operator)
+                case Map():
+                    self._map(position, operator)
+                case Exp():
+                    self._exp(operator)
+                case RowRecords():
+                    self._rows(operator)
+        self._put(Opcode.HALT, [], [])
+        for engine, count in self._counts.items():
+            if count > isa.MAX_PER_ENGINE:
+                raise CompileError(
+                    f"the program has {count} {engine.name} instructions, and a core counts to "
+                    f"{isa.MAX_PER_ENGINE}. Split the model."
+                )
+        return Emitted(
+            instructions=self._instructions,
+            inputs=tuple(self._bindings[INPUT_BASE]),
+            outputs=tuple(self._bindings[OUTPUT_BASE]),
+            watch=tuple(self._watch.values()),
+            streamed=self._streamed,
+        )
+
+    def _put(
+        self,
+        opcode: Opcode,
+        reads: list[Region],
+        writes: list[Region],
+        *,
+        waits: bool = True,
+        **fields: int,
+    ) -> None:
+        """Append an instruction with the waits that its accesses need."""
+        needed = self._hazards.waits(reads, writes) if waits else {}
+        self._instructions.append(
+            isa.make(opcode, self._config, waits=needed, tag=self._tag, **fields)
+        )
+        if opcode.engine is not None:
+            self._counts[opcode.engine] += 1
+            self._hazards.note(opcode.engine, self._counts[opcode.engine], reads, writes)
+
+    def _input(self, operator: Input) -> None:
+        tensor = self._graph.tensors[operator.out]
+        binding, fields = self._transfer(operator.out, INPUT_BASE)
+        self._bindings[INPUT_BASE].append(binding)
+        self._put(Opcode.LOAD, [], [self._region(_whole(tensor.name, tensor.columns))], **fields)
+        self._note_tensor(operator.out, Engine.LOAD, operator.layer)
+
+    def _output(self, operator: Output) -> None:
+        tensor = self._graph.tensors[operator.x]
+        binding, fields = self._transfer(operator.x, OUTPUT_BASE)
+        self._bindings[OUTPUT_BASE].append(binding)
+        self._put(Opcode.STORE, [self._region(_whole(tensor.name, tensor.columns))], [], **fields)
+
+    def _transfer(self, name: str, base: int) -> tuple[Binding, dict[str, int]]:
+        tensor, place = self._graph.tensors[name], self._places[name]
+        size = tensor.columns * element_bytes(tensor.format)
+        last = self._bindings[base][-1] if self._bindings[base] else None
+        offset = 0
+        if last is not None:
+            end = last.offset + last.rows * last.columns * element_bytes(last.format)
+            offset = -(-end // isa.BASE_ALIGNMENT) * isa.BASE_ALIGNMENT
+        binding = Binding(
+            name=name,
+            base=base,
+            offset=offset,
+            rows=tensor.rows,
+            columns=tensor.columns,
+            format=tensor.format,
+            step=tensor.step,
+        )
+        fields = {"base": base, "dram_offset": offset, "address": place.address}
+        if place.row * self._config.columns == size:
+            return binding, fields | {"n0": size * tensor.rows, "n1": 1, "n2": 1}
+        return binding, fields | {
+            "n0": size,
+            "n1": tensor.rows,
+            "n2": 1,
+            "dram_stride1": size,
+            "stride1": place.row,
+        }
+
+    def _matmul(self, position: int, operator: Matmul) -> None:
+        config, a = self._config, self._graph.tensors[operator.a.tensor]
+        m, k = a.rows, operator.a.columns
+        if m > config.accumulator_rows:
+            raise CompileError(
+                f"{operator.layer} {operator.part}: a GEMM takes at most "
+                f"{config.accumulator_rows} rows on this core, and the model has {m} tokens. "
+                f"Use a shorter --seq-len or a larger preset."
+            )
+        n = len(operator.b) if not isinstance(operator.b, View) else self._rows_of(operator.b)
+        gemm = {
+            "a_address": self._address(operator.a),
+            "a_row": self._places[operator.a.tensor].row,
+            "m": m,
+            "k": k,
+            "a_format": int(a.format),
+        }
+        for start, stop in self._loads.slices(position, n):
+            self._parameters(position, start)
+            width = stop - start
+            reads = [self._region(operator.a)]
+            if isinstance(operator.b, View):
+                place = self._places[operator.b.tensor]
+                gemm |= {
+                    "b_address": self._address(operator.b) + start * place.row,
+                    "b_row": place.row,
+                    "b_source": WeightSource.SCRATCHPAD,
+                }
+                reads.append(self._region(operator.b))
+            else:
+                tiles = pack_weights(operator.b[start:stop], config)
+                self._streamed += width * k
+                gemm["b_source"] = WeightSource.RING_S8
+                self._put(
+                    Opcode.STREAM,
+                    [],
+                    [],
+                    base=IMAGE_BASE,
+                    dram_offset=self.image.add(tiles),
+                    size=len(tiles),
+                )
+            self._put(Opcode.GEMM, reads, [], n=width, **gemm)
+            self._vector(
+                position,
+                operator,
+                m=m,
+                start=start,
+                stop=stop,
+                x_format=XFormat.ACCUMULATOR,
+            )
+        self._note_tensor(operator.out.tensor, Engine.VECTOR, operator.layer)
+
+    def _map(self, position: int, operator: Map) -> None:
+        tensor = self._graph.tensors[operator.x.tensor]
+        for start, stop in self._loads.slices(position, operator.out.columns):
+            self._parameters(position, start)
+            self._vector(
+                position,
+                operator,
+                m=tensor.rows,
+                start=start,
+                stop=stop,
+                x_format=XFormat(int(tensor.format)),
+            )
+        self._note_tensor(operator.out.tensor, Engine.VECTOR, operator.layer)
+
+    def _parameters(self, position: int, start: int) -> None:
+        """Emit the loads that are due: of later pieces, if all goes well."""
+        for load in self._loads.due(position, start):
+            self._put(Opcode.LOAD, [], [load.region], **load.fields)
+            self._streamed += load.size
+
+    def _vector(
+        self,
+        position: int,
+        operator: Matmul | Map,
+        *,
+        m: int,
+        start: int,
+        stop: int,
+        x_format: XFormat,
+    ) -> None:
+        """One VECTOR over columns `start` to `stop` of the operator's result."""
+        epilogue, out = operator.epilogue, self._graph.tensors[operator.out.tensor]
+        transpose = isinstance(operator, Matmul) and operator.transpose
+        column = self._loads.slot(position, start)
+        broadcast = len(epilogue.columns.mant) == 1
+        fields: dict[str, int] = {
+            "m": m,
+            "n": stop - start,
+            "x_format": x_format,
+            "y_format": int(out.format),
+            "transpose": int(transpose),
+            "column": column,
+            "broadcast": int(broadcast),
+        }
+        reads = [Region(resource="columns", start=column, width=1 if broadcast else stop - start)]
+        writes: list[Region] = []
+
+        y_place = self._places[out.name]
+        fields["y_row"] = y_place.row
+        if transpose:
+            fields["y_address"] = y_place.address + start * y_place.row
+            width = -(-m // self._config.columns)
+            writes.append(
+                Region(
+                    resource="scratchpad",
+                    start=fields["y_address"],
+                    width=width,
+                    rows=stop - start,
+                    stride=y_place.row,
+                )
+            )
+        else:
+            target = _part(operator.out, start, stop)
+            fields["y_address"] = self._address(target)
+            writes.append(self._region(target))
+        if isinstance(operator, Map):
+            source = _part(operator.x, start, stop)
+            fields |= {
+                "x_address": self._address(source),
+                "x_row": self._places[source.tensor].row,
+            }
+            reads.append(self._region(source))
+        second = operator.multiply if isinstance(operator, Map) else None
+        fields["second"] = Second.MULTIPLY if second else Second.NONE
+        if epilogue.residual is not None:
+            second, fields["second"] = epilogue.residual, Second.ADD
+        if second is not None:
+            part = _part(second, start, stop)
+            fields |= {
+                "r_address": self._address(part),
+                "r_row": self._places[part.tensor].row,
+            }
+            reads.append(self._region(part))
+        if epilogue.table is not None:
+            table = self._loads.table(position)
+            fields |= {"function": Function.TABLE, "table": table}
+            reads.append(Region(resource="tables", start=table, width=1))
+        if epilogue.rows is not None:
+            slot = self._slots["record", epilogue.rows]
+            fields |= {"use_row": 1, "row_in": slot}
+            reads.append(Region(resource="record", start=slot, width=m))
+        if epilogue.statistic != Statistic.NONE:
+            if stop - start != operator.out.columns:
+                raise CompileError(
+                    f"{operator.layer} {operator.part}: statistics need all "
+                    f"{operator.out.columns} columns in one pass, and the core has "
+                    f"{self._config.column_slots} column slots. Use a larger preset."
+                )
+            field = field_of(epilogue.statistic)
+            slot = self._slots[field, epilogue.statistic_name]
+            fields |= {"statistic": int(epilogue.statistic), "stat_out": slot}
+            writes.append(Region(resource=field, start=slot, width=m))
+        if epilogue.mask_length:
+            fields |= {"mask": Mask.LENGTH, "length": LENGTH_SCALAR}
+        self._put(Opcode.VECTOR, reads, writes, **fields)
+
+    def _exp(self, operator: Exp) -> None:
+        x, out = self._graph.tensors[operator.x.tensor], operator.out
+        maximum = self._slots["maximum", operator.maximum]
+        total = self._slots["sum", operator.total]
+        self._put(
+            Opcode.VECTOR,
+            [
+                self._region(operator.x),
+                Region(resource="maximum", start=maximum, width=x.rows),
+            ],
+            [self._region(out), Region(resource="sum", start=total, width=x.rows)],
+            x_address=self._address(operator.x),
+            x_row=self._places[x.name].row,
+            y_address=self._address(out),
+            y_row=self._places[out.tensor].row,
+            m=x.rows,
+            n=operator.x.columns,
+            x_format=XFormat.S16,
+            y_format=int(Format.U8),
+            function=Function.EXP,
+            row_in=maximum,
+            stat_out=total,
+            statistic=Statistic.SUM,
+            unit=operator.unit,
+        )
+        self._note_tensor(out.tensor, Engine.VECTOR, operator.layer)
+
+    def _rows(self, operator: RowRecords) -> None:
+        source = self._slots["sum", operator.source]
+        destination = self._slots["record", operator.out]
+        self._put(
+            Opcode.ROW,
+            [Region(resource="sum", start=source, width=operator.rows)],
+            [Region(resource="record", start=destination, width=operator.rows)],
+            operation=int(operator.operation),
+            source=source,
+            destination=destination,
+            rows=operator.rows,
+            n=operator.n,
+            eps_mantissa=operator.eps_mantissa,
+            eps_shift=operator.eps_shift,
+        )
+
+    def _address(self, view: View) -> int:
+        tensor = self._graph.tensors[view.tensor]
+        offset = view.first * element_bytes(tensor.format)
+        if offset % self._config.columns:
+            raise CompileError(
+                f"{view.tensor}: columns from {view.first} on do not begin at a multiple of "
+                f"{self._config.columns}, the array's columns. Use a preset with fewer columns."
+            )
+        return self._places[view.tensor].address + offset // self._config.columns
+
+    def _rows_of(self, view: View) -> int:
+        return self._graph.tensors[view.tensor].rows
+
+    def _region(self, view: View) -> Region:
+        """The granules of a view, padding of the last one included."""
+        tensor, place = self._graph.tensors[view.tensor], self._places[view.tensor]
+        group = element_bytes(tensor.format)
+        return Region(
+            resource="scratchpad",
+            start=self._address(view),
+            width=-(-view.columns // self._config.columns) * group,
+            rows=tensor.rows,
+            stride=place.row,
+        )
+
+    def _note_tensor(self, name: str, engine: Engine, layer: str) -> None:
+        tensor, place = self._graph.tensors[name], self._places[name]
+        self._watch[name] = WatchPoint(
+            name=name,
+            layer=layer,
+            instruction=len(self._instructions) - 1,
+            engine=engine,
+            count=self._counts[engine],
+            address=place.address,
+            row=place.row,
+            rows=tensor.rows,
+            columns=tensor.columns,
+            format=tensor.format,
+        )
+
+
+def _whole(name: str, columns: int) -> View:
+    return View(tensor=name, first=0, columns=columns)
+
+
+def _part(view: View, start: int, stop: int) -> View:
+    return View(tensor=view.tensor, first=view.first + start, columns=stop - start)
+
+
+def code_of(instructions: Sequence[Instruction]) -> bytes:
+    """The instructions as bytes, as they lie in DRAM."""
+    return b"".join(isa.encode(instruction) for instruction in instructions)
+
+
+def code_array(code: bytes) -> np.ndarray:
+    """Instructions as `[n, 16]` words of 32 bits."""
+    return np.frombuffer(code, "<u4").reshape(-1, isa.INSTRUCTION_BYTES // 4)

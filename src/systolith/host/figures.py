@@ -1,0 +1,51 @@
+"""The figures of a run: utilization, roofline, where the time went."""
+
+from dataclasses import dataclass
+
+from systolith.host.session import Counters
+from systolith.program import Program
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline:
+    """The least time a program can take, and what limits it.
+
+    Attributes:
+        compute: cycles if every MAC of the array worked in every cycle; padding not counted.
+        memory: cycles to move the program, its parameters and its inputs and outputs once.
+    """
+
+    compute: float
+    memory: float
+
+    @property
+    def cycles(self) -> float:
+        """The larger of both."""
+        return max(self.compute, self.memory)
+
+    @property
+    def bound(self) -> str:
+        """Which of both it is."""
+        return "compute" if self.compute >= self.memory else "memory"
+
+
+def roofline(program: Program, bandwidth: float) -> Roofline:
+    """Return the roofline of a program at a bandwidth in bytes per cycle."""
+    return Roofline(
+        compute=program.macs / program.config.macs_per_cycle,
+        memory=program.dram_bytes / bandwidth if bandwidth else 0.0,
+    )
+
+
+def utilization(program: Program, counters: Counters) -> float | None:
+    """Share of the array's multiplier-cycles that did useful work; None without cycles."""
+    if not counters.cycles:
+        return None
+    return program.macs / program.config.macs_per_cycle / counters.cycles
+
+
+def roofline_fraction(program: Program, counters: Counters, bandwidth: float) -> float | None:
+    """Share of the roofline that was reached; None without cycles."""
+    if not counters.cycles:
+        return None
+    return roofline(program, bandwidth).cycles / counters.cycles

@@ -1,0 +1,224 @@
+"""What a core remembers: scratchpad, ring, accumulators, columns, tables, row file and DRAM."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from systolith.config import TABLE_ENTRIES, CoreConfig
+from systolith.isa import BASES, SCALARS
+from systolith.numerics import ACC_WIDTH, Column, Format, Row, Statistics
+from systolith.regs import FaultCause
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+COLUMN_DTYPE = np.dtype([("mant", "<i2"), ("shift", "i1"), ("zero", "u1"), ("off", "<i4")])
+"""A column record as it lies in memory."""
+
+ELEMENT_DTYPES = {Format.S8: "i1", Format.U8: "u1", Format.S16: "<i2"}
+"""Elements as they lie in the scratchpad."""
+
+HALVES = 2
+"""Accumulator halves."""
+
+
+class FaultError(Exception):
+    """An instruction does what the core refuses.
+
+    Attributes:
+        cause: as in the CSR.
+        address: the lowest byte address in DRAM, or granule or slot, that is out of bounds.
+    """
+
+    def __init__(self, cause: FaultCause, address: int) -> None:
+        super().__init__(f"{cause.name} at {address:#x}")
+        self.cause = cause
+        self.address = address
+
+
+class ExecutionError(Exception):
+    """A program relies on what no core promises, such as an accumulator that overflows."""
+
+
+class Accumulators:
+    """Sums on their way from GEMM to VECTOR, as columns [M, C]; a half holds C of them."""
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._sums = deque[Ints]()
+
+    @property
+    def full(self) -> int:
+        """Halves that wait to be drained."""
+        return sum(sums.shape[1] for sums in self._sums) // self._columns
+
+    def push(self, sums: Ints) -> None:
+        """Fill halves with [M, columns] sums, columns being a multiple of C.
+
+        Raises:
+            ExecutionError: a sum does not fit an accumulator.
+        """
+        half = 1 << ACC_WIDTH - 1
+        if sums.size and (sums.max() >= half or sums.min() < -half):
+            raise ExecutionError(f"a sum does not fit an accumulator of {ACC_WIDTH} bits")
+        self._sums.append(sums)
+
+    def pop(self, halves: int, m: int) -> Ints:
+        """Drain halves of m rows; there must be so many.
+
+        Raises:
+            ExecutionError: they have another number of rows.
+        """
+        wanted = halves * self._columns
+        parts = list[Ints]()
+        while wanted:
+            sums = self._sums.popleft()
+            if sums.shape[0] != m:
+                raise ExecutionError(
+                    f"VECTOR drains {m} rows, but GEMM filled {sums.shape[0]} rows"
+                )
+            if sums.shape[1] > wanted:
+                self._sums.appendleft(sums[:, wanted:])
+                sums = sums[:, :wanted]
+            wanted -= sums.shape[1]
+            parts.append(sums)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+class Ring:
+    """Weights on their way from STREAM to GEMM, a byte queue."""
+
+    def __init__(self) -> None:
+        self._parts = deque[Bytes]()
+        self.size = 0
+
+    def push(self, data: Bytes) -> None:
+        """Append bytes."""
+        self._parts.append(data)
+        self.size += data.size
+
+    def pop(self, size: int) -> Bytes:
+        """Take the first bytes; there must be so many."""
+        parts = list[Bytes]()
+        self.size -= size
+        while size:
+            data = self._parts.popleft()
+            if data.size > size:
+                self._parts.appendleft(data[size:])
+                data = data[:size]
+            size -= data.size
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+class Machine:
+    """A core's memories, and the accesses that instructions make to them.
+
+    Attributes:
+        config: what is built in.
+        dram: all of it, by AXI address.
+        scratchpad: bytes.
+        columns: column records, `COLUMN_DTYPE`.
+        tables: entries of all function tables.
+        statistics: [row_slots] arrays.
+        records: [row_slots] arrays.
+        ring, accumulators: what is under way between engines.
+        bases, limits, scalars: as in the CSRs, steady while a program runs.
+    """
+
+    def __init__(self, config: CoreConfig, dram: Bytes) -> None:
+        self.config = config
+        self.dram = dram
+        self.scratchpad = np.zeros(config.scratchpad_bytes, np.uint8)
+        self.columns = np.zeros(config.column_slots, COLUMN_DTYPE)
+        self.tables = np.zeros(config.table_slots * TABLE_ENTRIES, "<i2")
+        self.statistics = Statistics(*(np.zeros(config.row_slots, np.int64) for _ in range(4)))
+        self.records = Row(*(np.zeros(config.row_slots, np.int64) for _ in range(3)))
+        self.bases = [0] * BASES
+        self.limits = [0] * BASES
+        self.scalars = [0] * SCALARS
+        self.clear()
+
+    def clear(self) -> None:
+        """Empty what is under way between engines."""
+        self.ring = Ring()
+        self.accumulators = Accumulators(self.config.columns)
+
+    def poison(self, seed: int) -> None:
+        """Fill all memories but DRAM with noise, so that a read of what was never written shows."""
+        random = np.random.default_rng(seed)
+        for memory in (self.scratchpad, self.columns, self.tables):
+            raw = memory.view(np.uint8)
+            raw[:] = random.integers(0, 256, raw.size)
+        for member in (*self.statistics, *self.records):
+            member[:] = random.integers(0, 1 << 15, member.size)
+
+    def tensor(
+        self, address: int, row: int, shape: tuple[int, int], element: Format | None = None
+    ) -> np.ndarray:
+        """View rows of the scratchpad.
+
+        Args:
+            address: first granule.
+            row: granules from row to row.
+            shape: rows, and elements of a row.
+            element: their format; None for raw bytes.
+
+        Raises:
+            FaultError: some of it lies outside.
+        """
+        dtype = np.dtype("u1" if element is None else ELEMENT_DTYPES[element])
+        c = self.config.columns
+        rows, columns = shape
+        used = -(-columns * dtype.itemsize // c)
+        self._bound(address + (rows - 1) * row + used, address, self.config.granules)
+        offset, strides = address * c, (row * c, dtype.itemsize)
+        return np.ndarray(shape, dtype, self.scratchpad, offset, strides)
+
+    def runs(self, address: int, strides: Sequence[int], counts: Sequence[int]) -> Bytes:
+        """View runs of bytes in the scratchpad: [n2, n1, n0], strides in granules, of n2 and n1.
+
+        Raises:
+            FaultError: some of it lies outside.
+        """
+        c = self.config.columns
+        n2, n1, n0 = counts
+        end = address + (n2 - 1) * strides[0] + (n1 - 1) * strides[1] - (-n0 // c)
+        self._bound(end, address, self.config.granules)
+        places = (strides[0] * c, strides[1] * c, 1)
+        return np.ndarray((n2, n1, n0), np.uint8, self.scratchpad, address * c, places)
+
+    def slots(self, memory: np.ndarray, first: int, count: int) -> np.ndarray:
+        """View slots of a memory.
+
+        Raises:
+            FaultError: some of them do not exist.
+        """
+        self._bound(first + count, first, memory.size)
+        return memory[first : first + count]
+
+    def dram_run(self, base: int, offset: int, size: int) -> Bytes:
+        """View bytes of DRAM.
+
+        Raises:
+            FaultError: some of them are beyond the base's limit, or beyond the memory.
+        """
+        start = self.bases[base] + offset
+        if offset < 0 or offset + size > self.limits[base]:
+            outside = offset if offset < 0 else max(offset, self.limits[base])
+            raise FaultError(FaultCause.DRAM_LIMIT, (self.bases[base] + outside) & (1 << 64) - 1)
+        if start + size > self.dram.size:
+            raise FaultError(FaultCause.AXI_ERROR, max(start, self.dram.size))
+        return self.dram[start : start + size]
+
+    def column_records(self, first: int, count: int) -> Column[Ints]:
+        """Column records as int64 arrays."""
+        records = self.slots(self.columns, first, count)
+        return Column(*(records[name].astype(np.int64) for name in Column._fields))
+
+    @staticmethod
+    def _bound(end: int, first: int, limit: int) -> None:
+        if end > limit:
+            raise FaultError(FaultCause.SCRATCHPAD_BOUND, max(first, limit))

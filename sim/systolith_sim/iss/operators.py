@@ -1,0 +1,289 @@
+"""What each instruction does to a `Machine`, as a sequence of steps.
+
+An operator is a generator. It yields a condition before each of its steps, and carries the step
+out when it is resumed, which must be while the condition holds. When it ends, the instruction has
+retired. A whole step is a whole instruction if it can be; fine steps are as small as the
+hardware's order of accesses, and bound ring and accumulators as the hardware does.
+"""
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+import numpy.typing as npt
+
+from systolith.isa import (
+    Fill,
+    Function,
+    Instruction,
+    Opcode,
+    RowOperation,
+    Second,
+    Space,
+    Statistic,
+    WeightSource,
+    XFormat,
+)
+from systolith.numerics import (
+    NO_ROW,
+    Format,
+    Row,
+    Source,
+    Statistics,
+    layer_norm_row,
+    recip,
+    rms_norm_row,
+)
+from systolith_sim.golden.vector import NO_COLUMN, take_statistics, vector_pass
+from systolith_sim.iss.machine import HALVES, ExecutionError, Machine
+
+Condition = Callable[[], str]
+"""What a step waits for, in words; empty if it can be carried out now."""
+
+Steps = Generator[Condition, None, None]
+
+EXACT_K = 512
+"""Longest sum of u8 times s8 products below `2**24`, where float32 is exact."""
+
+
+def _now() -> str:
+    return ""
+
+
+def stream(machine: Machine, i: Instruction, fine: bool) -> Steps:
+    """Push bytes into the ring; in fine steps, an array's worth of weights at a time."""
+    config = machine.config
+    chunk = config.rows * config.columns if fine else i.size
+
+    def room() -> str:
+        if fine and machine.ring.size + chunk > config.ring_bytes:
+            return "room in the ring"
+        return ""
+
+    for at in range(0, i.size, chunk):
+        yield room
+        size = min(chunk, i.size - at)
+        machine.ring.push(machine.dram_run(i.base, i.dram_offset + at, size).copy())
+
+
+def load(machine: Machine, i: Instruction, fine: bool) -> Steps:
+    """Move from DRAM to a memory of the core; in fine steps, a run at a time."""
+    if i.space != Space.SCRATCHPAD:
+        yield _now
+        memory = machine.columns if i.space == Space.COLUMNS else machine.tables
+        slots = machine.slots(memory, i.address, i.n0 // memory.itemsize)
+        slots.view(np.uint8)[:] = machine.dram_run(i.base, i.dram_offset, i.n0)
+        return
+    if not fine:
+        yield _now
+    runs = machine.runs(i.address, (i.stride2, i.stride1), (i.n2, i.n1, i.n0))
+    if i.fill == Fill.ZERO:
+        if fine:
+            yield _now
+        runs[:] = 0
+        return
+    start = _dram_start(machine, i)
+    starts = i.dram_stride1 * np.arange(i.n1, dtype=object)
+    if i.fill == Fill.GATHER:
+        if fine:
+            yield _now
+        index = machine.runs(i.index, (0, 0), (1, 1, 4 * i.n1)).reshape(-1).view("<u4")
+        starts = i.dram_stride1 * index.astype(object)
+    for i2 in range(i.n2):
+        for i1 in range(i.n1):
+            if fine:
+                yield _now
+            offset = start + i2 * i.dram_stride2 + starts[i1]
+            runs[i2, i1] = machine.dram_run(i.base, offset, i.n0)
+
+
+def store(machine: Machine, i: Instruction, fine: bool) -> Steps:
+    """Move from the scratchpad to DRAM; in fine steps, a run at a time."""
+    if not fine:
+        yield _now
+    runs = machine.runs(i.address, (i.stride2, i.stride1), (i.n2, i.n1, i.n0))
+    start = _dram_start(machine, i)
+    for i2 in range(i.n2):
+        for i1 in range(i.n1):
+            if fine:
+                yield _now
+            offset = start + i2 * i.dram_stride2 + i1 * i.dram_stride1
+            machine.dram_run(i.base, offset, i.n0)[:] = runs[i2, i1]
+
+
+def _dram_start(machine: Machine, i: Instruction) -> int:
+    scalar = machine.scalars[i.scalar - 1] if i.scalar else 0
+    return i.dram_offset + scalar * i.scalar_stride
+
+
+def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
+    """Multiply into accumulator halves; in fine steps, a tile at a time."""
+    config = machine.config
+    r, c = config.rows, config.columns
+    if i.b_source == WeightSource.RING_S4:
+        raise ExecutionError("the simulator has no INT4 weights")
+    from_ring = i.b_source == WeightSource.RING_S8
+    row_tiles, column_tiles = -(-i.k // r), -(-i.n // c)
+    kernels, columns = (1, 1) if fine else (row_tiles, column_tiles)
+    element = Format(i.a_format)
+
+    def ready(first: bool) -> str:
+        if from_ring and machine.ring.size < kernels * columns * r * c:
+            return "weights in the ring"
+        if fine and first and machine.accumulators.full >= HALVES:
+            return "a free accumulator half"
+        return ""
+
+    for g in range(0, column_tiles, columns):
+        sums = np.zeros((i.m, columns * c), np.int64)
+        for kt in range(0, row_tiles, kernels):
+            yield lambda kt=kt: ready(kt == 0)
+            a = machine.tensor(i.a_address, i.a_row, (i.m, row_tiles * r), element)
+            a = a[:, kt * r : (kt + kernels) * r]
+            if from_ring:
+                # Words come in the order [tile column, k tile, array column].
+                b = machine.ring.pop(kernels * columns * r * c).view(np.int8)
+                b = b.reshape(columns, kernels, c, r).swapaxes(1, 2).reshape(-1, kernels * r)
+            else:
+                # Bound as words, used up to K.
+                b = machine.tensor(i.b_address, i.b_row, (i.n, row_tiles * r), Format.S8)
+                b = b[g * c : (g + columns) * c, kt * r : min((kt + kernels) * r, i.k)]
+                a = a[:, : b.shape[1]]
+            sums[:, : b.shape[0]] += matmul(a, b)
+        machine.accumulators.push(sums)
+
+
+def matmul(a: np.ndarray, b: np.ndarray) -> npt.NDArray[np.int64]:
+    """Exact product a[M, K] . b[N, K]^T of 8-bit integers, through float32 BLAS."""
+    left, right = a.astype(np.float32), b.astype(np.float32)
+    total = np.zeros((a.shape[0], b.shape[0]), np.int64)
+    for k in range(0, a.shape[1], EXACT_K):
+        part = left[:, k : k + EXACT_K] @ right[:, k : k + EXACT_K].T
+        total += part.astype(np.int64)
+    return total
+
+
+def vector(machine: Machine, i: Instruction, fine: bool) -> Steps:
+    """Carry out a pass; in fine steps, a group of columns at a time."""
+    c = machine.config.columns
+    groups = -(-i.n // c)
+    step = 1 if fine else groups
+    drains = i.x_format == XFormat.ACCUMULATOR
+
+    def sums() -> str:
+        missing = drains and machine.accumulators.full < step
+        return "a full accumulator half" if missing else ""
+
+    statistics: Statistics | None = None
+    for g in range(0, groups, step):
+        yield sums
+        first, end = g * c, min((g + step) * c, i.n)
+        y = _pass(machine, i, first, end, step)
+        _write(machine, i, y, first)
+        if i.statistic != Statistic.NONE:
+            valid = y[:, : max(0, _valid(machine, i) - first)]
+            taken = take_statistics(valid, Statistic(i.statistic), statistics)
+            for name, values in taken.items():
+                member = machine.slots(getattr(machine.statistics, name), i.stat_out, i.m)
+                member[:] = values
+            statistics = Statistics(**(dict.fromkeys(Statistics._fields, 0) | taken))
+
+
+def _valid(machine: Machine, i: Instruction) -> int:
+    return min(i.n, machine.scalars[i.length]) if i.mask else i.n
+
+
+def _pass(machine: Machine, i: Instruction, first: int, end: int, halves: int) -> np.ndarray:
+    """Columns `first` to `end` of the result."""
+    c = machine.config.columns
+    # Whole groups are read, so whole groups must lie in the scratchpad.
+    padded = -(-i.n // c) * c
+    r: npt.ArrayLike = 0
+    source = Source.SCRATCHPAD
+    if i.x_format == XFormat.ACCUMULATOR:
+        source = Source.ACCUMULATOR
+        x = machine.accumulators.pop(halves, i.m)[:, : end - first]
+    else:
+        x = machine.tensor(i.x_address, i.x_row, (i.m, padded), Format(i.x_format))
+        x = x[:, first:end]
+    if i.second != Second.NONE:
+        r = machine.tensor(i.r_address, i.r_row, (i.m, padded), Format.S16)[:, first:end]
+    if i.second == Second.MULTIPLY:
+        source = Source.PRODUCT
+    column, row, maximum = NO_COLUMN, NO_ROW, 0
+    if i.function == Function.EXP:
+        slots = machine.slots(machine.statistics.maximum, i.row_in, i.m)
+        maximum = slots[:, None]
+    elif i.broadcast:
+        column = machine.column_records(i.column, 1)
+    else:
+        column = machine.column_records(i.column + first, end - first)
+    if i.use_row:
+        row = Row(*(machine.slots(member, i.row_in, i.m)[:, None] for member in machine.records))
+    table = machine.slots(machine.tables, 256 * i.table, 256) if i.function == 1 else ()
+    try:
+        return vector_pass(
+            x,
+            r,
+            function=Function(i.function),
+            source=source,
+            column=column,
+            row=row,
+            table=table,
+            maximum=maximum,
+            unit=i.unit,
+            out_format=Format(i.y_format),
+            valid=max(0, _valid(machine, i) - first) if i.mask else None,
+        )
+    except ValueError as error:
+        raise ExecutionError(str(error)) from None
+
+
+def _write(machine: Machine, i: Instruction, y: np.ndarray, first: int) -> None:
+    """Store the columns of the result that begin with `first`, and the zeros behind them."""
+    c = machine.config.columns
+    rows, columns = y.shape
+    if i.transpose:
+        padded = -(-rows // c) * c
+        place = machine.tensor(i.y_address, i.y_row, (i.n, padded), Format(i.y_format))
+        place[first : first + columns, :rows] = y.T
+        place[first : first + columns, rows:] = 0
+    else:
+        padded = -(-i.n // c) * c
+        place = machine.tensor(i.y_address, i.y_row, (rows, padded), Format(i.y_format))
+        end = first + -(-columns // c) * c
+        place[:, first : first + columns] = y
+        place[:, first + columns : end] = 0
+
+
+def row(machine: Machine, i: Instruction, fine: bool) -> Steps:
+    """Make row records; in fine steps, one at a time."""
+    eps = i.eps_mantissa << i.eps_shift
+    for at in range(i.rows):
+        if fine or at == 0:
+            yield _now
+        total, squares = (
+            int(member[i.source + at])
+            for member in (machine.statistics.total, machine.statistics.squares)
+        )
+        try:
+            match RowOperation(i.operation):
+                case RowOperation.LAYER_NORM:
+                    record = layer_norm_row(total, squares, n=i.n, eps=eps)
+                case RowOperation.RMS_NORM:
+                    record = rms_norm_row(squares, n=i.n, eps=eps)
+                case RowOperation.RECIPROCAL:
+                    record = recip(total)
+        except ValueError as error:
+            raise ExecutionError(f"row {at}: {error}") from None
+        for member, value in zip(machine.records, record, strict=True):
+            member[i.destination + at] = value
+
+
+OPERATORS: dict[Opcode, Callable[[Machine, Instruction, bool], Steps]] = {
+    Opcode.STREAM: stream,
+    Opcode.LOAD: load,
+    Opcode.STORE: store,
+    Opcode.GEMM: gemm,
+    Opcode.VECTOR: vector,
+    Opcode.ROW: row,
+}

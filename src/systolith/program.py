@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ class Program:
         prologue: ONNX model from the model's inputs to the first NPU tensor.
         epilogue: ONNX model from the last NPU tensor to the model's outputs; empty for none.
         notes: what the compiler wants the user to know.
+        graph: the quantized graph, for the golden model; empty if left out.
     """
 
     name: str
@@ -133,7 +134,8 @@ class Program:
     host: tuple[str, ...] = ()
     prologue: bytes = b""
     epilogue: bytes = b""
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
+    graph: bytes = b""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program to a file, which appears complete or not at all."""
@@ -197,7 +199,7 @@ class Program:
         return program
 
 
-_BLOBS = ("code", "image", "prologue", "epilogue")
+_BLOBS = ("code", "image", "prologue", "epilogue", "graph")
 
 
 class ProgramError(ValueError):

@@ -65,6 +65,7 @@ class _Block:
     start: int
     end: int
     bank: int
+    top: bool
 
 
 def element_bytes(tensor_format: Format) -> int:
@@ -131,6 +132,7 @@ def place_tensors(
     for name, home in shared.items():
         strides[name] = strides[home]
 
+    unit = 2 * config.word_granules
     blocks: dict[str, _Block] = {}
     parts = {}
     for operator in operators:
@@ -144,10 +146,12 @@ def place_tensors(
             tensor = graph.tensors[home]
             blocks[home] = _Block(
                 names=[name],
-                size=strides[home] * tensor.rows,
+                # An even number of words keeps every block at an even granule.
+                size=-(-strides[home] * tensor.rows // unit) * unit,
                 start=start,
                 end=end,
                 bank=_BANK_OF_PART.get(parts[home], 0),
+                top=parts[home] == "ffn_up",
             )
         else:
             block.names.append(name)
@@ -162,9 +166,10 @@ def place_tensors(
 
 
 def _row_granules(tensor: Tensor, config: CoreConfig) -> int:
-    """Granules of a row, padded to whole words: GEMMs read words."""
+    """Granules of a row, padded to whole words, which GEMMs read, and to whole s16 groups."""
     size = tensor.columns * element_bytes(tensor.format)
-    return -(-size // config.rows) * config.word_granules
+    unit = max(config.rows, config.columns * element_bytes(tensor.format))
+    return -(-size // unit) * unit // config.columns
 
 
 def _share(
@@ -204,8 +209,24 @@ def _share(
 
 
 def _fit(blocks: list[_Block], config: CoreConfig, operators: Sequence[Operator]) -> dict[str, int]:
+    """Place all blocks: by banks if that works, else packed from both ends."""
+    for packed in (False, True):
+        addresses, failed = _try_fit(blocks, config, packed=packed)
+        if failed is None:
+            return addresses
+    assert failed is not None
+    raise CompileError(_too_large(blocks, failed, config, operators))
+
+
+def _try_fit(
+    blocks: list[_Block], config: CoreConfig, *, packed: bool
+) -> tuple[dict[str, int], _Block | None]:
+    """Place blocks, the largest first; return addresses, or the block that found no place.
+
+    Packed, FFN activations lie at the top and everything else at the bottom, so that what is
+    free is in one piece between them.
+    """
     granules = config.granules
-    bank = granules // BANKS
     placed: list[tuple[_Block, int]] = []
     addresses: dict[str, int] = {}
     for block in sorted(blocks, key=lambda each: (-each.size, each.start, each.names[0])):
@@ -214,12 +235,19 @@ def _fit(blocks: list[_Block], config: CoreConfig, operators: Sequence[Operator]
             for other, address in placed
             if other.start <= block.end and block.start <= other.end
         )
-        address = _first_fit(busy, block.size, block.bank * bank, granules)
+        if not packed:
+            address = _first_fit(busy, block.size, block.bank * granules // BANKS, granules)
+        elif block.top:
+            mirrored = sorted((granules - high, granules - low) for low, high in busy)
+            below = _first_fit(mirrored, block.size, 0, granules)
+            address = None if below is None else granules - below - block.size
+        else:
+            address = _first_fit(busy, block.size, 0, granules)
         if address is None:
-            raise CompileError(_too_large(blocks, block, config, operators))
+            return addresses, block
         placed.append((block, address))
         addresses[block.names[0]] = address
-    return addresses
+    return addresses, None
 
 
 def _first_fit(

@@ -1,5 +1,6 @@
 """The back end: a quantized graph becomes a program for one core."""
 
+from systolith.compiler import graph_file
 from systolith.compiler.allocate import place_rows, place_tensors
 from systolith.compiler.emit import Emitter, code_of
 from systolith.compiler.order import overlap_heads
@@ -59,6 +60,7 @@ def schedule(
         prologue=prologue,
         epilogue=epilogue,
         notes=(*graph.notes, *notes),
+        graph=graph_file.to_bytes(graph),
     )
 
 

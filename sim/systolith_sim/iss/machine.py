@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from systolith.config import TABLE_ENTRIES, CoreConfig
 from systolith.isa import BASES, SCALARS
-from systolith.numerics import ACC_WIDTH, Column, Format, Row, Statistics
+from systolith.numerics import Column, Format, Row, Statistics
 from systolith.regs import FaultCause
 
 Bytes = npt.NDArray[np.uint8]
@@ -55,14 +55,7 @@ class Accumulators:
         return sum(sums.shape[1] for sums in self._sums) // self._columns
 
     def push(self, sums: Ints) -> None:
-        """Fill halves with [M, columns] sums, columns being a multiple of C.
-
-        Raises:
-            ExecutionError: a sum does not fit an accumulator.
-        """
-        half = 1 << ACC_WIDTH - 1
-        if sums.size and (sums.max() >= half or sums.min() < -half):
-            raise ExecutionError(f"a sum does not fit an accumulator of {ACC_WIDTH} bits")
+        """Fill halves with [M, columns] sums, columns being a multiple of C."""
         self._sums.append(sums)
 
     def pop(self, halves: int, m: int) -> Ints:

@@ -24,6 +24,7 @@ from systolith.isa import (
     XFormat,
 )
 from systolith.numerics import (
+    ACC_WIDTH,
     NO_ROW,
     Format,
     Row,
@@ -33,6 +34,8 @@ from systolith.numerics import (
     recip,
     rms_norm_row,
 )
+from systolith_sim.golden.gemm import fits_accumulator
+from systolith_sim.golden.gemm import gemm as gemm_sums
 from systolith_sim.golden.vector import NO_COLUMN, take_statistics, vector_pass
 from systolith_sim.iss.machine import HALVES, ExecutionError, Machine
 
@@ -40,9 +43,6 @@ Condition = Callable[[], str]
 """What a step waits for, in words; empty if it can be carried out now."""
 
 Steps = Generator[Condition, None, None]
-
-EXACT_K = 512
-"""Longest sum of u8 times s8 products below `2**24`, where float32 is exact."""
 
 
 def _now() -> str:
@@ -148,18 +148,10 @@ def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
                 b = machine.tensor(i.b_address, i.b_row, (i.n, row_tiles * r), Format.S8)
                 b = b[g * c : (g + columns) * c, kt * r : min((kt + kernels) * r, i.k)]
                 a = a[:, : b.shape[1]]
-            sums[:, : b.shape[0]] += matmul(a, b)
+            sums[:, : b.shape[0]] += gemm_sums(a, b)
+        if not fits_accumulator(sums):
+            raise ExecutionError(f"a sum does not fit an accumulator of {ACC_WIDTH} bits")
         machine.accumulators.push(sums)
-
-
-def matmul(a: np.ndarray, b: np.ndarray) -> npt.NDArray[np.int64]:
-    """Exact product a[M, K] . b[N, K]^T of 8-bit integers, through float32 BLAS."""
-    left, right = a.astype(np.float32), b.astype(np.float32)
-    total = np.zeros((a.shape[0], b.shape[0]), np.int64)
-    for k in range(0, a.shape[1], EXACT_K):
-        part = left[:, k : k + EXACT_K] @ right[:, k : k + EXACT_K].T
-        total += part.astype(np.int64)
-    return total
 
 
 def vector(machine: Machine, i: Instruction, fine: bool) -> Steps:

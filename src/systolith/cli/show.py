@@ -1,0 +1,87 @@
+"""What a run looks like in a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from systolith.cli.execute import Outcome
+from systolith.host.device import Device
+from systolith.host.figures import roofline, roofline_fraction, utilization
+from systolith.host.session import Counters
+from systolith.program import Program
+
+
+def show_similarity(sentences: Sequence[str], reference: np.ndarray, measured: np.ndarray) -> None:
+    """Print sentences and both similarity matrices, float left, NPU right."""
+    print()
+    for index, sentence in enumerate(sentences):
+        print(f"  {chr(ord('A') + index % 26)}  {sentence}")
+    names = "".join(f"{chr(ord('A') + index % 26):>7}" for index in range(len(sentences)))
+    gap = " " * 6
+    width = 7 * len(sentences)
+    print(f"\nsimilarity\n   {'float (onnxruntime)':<{width}}{gap}{'NPU':<{width}}")
+    print(f"   {names}{gap}{names}")
+    for index in range(len(sentences)):
+        left = "".join(f"{value:7.3f}" for value in reference[index])
+        right = "".join(f"{value:7.3f}" for value in measured[index])
+        print(f"  {chr(ord('A') + index % 26)}{left}{gap}{right}")
+
+
+def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome) -> None:
+    """Print cosines, cycles, roofline and where the time went."""
+    cosines = [result.cosine for result in outcome.results]
+    if any(value is not None for value in cosines):
+        values = " ".join("-" if value is None else f"{value:.5f}" for value in cosines)
+        print(f"\ncosine of NPU and float, by input: {values}")
+    if outcome.checked:
+        first = next((each.difference for each in outcome.results if each.difference), None)
+        levels = "golden model = instruction simulator"
+        if device.name != "iss":
+            levels += f" = {device.name}"
+        count = len(program.watch)
+        print(
+            f"\nbit-exact: {levels}, {count} tensors of {len(outcome.results)} inputs"
+            if first is None
+            else f"\nNOT bit-exact: {first}"
+        )
+    timed = [result.counters for result in outcome.results if result.counters.cycles]
+    print(f"\n{program.name} on {preset} ({device.name}), {program.seq_len} tokens")
+    for line in program.host:
+        print(f"  on the host: {line}")
+    for note in program.notes:
+        print(f"  note: {note}")
+    if timed:
+        _show_time(program, device, timed)
+    else:
+        print(f"  {device.name} has no notion of time; use --device verilator for cycles")
+    print(f"  {outcome.wall_s:.1f} s for {len(outcome.results)} inputs")
+
+
+def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> None:
+    counters = timed[0]
+    bound = roofline(program, device.bandwidth)
+    rate = program.config.macs_per_cycle
+    cycles = _mean(timed, lambda each: each.cycles)
+    used = _mean(timed, lambda each: utilization(program, each) or 0)
+    reached = _mean(timed, lambda each: roofline_fraction(program, each, device.bandwidth) or 0)
+    moved = _mean(timed, lambda each: each.dram_bytes)
+    print(f"  cycles            {cycles:>14,.0f}")
+    print(f"  MACs              {program.macs:>14,}   {100 * used:.1f} % of {rate} per cycle")
+    print(
+        f"  roofline          {bound.cycles:>14,.0f}   {100 * reached:.1f} % reached; "
+        f"{bound.bound}-bound at {device.bandwidth:g} bytes per cycle"
+    )
+    print(f"  DRAM bytes        {moved:>14,.0f}   at least {program.dram_bytes:,}")
+    print("\n  where the time went, in % of all cycles")
+    print(f"  {'engine':<8}{'working':>9}{'waiting':>9}{'idle':>9}   instructions")
+    for name, busy in counters.busy.items():
+        stall = counters.stall[name]
+        total = counters.cycles
+        shares = ((busy - stall) / total, stall / total, (total - busy) / total)
+        row = "".join(f"{100 * share:>9.1f}" for share in shares)
+        print(f"  {name:<8}{row}   {counters.retired[name]:,}")
+
+
+def _mean(timed: Sequence[Counters], value: Any) -> float:
+    return float(np.mean([value(each) for each in timed]))

@@ -1,0 +1,90 @@
+"""The operator graph in floating point, by NumPy: for calibration, and as a reference."""
+
+from collections.abc import Callable
+from math import log2
+
+import numpy as np
+import numpy.typing as npt
+
+from systolith.compiler.activations import FAST
+from systolith.compiler.graph import (
+    Activation,
+    Add,
+    Attention,
+    Floats,
+    Graph,
+    LayerNorm,
+    Linear,
+    Node,
+)
+
+Observer = Callable[[str, Floats], None]
+
+LOG2_E = log2(np.e)
+
+
+def scores_name(attention: Attention) -> str:
+    """What an observer sees an attention's scores as."""
+    return f"{attention.out}.scores"
+
+
+def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -> Floats:
+    """Run a graph on samples of equal length, without padding, so without masks.
+
+    Args:
+        graph: what to run.
+        x: `[samples, tokens, channels]`, the input tensor.
+        observe: called with the name and the elements of every tensor as it is computed,
+            `[samples, tokens, channels]`, and of scores before softmax, base-2 logarithms
+            `[samples, heads, tokens, tokens]`.
+
+    Returns:
+        `[samples, tokens, channels]`, the output tensor, float32.
+    """
+    last_use = {name: node for node in graph.nodes for name in node.inputs}
+    tensors = {graph.input: np.asarray(x, np.float32)}
+    if observe:
+        observe(graph.input, tensors[graph.input])
+    for node in graph.nodes:
+        y = _run(node, tensors, observe)
+        tensors[node.out] = y
+        if observe:
+            observe(node.out, y)
+        for name in set(node.inputs):
+            if last_use[name] is node and name != graph.output:
+                del tensors[name]
+    return tensors[graph.output]
+
+
+def _run(node: Node, tensors: dict[str, Floats], observe: Observer | None) -> Floats:
+    match node:
+        case Linear():
+            x = tensors[node.x]
+            # One product of matrices: stacks of small ones are several times slower.
+            y = x.reshape(-1, x.shape[-1]) @ node.weight.T
+            return y.reshape(*x.shape[:-1], -1) + node.bias
+        case LayerNorm():
+            x = tensors[node.x]
+            centred = x - x.mean(-1, keepdims=True)
+            variance = np.mean(centred * centred, -1, keepdims=True)
+            return centred / np.sqrt(variance + np.float32(node.eps)) * node.gamma + node.beta
+        case Add():
+            return tensors[node.a] + tensors[node.b]
+        case Activation():
+            return FAST[node.function](tensors[node.x])
+        case Attention():
+            return _attention(node, tensors, observe)
+    raise TypeError(f"a {type(node).__name__} has no meaning")
+
+
+def _attention(node: Attention, tensors: dict[str, Floats], observe: Observer | None) -> Floats:
+    q, k, v = (
+        tensors[name].reshape(*tensors[name].shape[:2], node.heads, -1).transpose(0, 2, 1, 3)
+        for name in node.inputs
+    )
+    scores = q @ k.swapaxes(-1, -2) * np.float32(node.scale * LOG2_E)
+    if observe:
+        observe(scores_name(node), scores)
+    p = np.exp2(scores - scores.max(-1, keepdims=True))
+    context = (p / p.sum(-1, keepdims=True)) @ v
+    return context.transpose(0, 2, 1, 3).reshape(*q.transpose(0, 2, 1, 3).shape[:2], -1)

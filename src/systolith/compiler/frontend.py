@@ -1,0 +1,185 @@
+"""The front end: an ONNX file in, an operator graph and the host's two ONNX models out.
+
+What lies before the first layer norm or matrix product is the host's prologue: token lookup, the
+sum of embeddings, mask arithmetic. What lies after the last layer norm is its epilogue: pooling,
+normalisation to unit length. Everything between runs on the core, or the model is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from systolith.compiler import moves as _moves  # noqa: F401 - registers its rules
+from systolith.compiler import ops
+from systolith.compiler.clean import clean, convert, fix_shapes, load
+from systolith.compiler.errors import CompileError
+from systolith.compiler.graph import Attention, Graph
+from systolith.compiler.layers import name_layers
+from systolith.compiler.masks import check_masks
+from systolith.compiler.prologue import check_tables
+from systolith.compiler.reading import Layout, Reading, out_name
+from systolith.compiler.submodel import describe, extract, float_value
+
+_ANCHORS = {"LayerNormalization", "MatMul", "Gemm", "Conv", "Attention", "Einsum"}
+"""The first of these is where the core begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model, taken apart.
+
+    Attributes:
+        graph: what the core computes, in real numbers.
+        seq_len: tokens.
+        prologue: ONNX model from the model's inputs to `graph.input`, `[1, T, channels]`.
+        epilogue: ONNX model from `result` and the model's inputs to its outputs; empty if the
+            model's only output is `graph.output`.
+        result: the epilogue's input that stands for `graph.output`.
+        outputs: names of the model's outputs.
+        masked: whether padding is masked; without a mask, all inputs have T tokens.
+        mask_input: the model input that says which tokens are valid, if there is one.
+        host: what runs on the host, in words.
+    """
+
+    graph: Graph
+    seq_len: int
+    prologue: bytes
+    epilogue: bytes
+    result: str
+    outputs: tuple[str, ...]
+    masked: bool
+    mask_input: str | None
+    host: tuple[str, ...]
+
+
+def load_model(source: Path | str | bytes, seq_len: int | None = None) -> LoadedModel:
+    """Load an ONNX model for one length.
+
+    Args:
+        source: a file, or its contents.
+        seq_len: tokens; may be left out if the model's inputs have a fixed length.
+
+    Raises:
+        CompileError: the model is not supported; the error says where, why, and what would be.
+    """
+    model = load(source if isinstance(source, bytes) else Path(source))
+    seq_len = fix_shapes(model, seq_len)
+    model = convert(model)
+    cleaned = clean(model)
+    body, last = _body(cleaned.graph)
+    reading = Reading(seq_len)
+    for node in body:
+        ops.apply(reading, node)
+    name = out_name(last)
+    result = reading.values[name]
+    assert isinstance(result, Layout)
+    if reading.input is None:
+        raise CompileError("the core would need nothing from the host", accepted="token inputs")
+    graph = Graph(
+        input=reading.input.name,
+        output=result.tensor,
+        widths=reading.widths,
+        nodes=tuple(reading.nodes.values()),
+    )
+    graph = name_layers(graph.changed(graph.nodes))
+
+    # The file's own nodes where they have the tensor: they may keep weights in fewer bytes.
+    models, inputs = (model, ir.to_proto(cleaned)), list(model.graph.input)
+    prologue = _extract(models, inputs, [float_value(graph.input, reading.input.shape)], "prologue")
+    check_tables(prologue)
+    mask_input = None
+    if reading.masks:
+        names = dict.fromkeys(mask.name for mask in reading.masks)
+        values = [onnx.ValueInfoProto(name=each) for each in names]
+        mask_input = check_masks(
+            _extract(models[1:], inputs, values, "masks"), reading.masks, seq_len
+        )
+    outputs = list(model.graph.output)
+    epilogue = None
+    if [value.name for value in outputs] != [name]:
+        given = [float_value(name, result.index.shape), *inputs]
+        epilogue = _extract(models, given, outputs, "epilogue")
+    return LoadedModel(
+        graph=graph,
+        seq_len=seq_len,
+        prologue=prologue.SerializeToString(),
+        epilogue=b"" if epilogue is None else epilogue.SerializeToString(),
+        # An output may be the core's result itself; the epilogue's input then has another name.
+        result=name if epilogue is None else epilogue.graph.input[0].name,
+        outputs=tuple(value.name for value in outputs),
+        masked=any(isinstance(node, Attention) and node.masked for node in graph.nodes),
+        mask_input=mask_input,
+        host=tuple(f"{part.graph.name}: {describe(part)}" for part in (prologue, epilogue) if part),
+    )
+
+
+def _body(graph: ir.Graph) -> tuple[list[ir.Node], ir.Node]:
+    """The nodes of the core, and the last of them: the last layer norm."""
+    downstream: dict[ir.Node, bool] = {}
+    last: ir.Node | None = None
+    for node in graph:
+        before = [value.producer() for value in node.inputs if value is not None]
+        downstream[node] = node.op_type in _ANCHORS or any(
+            downstream.get(each, False) for each in before if each is not None
+        )
+        if node.op_type == "LayerNormalization":
+            last = node
+    if last is None:
+        kinds = sorted({node.op_type for node in graph})
+        raise CompileError(
+            f"the model has no LayerNormalization, only {', '.join(kinds)}",
+            accepted="transformer encoders: layer norms, attention, feed-forward layers",
+        )
+    wanted, stack = {last}, [last]
+    while stack:
+        for value in stack.pop().inputs:
+            node = value.producer() if value is not None else None
+            if node is not None and downstream[node] and node not in wanted:
+                wanted.add(node)
+                stack.append(node)
+    for node in graph:
+        if not downstream[node] or node in wanted:
+            continue
+        for value in node.inputs:
+            before = value.producer() if value is not None else None
+            if before in wanted and before is not last:
+                raise CompileError(
+                    f"it needs '{value.name if value else ''}', a tensor inside the core, and is "
+                    "not needed by the last layer norm",
+                    node=node.name or "",
+                    operator=node.op_type,
+                    accepted="outputs that are made from the last layer norm",
+                )
+    names = {value.name for node in wanted for value in node.outputs if node is not last}
+    for value in graph.outputs:
+        if value.name in names:
+            raise CompileError(
+                f"output '{value.name}' is a tensor inside the core",
+                accepted="outputs that are made from the last layer norm",
+            )
+    return [node for node in graph if node in wanted], last
+
+
+def _extract(
+    models: Sequence[onnx.ModelProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    name: str,
+) -> onnx.ModelProto:
+    """Extract from the first model that has everything."""
+    missing = ""
+    for model in models:
+        weights = {tensor.name for tensor in model.graph.initializer}
+        try:
+            return extract(
+                model, [value for value in inputs if value.name not in weights], outputs, name=name
+            )
+        except KeyError as error:
+            missing = str(error.args[0])
+    raise CompileError(
+        f"the host's {name} needs '{missing}', which is computed on the core",
+        accepted="outputs that are made from the last layer norm",
+    )

@@ -1,0 +1,178 @@
+"""The operator graph: a model as the compiler thinks of it, in real numbers.
+
+It stands between the front end, which reads it out of an ONNX file, and the quantizer. A tensor
+is a matrix `[tokens, channels]` and has the name of the ONNX value it came from, or a name made
+from it. Every tensor is written by one node.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """An operator.
+
+    Attributes:
+        out: the tensor it writes.
+        onnx: names of the ONNX nodes that it stands for.
+        layer: the layer of the model that it belongs to, for reports.
+    """
+
+    out: str
+    onnx: tuple[str, ...] = ()
+    layer: str = ""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        raise NotImplementedError
+
+    def renamed(self, names: dict[str, str]) -> "Node":
+        """The same node, reading other tensors: new names by old ones."""
+        changes = {
+            key: names.get(value, value)
+            for key, value in vars(self).items()
+            if key in _TENSOR_FIELDS and isinstance(value, str)
+        }
+        return replace(self, **changes)
+
+
+_TENSOR_FIELDS = {"x", "a", "b", "q", "k", "v"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Linear(Node):
+    """`x . weight^T + bias`.
+
+    Attributes:
+        x: `[T, K]`.
+        weight: `[N, K]`.
+        bias: `[N]`.
+    """
+
+    x: str
+    weight: Floats
+    bias: Floats
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerNorm(Node):
+    """Rows of `x` less their mean, divided by `sqrt(variance + eps)`, times gamma, plus beta."""
+
+    x: str
+    gamma: Floats
+    beta: Floats
+    eps: float
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention(Node):
+    """`softmax(scale * q . k^T) . v`, head by head; heads are neighbouring channels.
+
+    Attributes:
+        q, k, v: `[T, heads * width]`.
+        heads: how many.
+        scale: of the scores.
+        masked: whether keys from the run-time length on do not count.
+    """
+
+    q: str
+    k: str
+    v: str
+    heads: int
+    scale: float
+    masked: bool
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.q, self.k, self.v)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Add(Node):
+    """`a + b`."""
+
+    a: str
+    b: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.a, self.b)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Activation(Node):
+    """A function of each element, by its name in `activations`."""
+
+    x: str
+    function: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """A model from the first layer norm to the last.
+
+    Attributes:
+        input: the tensor that the host provides.
+        output: the tensor that the host gets.
+        widths: channels of each tensor.
+        nodes: in an order in which they may be carried out.
+    """
+
+    input: str
+    output: str
+    widths: dict[str, int]
+    nodes: tuple[Node, ...] = field(default_factory=tuple)
+
+    @cached_property
+    def producers(self) -> dict[str, Node]:
+        """Who writes a tensor; nobody writes the input."""
+        return {node.out: node for node in self.nodes}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[Node]]:
+        """Who reads a tensor; a node that reads it twice is there twice."""
+        readers: dict[str, list[Node]] = {name: [] for name in self.widths}
+        for node in self.nodes:
+            for name in node.inputs:
+                readers[name].append(node)
+        return readers
+
+    def changed(self, nodes: Iterable[Node], widths: dict[str, int] | None = None) -> "Graph":
+        """The graph with other nodes, less those whose results nobody needs."""
+        wanted = {self.output}
+        kept: list[Node] = []
+        for node in reversed(list(nodes)):
+            if node.out in wanted:
+                kept.append(node)
+                wanted.update(node.inputs)
+        widths = self.widths | (widths or {})
+        return replace(
+            self,
+            nodes=tuple(reversed(kept)),
+            widths={name: width for name, width in widths.items() if name in wanted | {self.input}},
+        )

@@ -57,9 +57,8 @@ def check_program(
     """
     listing = list_program(code, config)
     clocks = clock_program(listing)
-    all_accesses = [
-        _accesses_of(listing, at, limits, scalars or {}) for at in range(len(clocks.ends))
-    ]
+    indices = range(len(listing.instructions))
+    all_accesses = [_accesses_of(listing, index, limits, scalars or {}) for index in indices]
     memories = _memories(config, all_accesses, initialised)
     for index in indices:
         _check_bounds(listing, index, all_accesses[index], memories, limits)

@@ -1,0 +1,128 @@
+"""The systolic array: R x C processing elements, weights at rest, activations passing by."""
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith_rtl.array.pe import ACTIVATION_WIDTH, WEIGHT_WIDTH, Pe, partial_width
+
+
+class SystolicArray(wiring.Component):
+    """Multiply rows of R activations with a stationary R x C tile of weights.
+
+    The sum of column c for the row that came in cycle t stands on `sums[c]` in cycle
+    `t + latency + c`, for one cycle, with `latency = R + 4`: one cycle to enter, one per row, and
+    what a PE takes beyond one. Array row r works r cycles later than row 0; the delays are in
+    here.
+
+    Weights come column by column: `weights` holds the R bytes of the column whose bit of `capture`
+    is set, and they pass along their rows, one PE a cycle. Every PE keeps its byte in a shadow
+    register until the row with `swap`, which is the first to be multiplied with the new tile.
+    A tile that is used from cycle t on must have been sent by cycle t - 1, and the next one may be
+    sent from t on: loading follows the swap through the array, and costs no time.
+
+    For INT4 weights, build the PEs with it, put `bus_weight` between the weights' delays and
+    their buses, let a mode bit go along beside `valid`, and pass on the second sums.
+
+    Members:
+        row: `In(8 * R)`, activations, row 0 in the lowest byte.
+        is_signed: `In(1)`, they are s8, else u8.
+        valid: `In(1)`, there is a row in this cycle.
+        swap: `In(1)`, with `valid`: it is the first one of a tile.
+        weights: `In(8 * R)`.
+        capture: `In(C)`, one bit set if `weights` has a column.
+        sums: `Out(ArrayLayout(signed(partial_width(R)), C))`.
+    """
+
+    row: Signal
+    is_signed: Signal
+    valid: Signal
+    swap: Signal
+    weights: Signal
+    capture: Signal
+    sums: data.View
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.rows = config.rows
+        self.columns = config.columns
+        self.latency = config.rows + Pe.LATENCY
+        super().__init__(
+            {
+                "row": In(8 * config.rows),
+                "is_signed": In(1),
+                "valid": In(1),
+                "swap": In(1),
+                "weights": In(8 * config.rows),
+                "capture": In(config.columns),
+                "sums": Out(data.ArrayLayout(signed(partial_width(config.rows)), config.columns)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Delay by rows, pass along rows, add down columns."""
+        m = Module()
+        rows, columns = self.rows, self.columns
+
+        extended = Cat(
+            Cat(byte, byte[-1] & self.is_signed)
+            for byte in (self.row.word_select(r, 8) for r in range(rows))
+        )
+        activations = _skew(m, "activation", extended, ACTIVATION_WIDTH)
+        weights = _skew(m, "weight", self.weights, WEIGHT_WIDTH)
+        # Bit r is for row r, as many cycles later.
+        valid = Signal(rows)
+        swap = Signal(rows)
+        m.d.sync += [valid.eq(Cat(self.valid, valid)), swap.eq(Cat(self.swap, swap))]
+
+        # Tags reach column c with the bytes that row 0 passes along, then go down with the rows.
+        tags = Cat(_skew(m, "tag", self.capture, 1, reset_less=False))
+        partials: list[Value] = [Const(0)] * columns
+        for r in range(rows):
+            # What PE c takes in this cycle, PE c + 1 takes in the next one.
+            line = _along(m, f"activations{r}", activations[r], columns)
+            bus = _along(m, f"weights{r}", weights[r], columns)
+            valids = _along(m, f"valid{r}", valid[r], columns, reset_less=False)
+            swaps = _along(m, f"swap{r}", swap[r], columns, reset_less=False)
+            if r > 0:
+                below = Signal(columns, name=f"tags{r}")
+                m.d.sync += below.eq(tags)
+                tags = below
+            for c in range(columns):
+                m.submodules[f"pe{r}_{c}"] = pe = Pe(rows=rows)
+                m.d.comb += [
+                    pe.a.eq(line[c]),
+                    pe.valid.eq(valids[c]),
+                    pe.swap.eq(swaps[c]),
+                    pe.weight.eq(bus[c]),
+                    pe.capture.eq(tags[c]),
+                    pe.partial_i.eq(partials[c]),
+                ]
+                partials[c] = pe.partial_o
+        m.d.comb += [self.sums[c].eq(partials[c]) for c in range(columns)]
+        return m
+
+
+def _skew(m: Module, name: str, word: Value, width: int, *, reset_less: bool = True) -> list[Value]:
+    """Return the parts of a word, part i delayed by i + 1 cycles.
+
+    The register of stage s holds the parts from s on: few wide registers simulate faster than
+    many narrow ones, and cost the same.
+    """
+    parts = []
+    while len(word):
+        register = Signal(len(word), name=f"{name}_skew{len(parts)}", reset_less=reset_less)
+        m.d.sync += register.eq(word)
+        parts.append(register[:width])
+        word = register[width:]
+    return parts
+
+
+def _along(
+    m: Module, name: str, part: Value, columns: int, *, reset_less: bool = True
+) -> list[Value]:
+    """Return `part` as each PE of a row sees it: PE c as many cycles later."""
+    width = len(part)
+    line = Signal((columns - 1) * width, name=name, reset_less=reset_less)
+    m.d.sync += line.eq(Cat(part, line))
+    return [part, *(line[c * width :][:width] for c in range(columns - 1))]

@@ -1,0 +1,170 @@
+"""Row feeder: asks for the rows of A and sends them through the array, tile after tile."""
+
+from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith_rtl.array.accumulator import ROW_CONTROL
+from systolith_rtl.array.tiles import Countdown, TileAddress, feeder_plan
+from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+
+
+class RowFeeder(wiring.Component):
+    """Feed the rows of A, once for each tile of B, one row a cycle.
+
+    A tile's first row waits until the tile's weights are loaded, for a new tile column also until
+    a half of the accumulators is free, and until the last tile began at least
+    `Accumulators.MIN_PERIOD` cycles ago, counting as if no read had been refused. Whatever is
+    refused is asked for again. A GEMM follows the one before as a tile follows another.
+
+    Members:
+        plan: `In(stream.Signature(feeder_plan(config)))`, taken with the last row of the one
+            before, or when there is none.
+        halt: `In(1)`, ask for nothing.
+        loaded: `In(1)`, the next tile's weights have been granted.
+        swap: `Out(1)`, the first row of a tile is granted now.
+        free: `In(1)`, the next half of the accumulators may be claimed.
+        claim: `Out(1)`, it is, by a swap.
+        a: `Out(ReadSignature(config))`.
+        control: `Out(ROW_CONTROL)`, of the row on `a.data`.
+        is_signed: `Out(1)`, that row's bytes are s8, else u8.
+        issued: `Out(1)`, the last row of a GEMM is granted now.
+        active: `Out(1)`, there are rows to feed.
+        starved: `Out(1)`, the next row needs weights that are not loaded yet.
+        blocked: `Out(1)`, the next row needs a free half, or its read is refused.
+        outside: `Out(1)`, the next row is beyond the scratchpad. It is not asked for.
+        granule: `Out(32)`, its address.
+        reading: `Out(1)`, a row is on its way.
+    """
+
+    plan: stream.Interface
+    halt: Signal
+    loaded: Signal
+    swap: Signal
+    free: Signal
+    claim: Signal
+    a: wiring.PureInterface
+    control: data.View
+    is_signed: Signal
+    issued: Signal
+    active: Signal
+    starved: Signal
+    blocked: Signal
+    outside: Signal
+    granule: Signal
+    reading: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "plan": In(stream.Signature(feeder_plan(config))),
+                "halt": In(1),
+                "loaded": In(1),
+                "swap": Out(1),
+                "free": In(1),
+                "claim": Out(1),
+                "a": Out(ReadSignature(config)),
+                "control": Out(ROW_CONTROL),
+                "is_signed": Out(1),
+                "issued": Out(1),
+                "active": Out(1),
+                "starved": Out(1),
+                "blocked": Out(1),
+                "outside": Out(1),
+                "granule": Out(32),
+                "reading": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Ask row by row; what a row means to the array goes along with its request."""
+        m = Module()
+        plan = self.plan.p
+        current = Signal(feeder_plan(self.config), reset_less=True)
+        m.submodules.address = address = TileAddress(self.config)
+        rows = Countdown("rows", len(current.rows))
+        k_tiles = Countdown("k_tiles", len(current.k_tiles))
+        groups = Countdown("groups", len(current.groups))
+        first_row = Signal(reset_less=True)
+        first_tile = Signal(reset_less=True)
+        half = Signal()
+        rest = Signal(len(current.rest))  # Cycles until a tile may begin.
+
+        may_begin = self.loaded & (rest == 0) & (~first_tile | self.free)
+        granted = Signal()
+        tile_end = Signal()
+        column_end = Signal()
+        take = Signal()
+        m.d.comb += [
+            self.outside.eq(self.active & address.outside),
+            self.a.address.eq(address.address),
+            self.a.valid.eq(self.active & ~address.outside & ~self.halt & (~first_row | may_begin)),
+            granted.eq(self.a.valid & self.a.ready),
+            self.swap.eq(granted & first_row),
+            self.claim.eq(self.swap & first_tile),
+            tile_end.eq(granted & rows.last),
+            column_end.eq(tile_end & k_tiles.last),
+            self.issued.eq(column_end & groups.last),
+            self.plan.ready.eq(~self.active | self.issued),
+            take.eq(self.plan.valid & self.plan.ready),
+            self.starved.eq(self.active & first_row & ~self.loaded),
+            self.blocked.eq(
+                (self.a.valid & ~self.a.ready)
+                | (self.active & first_row & self.loaded & first_tile & ~self.free)
+            ),
+            self.granule.eq(address.granule),
+            address.start.eq(take),
+            address.base.eq(plan.address),
+            address.row_step.eq(current.row_step),
+            address.advance.eq(granted),
+            address.tile_end.eq(rows.last),
+            address.group_end.eq(k_tiles.last),
+        ]
+
+        # Short tiles wait from their last row on: refused reads only make more of the period.
+        with m.If(tile_end):
+            m.d.sync += rest.eq(current.rest)
+        with m.Elif(rest != 0):
+            m.d.sync += rest.eq(rest - 1)
+        with m.If(column_end):
+            m.d.sync += half.eq(~half)
+
+        with m.If(take):
+            m.d.sync += [self.active.eq(1), current.eq(plan), first_row.eq(1), first_tile.eq(1)]
+            rows.load(m, plan.rows)
+            k_tiles.load(m, plan.k_tiles)
+            groups.load(m, plan.groups)
+        with m.Elif(self.issued):
+            m.d.sync += self.active.eq(0)
+        with m.Elif(tile_end):
+            m.d.sync += [first_row.eq(1), first_tile.eq(k_tiles.last)]
+            rows.load(m, current.rows)
+            with m.If(k_tiles.last):
+                k_tiles.load(m, current.k_tiles)
+                groups.step(m)
+            with m.Else():
+                k_tiles.step(m)
+        with m.Elif(granted):
+            m.d.sync += first_row.eq(0)
+            rows.step(m)
+
+        arriving = Signal(READ_LATENCY)
+        layout = data.StructLayout({"control": ROW_CONTROL, "is_signed": unsigned(1)})
+        asked = [Signal(layout, name=f"row{i}") for i in range(READ_LATENCY + 1)]
+        m.d.comb += [
+            asked[0].control.valid.eq(granted),
+            asked[0].control.start.eq(first_row),
+            asked[0].control.first.eq(first_tile),
+            asked[0].control.half.eq(half),
+            asked[0].control.last.eq(column_end),
+            asked[0].control.end.eq(self.issued),
+            asked[0].is_signed.eq(current.is_signed),
+            self.control.eq(asked[-1].control),
+            self.is_signed.eq(asked[-1].is_signed),
+            self.reading.eq(arriving.any()),
+        ]
+        m.d.sync += arriving.eq(Cat(granted, arriving))
+        m.d.sync += [asked[i + 1].eq(asked[i]) for i in range(READ_LATENCY)]
+        return m

@@ -1,0 +1,187 @@
+"""Weight loader: asks for the words of each tile of B and sends them into the array."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith_rtl.array.tiles import Countdown, TileAddress, bits, loader_plan
+from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+
+
+class WeightLoader(wiring.Component):
+    """Load the tiles of B one after the other, each as soon as the one before is swapped in.
+
+    A tile is C words, one a cycle, from the ring or from the scratchpad. For B in the scratchpad,
+    rows beyond N are not read, and they and bytes beyond K are 0. A GEMM's first tile follows the
+    last one of the GEMM before as any other tile does.
+
+    Members:
+        plan: `In(stream.Signature(loader_plan(config)))`, taken with the last word of the one
+            before, or when there is none.
+        halt: `In(1)`, ask for nothing.
+        swap: `In(1)`, the array's next tile is put to use by the row that is granted now.
+        loaded: `Out(1)`, all words of the next tile have been granted.
+        b: `Out(ReadSignature(config))`.
+        available, pop, ring_data: the read side of `WeightRing`.
+        weights: `Out(8 * R)`, for the array, `READ_LATENCY` cycles after the grant.
+        capture: `Out(C)`, beside it: the column that it is for, or nothing.
+        active: `Out(1)`, there is a tile to load.
+        blocked: `Out(1)`, a word is due, and the ring or the scratchpad does not give it.
+        outside: `Out(1)`, the word due is beyond the scratchpad. It is not asked for.
+        granule: `Out(32)`, its address.
+        reading: `Out(1)`, a word is on its way.
+    """
+
+    plan: stream.Interface
+    halt: Signal
+    swap: Signal
+    loaded: Signal
+    b: wiring.PureInterface
+    available: Signal
+    pop: Signal
+    ring_data: Signal
+    weights: Signal
+    capture: Signal
+    active: Signal
+    blocked: Signal
+    outside: Signal
+    granule: Signal
+    reading: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "plan": In(stream.Signature(loader_plan(config))),
+                "halt": In(1),
+                "swap": In(1),
+                "loaded": Out(1),
+                "b": Out(ReadSignature(config)),
+                "available": In(1),
+                "pop": Out(1),
+                "ring_data": In(8 * config.rows),
+                "weights": Out(8 * config.rows),
+                "capture": Out(config.columns),
+                "active": Out(1),
+                "blocked": Out(1),
+                "outside": Out(1),
+                "granule": Out(32),
+                "reading": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Ask word by word; what happens to a word when it comes is decided with its request."""
+        m = Module()
+        config = self.config
+        plan = self.plan.p
+        current = Signal(loader_plan(config), reset_less=True)
+        m.submodules.address = address = TileAddress(
+            config, group_bits=len(current.row_step) + bits(config.columns)
+        )
+        k_tiles = Countdown("k_tiles", len(current.k_tiles))
+        groups = Countdown("groups", len(current.groups))
+        column = Signal(range(config.columns))
+        beyond = Signal()  # The column's row of B is not there.
+
+        due = Signal()
+        granted = Signal()
+        tile_end = Signal()
+        finish = Signal()
+        read = current.scratchpad & ~beyond
+        m.d.comb += [
+            # The swap of this very cycle frees the shadow registers for the words behind it.
+            due.eq(self.active & (~self.loaded | self.swap) & ~self.halt),
+            self.outside.eq(self.active & read & address.outside),
+            self.b.address.eq(address.address),
+            self.b.valid.eq(due & read & ~address.outside),
+            self.pop.eq(due & ~current.scratchpad & self.available),
+            granted.eq(
+                self.pop | (self.b.valid & self.b.ready) | (due & current.scratchpad & beyond)
+            ),
+            self.blocked.eq(due & ~granted & ~self.outside),
+            tile_end.eq(granted & column.all()),
+            finish.eq(tile_end & k_tiles.last & groups.last),
+            self.plan.ready.eq(~self.active | finish),
+            self.granule.eq(address.granule),
+        ]
+        with m.If(tile_end):
+            m.d.sync += self.loaded.eq(1)
+        with m.Elif(self.swap):
+            m.d.sync += self.loaded.eq(0)
+
+        m.d.comb += [
+            address.start.eq(self.plan.valid & self.plan.ready),
+            address.base.eq(plan.address),
+            address.row_step.eq(current.row_step),
+            address.group_step.eq(current.row_step.shift_left(bits(config.columns))),
+            address.advance.eq(granted),
+            address.tile_end.eq(column.all()),
+            address.group_end.eq(k_tiles.last),
+        ]
+        with m.If(granted):
+            m.d.sync += column.eq(column + 1)
+            # The last group's row `n_tail` is the last one there is.
+            m.d.sync += beyond.eq(
+                ~column.all() & (beyond | (groups.last & (column == current.n_tail)))
+            )
+        with m.If(self.plan.valid & self.plan.ready):
+            m.d.sync += [self.active.eq(1), current.eq(plan)]
+            k_tiles.load(m, plan.k_tiles)
+            groups.load(m, plan.groups)
+        with m.Elif(finish):
+            m.d.sync += self.active.eq(0)
+        with m.Elif(tile_end):
+            with m.If(k_tiles.last):
+                k_tiles.load(m, current.k_tiles)
+                groups.step(m)
+            with m.Else():
+                k_tiles.step(m)
+
+        whole = ~current.scratchpad | ~k_tiles.last
+        tail = Mux(whole, config.rows - 1, current.k_tail)
+        self._deliver(m, granted, tail, beyond, current.scratchpad)
+        return m
+
+    def _deliver(
+        self, m: Module, granted: Signal, tail: Mux, beyond: Signal, scratchpad: Signal
+    ) -> None:
+        """Mask the words that come, and count them: they are for columns 0 to C - 1 in turn."""
+        rows = self.config.rows
+        layout = data.StructLayout(
+            {"tail": unsigned(bits(rows)), "beyond": unsigned(1), "scratchpad": unsigned(1)}
+        )
+        arriving = Signal(READ_LATENCY)
+        m.d.sync += arriving.eq(Cat(granted, arriving))
+        m.d.comb += self.reading.eq(arriving.any())
+
+        words = [Signal(layout, name=f"word{i}", reset_less=True) for i in range(READ_LATENCY - 1)]
+        with m.If(granted):
+            m.d.sync += [
+                words[0].tail.eq(tail),
+                words[0].beyond.eq(beyond),
+                words[0].scratchpad.eq(scratchpad),
+            ]
+        for i in range(1, len(words)):
+            with m.If(arriving[i - 1]):
+                m.d.sync += words[i].eq(words[i - 1])
+
+        # Which bytes count of the scratchpad's word, and whether the ring's word does.
+        keep = Signal(rows, reset_less=True)
+        keep_ring = Signal(reset_less=True)
+        word = words[-1]
+        with m.If(arriving[-2]):
+            m.d.sync += keep_ring.eq(~word.scratchpad)
+            m.d.sync += keep.eq(
+                Cat((word.tail >= r) & word.scratchpad & ~word.beyond for r in range(rows))
+            )
+        mask = Cat(bit.replicate(8) for bit in keep)
+        m.d.comb += self.weights.eq(
+            (self.b.data & mask) | (self.ring_data & keep_ring.replicate(8 * rows))
+        )
+
+        target = Signal(self.config.columns, init=1)
+        with m.If(arriving[-1]):
+            m.d.sync += target.eq(target.rotate_left(1))
+        m.d.comb += self.capture.eq(Mux(arriving[-1], target, 0))

@@ -1,0 +1,78 @@
+"""Weight ring: the queue between STREAM, which fetches weights, and the array, which loads them."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith_rtl.interfaces import READ_LATENCY, RingSignature
+from systolith_rtl.memory.block_ram import BlockRam
+
+
+class WeightRing(wiring.Component):
+    """A queue of R-byte words in block RAM, read as late as the scratchpad is.
+
+    A word may be popped in the cycle after its push, and its place is counted in `push.free` in
+    the cycle after its pop.
+
+    Members:
+        push: `In(RingSignature(config))`.
+        available: `Out(1)`, there is a word.
+        pop: `In(1)`, take it; only while `available`.
+        data: `Out(8 * R)`, the word that was popped `READ_LATENCY` cycles ago.
+    """
+
+    push: wiring.PureInterface
+    available: Signal
+    pop: Signal
+    data: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.width = 8 * config.rows
+        self.depth = config.ring_words
+        super().__init__(
+            {
+                "push": In(RingSignature(config)),
+                "available": Out(1),
+                "pop": In(1),
+                "data": Out(self.width),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Put a register before each port of the memory, and one behind it."""
+        m = Module()
+        m.submodules.ram = ram = BlockRam(width=self.width, depth=self.depth)
+        assert READ_LATENCY == ram.LATENCY + 2
+
+        head = Signal(range(self.depth))
+        with m.If(self.push.push):
+            m.d.sync += [
+                head.eq(head + 1),
+                ram.write_address.eq(head),
+                ram.write_data.eq(self.push.data),
+            ]
+        m.d.sync += ram.write_enable.eq(self.push.push)
+
+        # `read_address` is the place of the word that is popped next, a cycle later.
+        tail = Signal(range(self.depth))
+        popped = Signal(READ_LATENCY - 1)
+        output = Signal(self.width, reset_less=True)
+        with m.If(self.pop):
+            m.d.sync += [tail.eq(tail + 1), ram.read_address.eq(tail)]
+        m.d.sync += [popped.eq((popped << 1) | self.pop), ram.read_enable.eq(self.pop)]
+        with m.If(popped[-1]):
+            m.d.sync += output.eq(ram.read_data)
+        m.d.comb += self.data.eq(output)
+
+        free = Signal(range(self.depth + 1), init=self.depth)
+        level = Signal(range(self.depth + 1))
+        with m.If(self.push.push & ~self.pop):
+            m.d.sync += [free.eq(free - 1), level.eq(level + 1)]
+        with m.Elif(~self.push.push & self.pop):
+            m.d.sync += [free.eq(free + 1), level.eq(level - 1)]
+        # Knowing that `level` is not 0 costs a register, and saves a comparison after `pop`.
+        several = (level >> 1) != 0
+        m.d.sync += self.available.eq(self.push.push | several | (self.available & ~self.pop))
+        m.d.comb += self.push.free.eq(free)
+        return m

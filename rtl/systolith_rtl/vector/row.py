@@ -1,13 +1,13 @@
 """ROW engine: statistics of rows in, row records out, exact to the last bit.
 
 `numerics.layer_norm_row`, `rms_norm_row` and `recip` are the definition. Nothing here multiplies
-or looks up: products, roots and quotients come a bit at a time, which costs some hundred LUTs and
-is as fast as rows are needed.
+or looks up: products, roots and quotients come one bit at a time, which costs some hundred LUTs
+and is as fast as rows are needed.
 """
 
 from types import SimpleNamespace
 
-from amaranth.hdl import C, Cat, Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -24,20 +24,20 @@ from systolith.numerics import (
 )
 from systolith_rtl.interfaces import ROW_READ_LATENCY, EngineSignature, RowFileSignature
 
-PERIOD = 31
-"""Cycles of a beat: each stage has a row for so long. The square of the total sets it."""
+PERIOD = TOTAL_SUM_WIDTH + 2
+"""Cycles of a beat, for which each stage has a row: the total's square, and two more."""
 
-FETCH_PHASE = PERIOD - 2 - ROW_READ_LATENCY
-"""Cycle of a beat in which a row is begun, so that its statistics come in the last one."""
-
-LENGTH_WIDTH = MAX_NORM_LENGTH.bit_length()
-"""Bits of n."""
+BEGIN_PHASE = PERIOD - 3 - ROW_READ_LATENCY
+"""Cycle of a beat in which a row begins: its statistics are registered just before the next."""
 
 NORMALISE_STEPS = 9
 """The longest shift is 54: six times 8 and three times 2."""
 
-WRITE_PHASE = MANT_WIDTH + 1
-"""Cycle of a beat in which the quotient, `MANT_WIDTH + 1` bits, is complete."""
+QUOTIENT_WIDTH = MANT_WIDTH + 1
+"""Bits of the quotient, which is at most `2**MANT_WIDTH`."""
+
+LENGTH_WIDTH = MAX_NORM_LENGTH.bit_length()
+"""Bits of n."""
 
 
 class RowEngine(wiring.Component):
@@ -49,19 +49,19 @@ class RowEngine(wiring.Component):
         root:     normalise, then the square root, unless for a reciprocal
         quotient: 2**43 // divisor, normalised to 28 bits
 
-    All stages start their rows together, on a beat of `PERIOD` cycles. RMS norms are layer norms
-    of total 0, and a reciprocal takes the total for the squares of one element. The first record
-    is written `FIRST_LATENCY` cycles after an idle engine has taken a command, each further one
-    `PERIOD` cycles later, those of the next command too if it is there in time. `retire` follows
-    the last write by a cycle. What `numerics` refuses, and a total that no n words can have,
-    gives an undefined record.
+    All stages start their rows together, on a beat of `PERIOD` cycles. An RMS norm is a layer
+    norm of total 0, and a reciprocal takes the total for the squares of one element. An idle
+    engine writes the first record `FIRST_LATENCY` cycles after it has taken a command, and the
+    others follow, `PERIOD` cycles apart; so do those of a next command that is there in time.
+    `retire` comes a cycle after the last write. What `numerics` refuses, and a total that no n
+    words can have, give an undefined record.
 
     Members:
         engine: `Out(EngineSignature(Opcode.ROW))`. It never faults and never stalls.
         rows: `Out(RowFileSignature(config))`.
     """
 
-    FIRST_LATENCY = 2 + ROW_READ_LATENCY + 2 * PERIOD + WRITE_PHASE + 2
+    FIRST_LATENCY = (PERIOD - BEGIN_PHASE) + 2 * PERIOD + QUOTIENT_WIDTH + 2
 
     engine: wiring.PureInterface
     rows: wiring.PureInterface
@@ -78,47 +78,40 @@ class RowEngine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the beat, and the stages in the order of the class docstring."""
         m = Module()
-        phase = Signal(range(PERIOD), init=FETCH_PHASE)
-        beat = Signal()
-        working = Signal()
-        m.d.comb += beat.eq(phase == PERIOD - 1)
-
-        row = self._fetch(m, phase, beat)
-        products = _products(m, phase, beat, row)
-        root = _root(m, phase, beat, products)
-        quotient = self._quotient(m, phase, beat, root)
-
-        # Without work, the beat waits where a row may begin.
-        m.d.comb += working.eq(products.valid | root.valid | quotient.valid)
-        with m.If(beat):
-            m.d.sync += phase.eq(0)
-        with m.Elif((phase != FETCH_PHASE) | row.begin | working):
-            m.d.sync += phase.eq(phase + 1)
+        beat = Beat(m)
+        row = self._fetch(m, beat)
+        products = _products(m, beat, row)
+        root = _root(m, beat, products)
+        quotient = self._quotient(m, beat, root)
 
         engine = self.engine
+        working = products.valid | root.valid | quotient.valid
         m.d.comb += [
+            beat.waiting.eq(~row.begin & ~working),
             engine.busy.eq(row.pending | row.valid | working | self.rows.write | engine.retire),
             engine.idle.eq(engine.halt & ~self.rows.read & ~self.rows.write),
         ]
         return m
 
-    def _fetch(self, m: Module, phase: Value, beat: Value) -> SimpleNamespace:
+    def _fetch(self, m: Module, beat: "Beat") -> SimpleNamespace:
         """Take commands, and read the statistics of their rows one after the other."""
         command = self.engine.command
+        rows = self.rows
         remaining = Signal(range(self.config.row_slots + 1))
         operation = Signal(RowOperation)
         n = Signal(LENGTH_WIDTH)
         eps = Signal.like(command.p.eps_mantissa)
         eps_shift = Signal(range(40))
-        source = Signal.like(self.rows.read_slot)
-        slot = Signal.like(self.rows.write_slot)
-        begin = Signal()
+        source = Signal.like(rows.read_slot)
+        slot = Signal.like(rows.write_slot)
+        last = Signal()
         valid = Signal(name="fetch_valid")
-        last = Signal(name="fetch_last")
+        total = Signal(signed(TOTAL_SUM_WIDTH), reset_less=True)
+        squares = Signal(SQUARES_WIDTH, reset_less=True)
 
         pending = remaining.any()
-        m.d.comb += begin.eq((phase == FETCH_PHASE) & pending & ~self.engine.halt)
-        # A row takes the operands with it on the beat; until then, they must stay.
+        begin = (beat.phase == BEGIN_PHASE) & pending & ~self.engine.halt
+        # The row takes the operands with it on the beat; until then, they must stay.
         m.d.comb += command.ready.eq(~pending & ~valid & ~self.engine.halt)
         with m.If(command.valid & command.ready):
             is_reciprocal = command.p.operation == RowOperation.RECIPROCAL
@@ -131,227 +124,237 @@ class RowEngine(wiring.Component):
                 source.eq(command.p.source),
                 slot.eq(command.p.destination - 1),
             ]
+        m.d.sync += rows.read.eq(begin)
         with m.If(begin):
             m.d.sync += [
                 remaining.eq(remaining - 1),
+                rows.read_slot.eq(source),
                 source.eq(source + 1),
                 slot.eq(slot + 1),
                 last.eq(remaining == 1),
-                self.rows.read_slot.eq(source),
                 valid.eq(1),
             ]
-        with m.Elif(beat):
+        with m.Elif(beat.last):
             m.d.sync += valid.eq(0)
-        m.d.sync += self.rows.read.eq(begin)
 
-        statistics = self.rows.statistics
+        statistics = rows.statistics
         is_reciprocal = operation == RowOperation.RECIPROCAL
+        with m.If(valid):
+            m.d.sync += [
+                total.eq(Mux(operation == RowOperation.LAYER_NORM, statistics.total, 0)),
+                squares.eq(Mux(is_reciprocal, statistics.total.as_unsigned(), statistics.squares)),
+            ]
         return SimpleNamespace(
             begin=begin,
             pending=pending,
             valid=valid,
-            total=Mux(operation == RowOperation.LAYER_NORM, statistics.total, 0),
-            squares=Mux(is_reciprocal, statistics.total.as_unsigned(), statistics.squares),
-            n=n,
-            eps=eps,
-            eps_shift=eps_shift,
-            reciprocal=is_reciprocal,
             slot=slot,
             last=last,
+            reciprocal=is_reciprocal,
+            n=n,
+            eps=Mux(eps_shift[0], eps.shift_left(1), eps),
+            eps_pairs=eps_shift[1:],
+            total=total,
+            squares=squares,
         )
 
-    def _quotient(
-        self, m: Module, phase: Value, beat: Value, root: SimpleNamespace
-    ) -> SimpleNamespace:
-        """Divide, and write the record.
+    def _quotient(self, m: Module, beat: "Beat", root: SimpleNamespace) -> SimpleNamespace:
+        """Divide, a bit per cycle, and write the record.
 
-        The divisor lies in [2**27, 2**28), so the quotient lies in (2**15, 2**16]: 17 bits. A
-        divisor without its highest bit is 0.
+        The divisor is from [2**27, 2**28), so the quotient is from (2**15, 2**16]. A divisor
+        without its highest bit is 0.
         """
-        width = TOTAL_SUM_WIDTH
-        s = _stage("quotient", slot=root.slot, last=1, off=root.off, exp=signed(EXP_WIDTH))
-        divisor = Signal(width, reset_less=True)
-        remainder = Signal(width + 1, reset_less=True)
-        quotient = Signal(MANT_WIDTH + 1, reset_less=True)
+        s = beat.stage("quotient", root, slot=root.slot, last=root.last, off=root.off, exp=root.exp)
+        width = len(root.divisor)
+        divisor = beat.load(root, root.divisor, name="divisor")
+        remainder = beat.load(root, Const(1 << width - 1, width + 1), name="quotient_remainder")
+        quotient = beat.load(root, Const(0, QUOTIENT_WIDTH), name="quotient")
+
         difference = Signal(signed(width + 2))
         m.d.comb += difference.eq(remainder - divisor)
         fits = ~difference[-1]
-
-        rows = self.rows
-        write = s.valid & (phase == WRITE_PHASE)
-        with m.If(s.valid & (phase < WRITE_PHASE)):
+        with m.If(beat.window("divide", root, 0, QUOTIENT_WIDTH)):
             m.d.sync += [
                 remainder.eq(Cat(0, Mux(fits, difference[:width], remainder[:width]))),
                 quotient.eq(Cat(fits, quotient)),
             ]
+
+        rows = self.rows
+        write = beat.window("write", s, QUOTIENT_WIDTH, QUOTIENT_WIDTH + 1)
+        # One mantissa, 2**16, has a bit too many.
+        overflow = quotient[-1]
+        nonzero = divisor[-1]
         with m.If(write):
-            overflow = quotient[-1]
-            zero = ~divisor[-1]
             m.d.sync += [
                 s.valid.eq(0),
                 rows.write_slot.eq(s.slot),
                 rows.record.off.eq(s.off),
-                rows.record.mant.eq(Mux(zero, 0, Cat(quotient[:-2], quotient[-2] | overflow))),
-                rows.record.exp.eq(Mux(zero, 0, s.exp + overflow)),
+                rows.record.mant.eq(Mux(nonzero, Cat(quotient[:-2], 1), 0)),
+                rows.record.exp.eq(Mux(nonzero, s.exp + overflow, 0)),
             ]
-        with m.If(beat):
-            m.d.sync += s.valid.eq(root.valid)
-            with m.If(root.valid):
-                m.d.sync += [
-                    s.slot.eq(root.slot),
-                    s.last.eq(root.last),
-                    s.off.eq(root.off),
-                    s.exp.eq(root.exp),
-                    divisor.eq(root.divisor),
-                    remainder.eq(1 << width - 1),
-                    quotient.eq(0),
-                ]
         m.d.sync += rows.write.eq(write & ~self.engine.halt)
         m.d.sync += self.engine.retire.eq(rows.write & s.last)
         return s
 
 
-def _products(m: Module, phase: Value, beat: Value, row: SimpleNamespace) -> SimpleNamespace:
+def _products(m: Module, beat: "Beat", row: SimpleNamespace) -> SimpleNamespace:
     """Compute the operand of the root, and the mean.
-
-    A product takes a bit of one factor in each cycle, lowest first: the other factor is added to
-    the upper half, and everything moves right by one, the spent bit out of the lower half.
 
     The mean, floor((512 * total + n) / 2n), is floor((256 * total + n // 2) / n), since floors
     nest. Its dividend grows by 2**23 * n, so that it is not negative, and the quotient by 2**23.
     """
-    s = _stage("products", slot=row.slot, last=1, reciprocal=1)
-    n = Signal(LENGTH_WIDTH, reset_less=True)
-    squares = Signal(SQUARES_WIDTH, reset_less=True)
-    product = Signal(STATISTIC_WIDTH, reset_less=True)
-    total = Signal(signed(TOTAL_SUM_WIDTH), reset_less=True)
-    square = Signal(2 * TOTAL_SUM_WIDTH, reset_less=True)
-    eps = Signal(STATISTIC_WIDTH, reset_less=True)
-    eps_shift = Signal.like(row.eps_shift, name="eps_count", reset_less=True)
-    mean = Signal(ROW_OFF_WIDTH + LENGTH_WIDTH - 1, reset_less=True)
+    s = beat.stage("products", row, slot=row.slot, last=row.last, reciprocal=row.reciprocal)
+    n = beat.load(row, row.n, name="n")
+    squares = beat.load(row, row.squares, name="squares")
+    product = beat.load(row, Cat(row.n, Const(0, len(squares))), name="product")
+    with m.If(beat.window("multiply", row, 0, LENGTH_WIDTH)):
+        m.d.sync += product.eq(_multiply(product, squares))
 
-    magnitude = Mux(total[-1], -total, total)[:TOTAL_SUM_WIDTH]
-    with m.If(s.valid):
-        with m.If(phase == 0):
-            half = Cat(n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), n)
-            m.d.sync += [
-                # Its lowest value, -2**27, is a magnitude of as many bits.
-                total.eq(magnitude),
-                square.eq(magnitude),
-                mean.eq(Cat(Const(0, 8), total).as_signed() + half),
-            ]
-        with m.Elif(phase <= TOTAL_SUM_WIDTH):
-            m.d.sync += square.eq(_multiply(square, total.as_unsigned()))
-        with m.If((phase >= 1) & (phase <= LENGTH_WIDTH)):
-            m.d.sync += product.eq(_multiply(product, squares))
-        with m.If(phase == TOTAL_SUM_WIDTH):
-            m.d.sync += product.eq(product + eps)
-        with m.If(phase == TOTAL_SUM_WIDTH + 1):
-            m.d.sync += product.eq(product - square)
-        with m.If(eps_shift[1:].any()):
-            m.d.sync += [eps.eq(eps.shift_left(2)), eps_shift.eq(eps_shift - 2)]
-        with m.Elif(eps_shift[0]):
-            m.d.sync += [eps.eq(eps.shift_left(1)), eps_shift.eq(0)]
-        with m.If((phase >= 1) & (phase <= ROW_OFF_WIDTH)):
-            rest = mean[ROW_OFF_WIDTH - 1 :]
-            difference = rest - n
-            fits = ~difference[-1]
-            m.d.sync += mean.eq(
-                Cat(
-                    fits,
-                    mean[: ROW_OFF_WIDTH - 1],
-                    Mux(fits, difference, rest)[: LENGTH_WIDTH - 1],
-                )
-            )
-    with m.If(beat):
-        m.d.sync += s.valid.eq(row.valid)
-        with m.If(row.valid):
-            m.d.sync += [
-                s.slot.eq(row.slot),
-                s.last.eq(row.last),
-                s.reciprocal.eq(row.reciprocal),
-                n.eq(row.n),
-                product.eq(row.n),
-                squares.eq(row.squares),
-                total.eq(row.total),
-                eps.eq(row.eps),
-                eps_shift.eq(row.eps_shift),
-            ]
-    # Less the 2**23 of above.
+    # The lowest total, -2**27, has a magnitude of as many bits.
+    magnitude = Mux(row.total[-1], -row.total, row.total)[:TOTAL_SUM_WIDTH]
+    total = beat.load(row, magnitude, name="total")
+    square = beat.load(row, Cat(magnitude, Const(0, TOTAL_SUM_WIDTH)), name="square")
+    with m.If(beat.window("square", row, 0, TOTAL_SUM_WIDTH)):
+        m.d.sync += square.eq(_multiply(square, total))
+
+    eps = beat.load(row, Cat(row.eps, Const(0, STATISTIC_WIDTH - len(row.eps))), name="eps")
+    eps_pairs = beat.load(row, row.eps_pairs, name="eps_pairs")
+    with m.If(s.valid & eps_pairs.any() & ~beat.last):
+        m.d.sync += [eps.eq(eps.shift_left(2)), eps_pairs.eq(eps_pairs - 1)]
+
+    half = Cat(row.n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), row.n)
+    dividend = (row.total.shift_left(8) + half)[: ROW_OFF_WIDTH + LENGTH_WIDTH - 1]
+    mean = beat.load(row, dividend, name="mean")
+    rest = mean[ROW_OFF_WIDTH - 1 :]
+    difference = rest - n
+    fits = ~difference[-1]
+    with m.If(beat.window("mean_divide", row, 0, ROW_OFF_WIDTH)):
+        rest = Mux(fits, difference, rest)[: LENGTH_WIDTH - 1]
+        m.d.sync += mean.eq(Cat(fits, mean[: ROW_OFF_WIDTH - 1], rest))
+
+    # Each sum has a register of its own: 56 bits of carry leave no time for a multiplexer.
+    positive = Signal(STATISTIC_WIDTH, reset_less=True)
+    s.value = Signal(STATISTIC_WIDTH, reset_less=True)
+    with m.If(beat.window("add", s, TOTAL_SUM_WIDTH - 1, TOTAL_SUM_WIDTH)):
+        m.d.sync += positive.eq(product + eps)
+    with m.If(beat.window("subtract", s, TOTAL_SUM_WIDTH, TOTAL_SUM_WIDTH + 1)):
+        m.d.sync += s.value.eq(positive - square)
     s.off = Cat(mean[: ROW_OFF_WIDTH - 1], ~mean[ROW_OFF_WIDTH - 1]).as_signed()
-    s.value = product
     return s
 
 
-def _root(m: Module, phase: Value, beat: Value, products: SimpleNamespace) -> SimpleNamespace:
+def _root(m: Module, beat: "Beat", products: SimpleNamespace) -> SimpleNamespace:
     """Normalise by pairs of bits, and take the square root of the 32 highest, a bit per pair."""
-    s = _stage("root", slot=products.slot, last=1, reciprocal=1, off=products.off)
-    value = Signal(STATISTIC_WIDTH, reset_less=True)
-    pairs = Signal(6, reset_less=True)
-    root = Signal(MANT_WIDTH, reset_less=True)
-    remainder = Signal(MANT_WIDTH, reset_less=True)
+    s = beat.stage(
+        "root",
+        products,
+        slot=products.slot,
+        last=products.last,
+        off=products.off,
+        reciprocal=products.reciprocal,
+    )
+    value = beat.load(products, products.value, name="value")
+    pairs = beat.load(products, Const(0, 6), name="pairs")
+    # Whether the highest bits are 0: known a cycle ahead, since they steer all the others.
+    no_byte = beat.load(products, ~products.value[-8:].any(), name="no_byte")
+    no_pair = beat.load(products, ~products.value[-2:].any(), name="no_pair")
+    by_byte = value.shift_left(8)[:STATISTIC_WIDTH]
+    by_pair = value.shift_left(2)[:STATISTIC_WIDTH]
+    with m.If(beat.window("normalise", products, 0, NORMALISE_STEPS)):
+        with m.If(no_byte):
+            m.d.sync += [value.eq(by_byte), pairs.eq(pairs + 4)]
+            m.d.sync += [no_byte.eq(~by_byte[-8:].any()), no_pair.eq(~by_byte[-2:].any())]
+        with m.Elif(no_pair):
+            m.d.sync += [value.eq(by_pair), pairs.eq(pairs + 1)]
+            m.d.sync += no_pair.eq(~by_pair[-2:].any())
 
-    # Before the last step, root has 15 bits, and the remainder is at most twice the root.
+    # Before the last step, the root has 15 bits, and the remainder is at most twice the root.
+    root = beat.load(products, Const(0, MANT_WIDTH), name="root")
+    remainder = beat.load(products, Const(0, MANT_WIDTH), name="root_remainder")
     rest = Cat(value[-2:], remainder)
-    difference = rest - Cat(C(1, 2), root[:-1])
+    difference = rest - Cat(Const(1, 2), root[:-1])
     fits = ~difference[-1]
-    with m.If(s.valid):
-        with m.If(phase < NORMALISE_STEPS):
-            with m.If(~value[-8:].any()):
-                m.d.sync += [value.eq(value.shift_left(8)), pairs.eq(pairs + 4)]
-            with m.Elif(~value[-2:].any()):
-                m.d.sync += [value.eq(value.shift_left(2)), pairs.eq(pairs + 1)]
-        with m.Elif((phase < NORMALISE_STEPS + MANT_WIDTH) & ~s.reciprocal):
-            m.d.sync += [
-                value.eq(value.shift_left(2)),
-                root.eq(Cat(fits, root)),
-                remainder.eq(Mux(fits, difference, rest)),
-            ]
-    with m.If(beat):
-        m.d.sync += s.valid.eq(products.valid)
-        with m.If(products.valid):
-            m.d.sync += [
-                s.slot.eq(products.slot),
-                s.last.eq(products.last),
-                s.reciprocal.eq(products.reciprocal),
-                s.off.eq(products.off),
-                value.eq(products.value),
-                pairs.eq(0),
-                root.eq(0),
-                remainder.eq(0),
-            ]
-    # A reciprocal's operand has 28 bits at most, so they are the highest of the value, or the
-    # next ones where a single bit is left to shift by.
+    stop = NORMALISE_STEPS + MANT_WIDTH
+    with m.If(beat.window("extract", s, NORMALISE_STEPS, stop, unless=s.reciprocal)):
+        m.d.sync += [
+            value.eq(by_pair),
+            root.eq(Cat(fits, root)),
+            remainder.eq(Mux(fits, difference, rest)),
+        ]
+
+    # A reciprocal's operand has 28 bits at most. They are the highest of the value, or the next
+    # ones if there is a single bit left to shift by.
     width = TOTAL_SUM_WIDTH
     short = ~value[-1]
-    s.divisor = Mux(
-        s.reciprocal,
-        Mux(short, value[-width - 1 : -1], value[-width:]),
-        root.shift_left(width - MANT_WIDTH),
+    operand = Mux(short, value[-width - 1 : -1], value[-width:])
+    s.divisor = Mux(s.reciprocal, operand, Cat(Const(0, width - MANT_WIDTH), root))
+    exp = Mux(s.reciprocal, Cat(short, pairs), pairs) - Mux(
+        s.reciprocal, STATISTIC_WIDTH, STATISTIC_WIDTH // 2
     )
-    s.exp = Mux(
-        s.reciprocal,
-        Cat(short, pairs) - STATISTIC_WIDTH,
-        pairs - STATISTIC_WIDTH // 2,
-    )
+    s.exp = exp[:EXP_WIDTH].as_signed()
     return s
 
 
 def _multiply(product: Value, factor: Value) -> Value:
-    """Add `factor` to the upper part of a product if its lowest bit is set, and move right."""
-    upper = product[len(product) - len(factor) :]
-    lower = product[1 : len(product) - len(factor)]
-    return Cat(lower, upper + Mux(product[0], factor, 0))
+    """Do a step of a multiplication, lowest bit of the other factor first.
+
+    `factor` is added to the upper part if that bit is set, and all moves right by one, the bit
+    out of the lower part.
+    """
+    cut = len(product) - len(factor)
+    return Cat(product[1:cut], product[cut:] + Mux(product[0], factor, 0))
 
 
-def _stage(name: str, **members: Value | Shape | int) -> SimpleNamespace:
-    """Make what goes with a row: registers of the shape given or like the value given."""
-    registers = {
-        key: Signal(
-            member.shape() if isinstance(member, Value) else member,
-            name=f"{name}_{key}",
-            reset_less=True,
-        )
-        for key, member in members.items()
-    }
-    return SimpleNamespace(valid=Signal(name=f"{name}_valid"), **registers)
+class Beat:
+    """The clock that all stages share: it counts the `PERIOD` cycles for which they have a row.
+
+    Without work, it waits in the cycle in which a row may begin.
+    """
+
+    def __init__(self, m: Module) -> None:
+        self._m = m
+        self.phase = Signal(range(PERIOD), init=BEGIN_PHASE)
+        self.last = Signal()
+        self.waiting = Signal()
+        m.d.comb += self.last.eq(self.phase == PERIOD - 1)
+        with m.If(self.last):
+            m.d.sync += self.phase.eq(0)
+        with m.Elif(~self.waiting | (self.phase != BEGIN_PHASE)):
+            m.d.sync += self.phase.eq(self.phase + 1)
+
+    def stage(self, name: str, before: SimpleNamespace, **members: Value) -> SimpleNamespace:
+        """Make what goes with a row into its next stage, and `valid`."""
+        valid = Signal(name=f"{name}_valid")
+        with self._m.If(self.last):
+            self._m.d.sync += valid.eq(before.valid)
+        registers = {
+            key: self.load(before, member, name=f"{name}_{key}") for key, member in members.items()
+        }
+        return SimpleNamespace(valid=valid, **registers)
+
+    def load(self, before: SimpleNamespace, value: ValueLike, *, name: str) -> Signal:
+        """Make a register that takes `value` over from the stage before, in the last cycle."""
+        register = Signal(Value.cast(value).shape(), name=name, reset_less=True)
+        with self._m.If(self.last & before.valid):
+            self._m.d.sync += register.eq(value)
+        return register
+
+    def window(
+        self,
+        name: str,
+        stage: SimpleNamespace,
+        start: int,
+        stop: int,
+        *,
+        unless: ValueLike = 0,
+    ) -> Signal:
+        """Make a register that is high in the cycles from `start` to `stop - 1` of a row.
+
+        `stage` is who has the row in the cycle before: for a start of 0, the stage before.
+        """
+        high = Signal(name=f"is_{name}")
+        with self._m.If(self.phase == (start - 1) % PERIOD):
+            self._m.d.sync += high.eq(stage.valid & ~Value.cast(unless))
+        with self._m.Elif(self.phase == stop - 1):
+            self._m.d.sync += high.eq(0)
+        return high

@@ -1,7 +1,7 @@
 """The AXI4 memory that simulated cores are connected to: what it does, and in which cycle.
 
-`MemoryModel` is this memory in Python, for Amaranth's simulator; `verilator/harness.cpp` is the same
-machine in C++. Given the same timing and the same core, both take the same cycles.
+`MemoryModel` is this memory in Python, for Amaranth's simulator; `verilator/harness.cpp` is the
+same machine in C++. Given the same timing and the same core, both take the same cycles.
 """
 
 from collections import deque
@@ -137,7 +137,7 @@ class MemoryModel:
         return waiting + self._inputs["rvalid"] + self._inputs["bvalid"]
 
     def inject(self, *, read_beat: int | None, write_beat: int | None) -> None:
-        """Answer the n-th read beat and the burst of the n-th write beat from now on with SLVERR."""
+        """Answer the n-th read beat and the n-th write beat's burst from now on with SLVERR."""
         self._error_read = -1 if read_beat is None else self.read_beats + read_beat
         self._error_write = -1 if write_beat is None else self.write_beats + write_beat
 

@@ -54,9 +54,10 @@ def generator_sources() -> list[Path]:
         if spec is None or spec.origin is None:
             raise ToolError(f"package {name} is not installed")
         origin = Path(spec.origin)
-        files += (
-            sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
-        )
+        if spec.submodule_search_locations:
+            files += sorted(origin.parent.rglob("*.py"))
+        else:
+            files.append(origin)
     return files
 
 

@@ -1,12 +1,12 @@
 """From a design to a shared library: RTLIL, Yosys, Verilator, C++ compiler, cache."""
 
 import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from systolith_sim import toolchain
-from systolith_sim.toolchain import Announce, ToolError
+from systolith_sim.toolchain import Announce
 from systolith_sim.verilator.design import Design, to_rtlil
 
 HARNESS = Path(__file__).with_name("harness.cpp")
@@ -86,7 +86,7 @@ def compile_verilog(
         ToolError: Verilator or the C++ compiler failed.
     """
     folder = result.parent
-    command, include, environment = toolchain.verilator()
+    command, _, environment = toolchain.verilator()
     announce("building simulator: Verilator")
     objects = folder / "obj"
     toolchain.run(
@@ -102,27 +102,52 @@ def compile_verilog(
         env=environment,
     )
     announce("building simulator: C++ compiler")
-    compiler = toolchain.compiler()
-    if compiler.is_zig:
-        announce("the first start of ziglang's compiler takes another 1 to 2 minutes")
-    runtime = ["verilated.cpp", "verilated_threads.cpp", *["verilated_vcd_c.cpp"] * traced]
-    units = [*sorted(objects.glob("*.cpp")), *(include / name for name in runtime), HARNESS]
-    flags = [
-        *COMPILER_FLAGS,
-        *(f"-I{path}" for path in (objects, include, include / "vltstd")),
+    defines = [
         "-DVL_TIME_CONTEXT",
         *["-DPROBED"] * probed,
         *["-DTRACED", "-DVM_TRACE=1", "-DVM_TRACE_VCD=1"] * traced,
     ]
-
-    def compile_unit(unit: Path) -> Path:
-        output = objects / f"{unit.stem}.o"
-        toolchain.run([*compiler.command, *flags, "-c", str(unit), "-o", str(output)], cwd=folder)
-        return output
-
+    flags = [*COMPILER_FLAGS, *defines, *(f"-I{path}" for path in (objects, *_include_folders()))]
+    runtime = ["verilated", "verilated_threads", *["verilated_vcd_c"] * traced]
+    tasks = [
+        *(partial(_compile, unit, objects / f"{unit.stem}.o", flags) for unit in _units(objects)),
+        *(partial(_runtime, name, traced=traced, announce=announce) for name in runtime),
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outputs = list(pool.map(compile_unit, units))
+        outputs = list(pool.map(lambda task: task(), tasks))
+    compiler = toolchain.compiler()
+    link = [*compiler.command, "-shared", "-pthread", *map(str, outputs), "-o", str(result)]
+    toolchain.run(link, cwd=folder)
+
+
+def _units(objects: Path) -> list[Path]:
+    # The largest first, so that no compiler ends long after the others.
+    return [HARNESS, *sorted(objects.glob("*.cpp"), key=lambda unit: -unit.stat().st_size)]
+
+
+def _include_folders() -> list[Path]:
+    _, include, _ = toolchain.verilator()
+    return [include, include / "vltstd"]
+
+
+def _compile(unit: Path, output: Path, flags: list[str]) -> Path:
     toolchain.run(
-        [*compiler.command, "-shared", "-pthread", *map(str, outputs), "-o", str(result)],
-        cwd=folder,
+        [*toolchain.compiler().command, *flags, "-c", str(unit), "-o", str(output)],
+        cwd=output.parent,
     )
+    return output
+
+
+def _runtime(name: str, *, traced: bool, announce: Announce) -> Path:
+    """A part of Verilator's runtime, compiled once for all simulators."""
+    compiler = toolchain.compiler()
+    flags = [*COMPILER_FLAGS, "-DVL_TIME_CONTEXT", *(f"-I{path}" for path in _include_folders())]
+    flags += ["-DVM_TRACE=1", "-DVM_TRACE_VCD=1"] * traced
+    key = toolchain.digest(flags, compiler.identity, toolchain.version("verilator"))
+
+    def build(result: Path) -> None:
+        if compiler.is_zig:
+            announce("the first start of ziglang's compiler takes another 1 to 2 minutes")
+        _compile(_include_folders()[0] / f"{name}.cpp", result, flags)
+
+    return toolchain.cached(f"{name}-{key}.o", build)

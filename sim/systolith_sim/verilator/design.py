@@ -67,7 +67,7 @@ def flat_name(path: tuple[str, ...]) -> str:
 
 
 def to_rtlil(component: wiring.Component, *, platform: Any = None) -> str:
-    """Convert to RTLIL with the flat port names, clock `clk` and reset `rst`; the module is `top`."""
+    """Convert to RTLIL: module `top` with the flat port names, clock `clk`, reset `rst`."""
     ports = flat_ports(component)
     return drop_zeros(rtlil.convert(component, platform=platform, ports=ports, emit_src=False))
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from systolith.config import CoreConfig
 from systolith.program import WatchPoint
 from systolith_sim.memory_model import MemoryTiming
@@ -71,8 +73,6 @@ class VerilatorDevice(SimulatedDevice):
         """
         starts = self._is_start(offset, value)
         if starts:
-            for capture in self._captures:
-                capture.complete = False
             self._simulation.watch(self._captures)
             self._started = self.activity.cycles
         self._simulation.write_register(offset, value)
@@ -87,10 +87,7 @@ class VerilatorDevice(SimulatedDevice):
 
     def step(self, cycles: int, *, until_interrupt: bool = False) -> bool:
         """Simulate so many cycles, or until the interrupt is raised; see the base class."""
-        interrupted = self._simulation.run(cycles, until_interrupt=until_interrupt)
-        for capture, complete in zip(self._captures, self._simulation.completed(), strict=False):
-            capture.complete = complete
-        return interrupted
+        return self._simulation.run(cycles, until_interrupt=until_interrupt)
 
     def inject(self, *, read_beat: int | None = None, write_beat: int | None = None) -> None:
         """Let the memory answer with an error, once; see the base class."""
@@ -110,8 +107,15 @@ class VerilatorDevice(SimulatedDevice):
         """
         if points and not self._probed:
             raise NotImplementedError(f"{self.name}: open it with probed=True to watch tensors")
-        self._simulation.watch(())
         self._captures = self._make_captures(points)
+        self._simulation.watch(self._captures)
+
+    @property
+    def captured(self) -> dict[str, np.ndarray]:
+        """What the last run captured: `[rows, columns]` in int8, uint8 or int16, by name."""
+        for capture, complete in zip(self._captures, self._simulation.completed(), strict=True):
+            capture.complete = complete
+        return super().captured
 
     def close(self) -> None:
         """Free the core."""

@@ -76,8 +76,13 @@ class Harness(wiring.Component):
         return m
 
 
-def measure_fmax(netlist: str, *, device: str, speed: int, seed: int) -> float:
-    """Place and route a netlist and return its highest clock in MHz."""
+def measure_fmax(netlist: str, *, device: str, speed: int, seed: int) -> tuple[float, str]:
+    """Place and route a netlist.
+
+    Returns:
+        Its highest clock in MHz, and the critical path: what it starts from, what it ends in, and
+        the nanoseconds spent in logic and on wires.
+    """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "netlist.json").write_text(netlist)
         subprocess.run(
@@ -90,12 +95,21 @@ def measure_fmax(netlist: str, *, device: str, speed: int, seed: int) -> float:
             cwd=folder,
             check=True,
         )
-        (clock,) = json.loads(Path(folder, "report.json").read_text())["fmax"].values()
-    return clock["achieved"]
+        report = json.loads(Path(folder, "report.json").read_text())
+    (clock,) = report["fmax"].values()
+    path = next(
+        path["path"]
+        for path in report["critical_paths"]
+        if path["from"] == path["to"] and not path["from"].startswith("<async>")
+    )
+    wires = sum(hop["delay"] for hop in path if hop["type"] == "routing")
+    logic = sum(hop["delay"] for hop in path if hop["type"] != "routing")
+    ends = f"{path[0]['from']['cell']} -> {path[-1]['to']['cell']}"
+    return clock["achieved"], f"{ends}: {logic:.1f} ns of logic, {wires:.1f} ns of wires"
 
 
 def main() -> None:
-    """Print one line per unit."""
+    """Print a line per unit, and one per seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("units", nargs="+", choices=UNITS)
     parser.add_argument("--device", default="25k", choices=PACKAGES)
@@ -105,12 +119,13 @@ def main() -> None:
     for name in options.units:
         cells, _ = synthesize_ecp5(UNITS[name]())
         _, netlist = synthesize_ecp5(Harness(UNITS[name]()))
-        clocks = ", ".join(
-            f"{measure_fmax(netlist, device=options.device, speed=options.speed, seed=seed):.1f}"
-            for seed in options.seeds
-        )
         counts = ", ".join(f"{count} {cell}" for cell, count in sorted(cells.items()))
-        print(f"{name}: {clocks} MHz; {counts}", flush=True)
+        print(f"{name}: {counts}", flush=True)
+        for seed in options.seeds:
+            clock, path = measure_fmax(
+                netlist, device=options.device, speed=options.speed, seed=seed
+            )
+            print(f"  seed {seed}: {clock:.1f} MHz; {path}", flush=True)
 
 
 if __name__ == "__main__":

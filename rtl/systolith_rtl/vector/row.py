@@ -7,7 +7,7 @@ and is as fast as rows are needed.
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -23,6 +23,7 @@ from systolith.numerics import (
     TOTAL_SUM_WIDTH,
 )
 from systolith_rtl.interfaces import ROW_READ_LATENCY, EngineSignature, RowFileSignature
+from systolith_rtl.vector.beat import Beat
 
 PERIOD = TOTAL_SUM_WIDTH + 2
 """Cycles of a beat, for which each stage has a row: the total's square, and two more."""
@@ -78,7 +79,7 @@ class RowEngine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the beat, and the stages in the order of the class docstring."""
         m = Module()
-        beat = Beat(m)
+        beat = Beat(m, period=PERIOD, wait_at=BEGIN_PHASE)
         row = self._fetch(m, beat)
         products = _products(m, beat, row)
         root = _root(m, beat, products)
@@ -93,7 +94,7 @@ class RowEngine(wiring.Component):
         ]
         return m
 
-    def _fetch(self, m: Module, beat: "Beat") -> SimpleNamespace:
+    def _fetch(self, m: Module, beat: Beat) -> SimpleNamespace:
         """Take commands, and read the statistics of their rows one after the other."""
         command = self.engine.command
         rows = self.rows
@@ -158,7 +159,7 @@ class RowEngine(wiring.Component):
             squares=squares,
         )
 
-    def _quotient(self, m: Module, beat: "Beat", root: SimpleNamespace) -> SimpleNamespace:
+    def _quotient(self, m: Module, beat: Beat, root: SimpleNamespace) -> SimpleNamespace:
         """Divide, a bit per cycle, and write the record.
 
         The divisor is from [2**27, 2**28), so the quotient is from (2**15, 2**16]. A divisor
@@ -166,9 +167,9 @@ class RowEngine(wiring.Component):
         """
         s = beat.stage("quotient", root, slot=root.slot, last=root.last, off=root.off, exp=root.exp)
         width = len(root.divisor)
-        divisor = beat.load(root, root.divisor, name="divisor")
-        remainder = beat.load(root, Const(1 << width - 1, width + 1), name="quotient_remainder")
-        quotient = beat.load(root, Const(0, QUOTIENT_WIDTH), name="quotient")
+        divisor = beat.load(s, root.divisor, name="divisor")
+        remainder = beat.load(s, Const(1 << width - 1, width + 1), name="quotient_remainder")
+        quotient = beat.load(s, Const(0, QUOTIENT_WIDTH), name="quotient")
 
         difference = Signal(signed(width + 2))
         m.d.comb += difference.eq(remainder - divisor)
@@ -197,34 +198,34 @@ class RowEngine(wiring.Component):
         return s
 
 
-def _products(m: Module, beat: "Beat", row: SimpleNamespace) -> SimpleNamespace:
+def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
     """Compute the operand of the root, and the mean.
 
     The mean, floor((512 * total + n) / 2n), is floor((256 * total + n // 2) / n), since floors
     nest. Its dividend grows by 2**23 * n, so that it is not negative, and the quotient by 2**23.
     """
     s = beat.stage("products", row, slot=row.slot, last=row.last, reciprocal=row.reciprocal)
-    n = beat.load(row, row.n, name="n")
-    squares = beat.load(row, row.squares, name="squares")
-    product = beat.load(row, Cat(row.n, Const(0, len(squares))), name="product")
+    n = beat.load(s, row.n, name="n")
+    squares = beat.load(s, row.squares, name="squares")
+    product = beat.load(s, Cat(row.n, Const(0, len(squares))), name="product")
     with m.If(beat.window("multiply", row, 0, LENGTH_WIDTH)):
         m.d.sync += product.eq(_multiply(product, squares))
 
     # The lowest total, -2**27, has a magnitude of as many bits.
     magnitude = Mux(row.total[-1], -row.total, row.total)[:TOTAL_SUM_WIDTH]
-    total = beat.load(row, magnitude, name="total")
-    square = beat.load(row, Cat(magnitude, Const(0, TOTAL_SUM_WIDTH)), name="square")
+    total = beat.load(s, magnitude, name="total")
+    square = beat.load(s, Cat(magnitude, Const(0, TOTAL_SUM_WIDTH)), name="square")
     with m.If(beat.window("square", row, 0, TOTAL_SUM_WIDTH)):
         m.d.sync += square.eq(_multiply(square, total))
 
-    eps = beat.load(row, Cat(row.eps, Const(0, STATISTIC_WIDTH - len(row.eps))), name="eps")
-    eps_pairs = beat.load(row, row.eps_pairs, name="eps_pairs")
-    with m.If(s.valid & eps_pairs.any() & ~beat.last):
+    eps = beat.load(s, Cat(row.eps, Const(0, STATISTIC_WIDTH - len(row.eps))), name="eps")
+    eps_pairs = beat.load(s, row.eps_pairs, name="eps_pairs")
+    with m.If(s.valid & eps_pairs.any() & ~s.loading):
         m.d.sync += [eps.eq(eps.shift_left(2)), eps_pairs.eq(eps_pairs - 1)]
 
     half = Cat(row.n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), row.n)
     dividend = (row.total.shift_left(8) + half)[: ROW_OFF_WIDTH + LENGTH_WIDTH - 1]
-    mean = beat.load(row, dividend, name="mean")
+    mean = beat.load(s, dividend, name="mean")
     rest = mean[ROW_OFF_WIDTH - 1 :]
     difference = rest - n
     fits = ~difference[-1]
@@ -243,7 +244,7 @@ def _products(m: Module, beat: "Beat", row: SimpleNamespace) -> SimpleNamespace:
     return s
 
 
-def _root(m: Module, beat: "Beat", products: SimpleNamespace) -> SimpleNamespace:
+def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
     """Normalise by pairs of bits, and take the square root of the 32 highest, a bit per pair."""
     s = beat.stage(
         "root",
@@ -253,11 +254,11 @@ def _root(m: Module, beat: "Beat", products: SimpleNamespace) -> SimpleNamespace
         off=products.off,
         reciprocal=products.reciprocal,
     )
-    value = beat.load(products, products.value, name="value")
-    pairs = beat.load(products, Const(0, 6), name="pairs")
+    value = beat.load(s, products.value, name="value")
+    pairs = beat.load(s, Const(0, 6), name="pairs")
     # Whether the highest bits are 0: known a cycle ahead, since they steer all the others.
-    no_byte = beat.load(products, ~products.value[-8:].any(), name="no_byte")
-    no_pair = beat.load(products, ~products.value[-2:].any(), name="no_pair")
+    no_byte = beat.load(s, ~products.value[-8:].any(), name="no_byte")
+    no_pair = beat.load(s, ~products.value[-2:].any(), name="no_pair")
     by_byte = value.shift_left(8)[:STATISTIC_WIDTH]
     by_pair = value.shift_left(2)[:STATISTIC_WIDTH]
     with m.If(beat.window("normalise", products, 0, NORMALISE_STEPS)):
@@ -269,8 +270,8 @@ def _root(m: Module, beat: "Beat", products: SimpleNamespace) -> SimpleNamespace
             m.d.sync += no_pair.eq(~by_pair[-2:].any())
 
     # Before the last step, the root has 15 bits, and the remainder is at most twice the root.
-    root = beat.load(products, Const(0, MANT_WIDTH), name="root")
-    remainder = beat.load(products, Const(0, MANT_WIDTH), name="root_remainder")
+    root = beat.load(s, Const(0, MANT_WIDTH), name="root")
+    remainder = beat.load(s, Const(0, MANT_WIDTH), name="root_remainder")
     rest = Cat(value[-2:], remainder)
     difference = rest - Cat(Const(1, 2), root[:-1])
     fits = ~difference[-1]
@@ -303,58 +304,3 @@ def _multiply(product: Value, factor: Value) -> Value:
     """
     cut = len(product) - len(factor)
     return Cat(product[1:cut], product[cut:] + Mux(product[0], factor, 0))
-
-
-class Beat:
-    """The clock that all stages share: it counts the `PERIOD` cycles for which they have a row.
-
-    Without work, it waits in the cycle in which a row may begin.
-    """
-
-    def __init__(self, m: Module) -> None:
-        self._m = m
-        self.phase = Signal(range(PERIOD), init=BEGIN_PHASE)
-        self.last = Signal()
-        self.waiting = Signal()
-        m.d.comb += self.last.eq(self.phase == PERIOD - 1)
-        with m.If(self.last):
-            m.d.sync += self.phase.eq(0)
-        with m.Elif(~self.waiting | (self.phase != BEGIN_PHASE)):
-            m.d.sync += self.phase.eq(self.phase + 1)
-
-    def stage(self, name: str, before: SimpleNamespace, **members: Value) -> SimpleNamespace:
-        """Make what goes with a row into its next stage, and `valid`."""
-        valid = Signal(name=f"{name}_valid")
-        with self._m.If(self.last):
-            self._m.d.sync += valid.eq(before.valid)
-        registers = {
-            key: self.load(before, member, name=f"{name}_{key}") for key, member in members.items()
-        }
-        return SimpleNamespace(valid=valid, **registers)
-
-    def load(self, before: SimpleNamespace, value: ValueLike, *, name: str) -> Signal:
-        """Make a register that takes `value` over from the stage before, in the last cycle."""
-        register = Signal(Value.cast(value).shape(), name=name, reset_less=True)
-        with self._m.If(self.last & before.valid):
-            self._m.d.sync += register.eq(value)
-        return register
-
-    def window(
-        self,
-        name: str,
-        stage: SimpleNamespace,
-        start: int,
-        stop: int,
-        *,
-        unless: ValueLike = 0,
-    ) -> Signal:
-        """Make a register that is high in the cycles from `start` to `stop - 1` of a row.
-
-        `stage` is who has the row in the cycle before: for a start of 0, the stage before.
-        """
-        high = Signal(name=f"is_{name}")
-        with self._m.If(self.phase == (start - 1) % PERIOD):
-            self._m.d.sync += high.eq(stage.valid & ~Value.cast(unless))
-        with self._m.Elif(self.phase == stop - 1):
-            self._m.d.sync += high.eq(0)
-        return high

@@ -1,0 +1,151 @@
+"""The DMA: everything that moves between the memory and the core."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith.isa import Opcode
+from systolith_rtl.dma.load import LoadEngine
+from systolith_rtl.dma.read import ReadChannel
+from systolith_rtl.dma.store import StoreEngine
+from systolith_rtl.dma.stream import BEATS_UNDER_WAY, StreamEngine, stream_burst_beats
+from systolith_rtl.dma.write import WriteChannel
+from systolith_rtl.interfaces import (
+    READ_LATENCY,
+    SIDE_SIGNATURE,
+    AxiSignature,
+    BaseSignature,
+    EngineSignature,
+    FetchSignature,
+    ReadSignature,
+    RingSignature,
+    WriteSignature,
+)
+
+
+class Dma(wiring.Component):
+    """STREAM, LOAD, STORE and instruction fetch on one AXI4 master.
+
+    All four run side by side. Reads are told apart by ID; each is asked for only when there is
+    room for its data, so `r.ready` is always high and none can block another. `b.ready` is always
+    high, too.
+
+    Fault addresses: of the beat (STORE: of the burst) whose response was an error; of the first
+    byte of a run that lies beyond the limit; of its first granule (slot, entry) that lies beyond
+    the scratchpad (column memory, tables). Nothing of such a run is read or written.
+
+    Members:
+        stream, load, store: `Out(EngineSignature)`.
+        axi: the memory master.
+        fetch: instruction fetch.
+        ring: the weight ring.
+        write, read: the scratchpad.
+        side: column memory and tables.
+        bases: base registers and scalars.
+        quiet: `Out(1)`, no AXI transaction is outstanding, and none is being offered.
+    """
+
+    stream: wiring.PureInterface
+    load: wiring.PureInterface
+    store: wiring.PureInterface
+    axi: wiring.PureInterface
+    fetch: wiring.PureInterface
+    ring: wiring.PureInterface
+    write: wiring.PureInterface
+    read: wiring.PureInterface
+    side: stream.Interface
+    bases: wiring.PureInterface
+    quiet: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "stream": Out(EngineSignature(Opcode.STREAM)),
+                "load": Out(EngineSignature(Opcode.LOAD)),
+                "store": Out(EngineSignature(Opcode.STORE)),
+                "axi": Out(AxiSignature(config)),
+                "fetch": In(FetchSignature(config)),
+                "ring": Out(RingSignature(config)),
+                "write": Out(WriteSignature(config)),
+                "read": Out(ReadSignature(config)),
+                "side": Out(SIDE_SIGNATURE),
+                "bases": In(BaseSignature()),
+                "quiet": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Three engines, two channels."""
+        m = Module()
+        config = self.config
+        m.submodules.stream = streamer = StreamEngine(config)
+        m.submodules.load = loader = LoadEngine(config)
+        m.submodules.store = storer = StoreEngine(config)
+        m.submodules.reads = reads = ReadChannel(
+            config, stream_bursts=-(-BEATS_UNDER_WAY // stream_burst_beats(config))
+        )
+        m.submodules.writes = writes = WriteChannel(config)
+
+        for engine, mine in (
+            (streamer, self.stream),
+            (loader, self.load),
+            (storer, self.store),
+        ):
+            wiring.connect(m, wiring.flipped(mine), engine.engine)
+            wiring.connect(m, wiring.flipped(self.bases), engine.bases)
+        for mine, channel in (
+            (self.axi.ar, reads.ar),
+            (self.axi.r, reads.r),
+            (self.axi.aw, writes.aw),
+            (self.axi.w, writes.w),
+            (self.axi.b, writes.b),
+            (self.fetch, reads.fetch),
+            (self.ring, streamer.ring),
+            (self.write, loader.write),
+            (self.side, loader.side),
+        ):
+            wiring.connect(m, wiring.flipped(mine), channel)
+        wiring.connect(m, streamer.burst, reads.stream_burst)
+        wiring.connect(m, loader.burst, reads.load_burst)
+        wiring.connect(m, storer.burst, writes.burst)
+        wiring.connect(m, storer.beat, writes.beat)
+        m.d.comb += [
+            streamer.beat.eq(reads.beat),
+            streamer.beat_valid.eq(reads.stream_beat),
+            streamer.active.eq(reads.stream_active),
+            loader.beat.eq(reads.beat),
+            loader.beat_valid.eq(reads.load_beat),
+            loader.active.eq(reads.load_active),
+            *(
+                getattr(storer, name).eq(getattr(writes, name))
+                for name in ("done", "done_last", "done_error", "done_address", "active")
+            ),
+            writes.stopped.eq(self.store.halt | self.store.fault),
+        ]
+        m.d.sync += self.quiet.eq(
+            ~(reads.fetch_active | reads.stream_active | reads.load_active | writes.active)
+            & ~(self.fetch.request.valid | reads.stream_burst.valid | reads.load_burst.valid)
+            & ~writes.burst.valid
+        )
+        self._share_read(m, loader.read, storer.read)
+        return m
+
+    def _share_read(
+        self, m: Module, load: wiring.PureInterface, store: wiring.PureInterface
+    ) -> None:
+        """Let index lists, which are short, go before words to store."""
+        read = self.read
+        owner = Signal(READ_LATENCY)
+        m.d.sync += owner.eq((owner << 1) | load.valid)
+        m.d.comb += [
+            read.valid.eq(load.valid | store.valid),
+            read.address.eq(Mux(load.valid, load.address, store.address)),
+            load.ready.eq(read.ready),
+            store.ready.eq(read.ready & ~load.valid),
+            load.data.eq(read.data),
+            store.data.eq(read.data),
+            load.data_valid.eq(read.data_valid & owner[-1]),
+            store.data_valid.eq(read.data_valid & ~owner[-1]),
+        ]

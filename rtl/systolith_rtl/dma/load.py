@@ -1,0 +1,215 @@
+"""LOAD: bytes from memory, or zeros, into the scratchpad, the column memory and the tables."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import COLUMN_RECORD_BYTES, CoreConfig
+from systolith.isa import Opcode
+from systolith.regs import FaultCause
+from systolith_rtl.dma.burst import Splitter, burst_layout
+from systolith_rtl.dma.fifo import BeatFifo, Queue
+from systolith_rtl.dma.realign import Realigner
+from systolith_rtl.dma.walk import ENTRY_BYTES, Walker, place_width, size_width, walk_layout
+from systolith_rtl.dma.writer import LoadWriter, tag_layout
+from systolith_rtl.interfaces import (
+    SIDE_SIGNATURE,
+    BaseSignature,
+    EngineSignature,
+    ReadSignature,
+    WriteSignature,
+)
+
+FIFO_BEATS = 256
+"""Beats that are under way or wait to be written: enough for 120 cycles of memory latency."""
+
+RUNS = 32
+"""Runs under way. Runs of 8 beats and more are read at full rate at any latency up to 120."""
+
+SIDE_WORD_BYTES = 4
+"""Bytes of a write to column memory or tables."""
+
+MAX_INSTRUCTIONS = 63
+"""Instructions that may be under way; the queue of runs ends earlier."""
+
+
+class LoadEngine(wiring.Component):
+    """Walk, read ahead, realign, write.
+
+    Reads of an instruction may be under way while an earlier one's bytes are still being written.
+    A beat is asked for only when the FIFO has space for it.
+
+    Members:
+        engine: `Out(EngineSignature(Opcode.LOAD))`.
+        bases: base registers and scalars.
+        burst: what to read.
+        beat: a beat and whether its response was an error, in order.
+        beat_valid: `In(1)`.
+        active: `In(1)`, beats are owed.
+        read: the scratchpad, for index lists.
+        write: the scratchpad.
+        side: column memory and tables.
+    """
+
+    engine: wiring.PureInterface
+    bases: wiring.PureInterface
+    burst: stream.Interface
+    beat: data.View
+    beat_valid: Signal
+    active: Signal
+    read: wiring.PureInterface
+    write: wiring.PureInterface
+    side: stream.Interface
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        beat = data.StructLayout({"data": config.axi_data_bits, "error": 1})
+        super().__init__(
+            {
+                "engine": Out(EngineSignature(Opcode.LOAD)),
+                "bases": In(BaseSignature()),
+                "burst": Out(stream.Signature(burst_layout(config))),
+                "beat": In(beat),
+                "beat_valid": In(1),
+                "active": In(1),
+                "read": Out(ReadSignature(config)),
+                "write": Out(WriteSignature(config)),
+                "side": Out(SIDE_SIGNATURE),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect the parts, and count space and instructions."""
+        m = Module()
+        config, engine = self.config, self.engine
+        m.submodules.walker = walker = Walker(config, Opcode.LOAD)
+        m.submodules.splitter = splitter = Splitter(
+            config,
+            size_width=size_width(config),
+            space_width=len(Signal(range(FIFO_BEATS + 1))),
+        )
+        m.submodules.runs = runs = Queue(walk_layout(config), depth=RUNS)
+        m.submodules.fifo = fifo = BeatFifo(width=config.axi_data_bits + 1, depth=FIFO_BEATS)
+        m.submodules.realigner = realigner = Realigner(
+            width=config.axi_bytes, size_width=size_width(config), tag=tag_layout(config)
+        )
+        m.submodules.writer = writer = LoadWriter(config)
+        stopped = Signal()
+        m.d.comb += stopped.eq(engine.halt | engine.fault)
+
+        wiring.connect(m, walker.bases, wiring.flipped(self.bases))
+        wiring.connect(m, wiring.flipped(self.read), walker.read)
+        wiring.connect(m, wiring.flipped(self.write), writer.write)
+        wiring.connect(m, wiring.flipped(self.side), writer.side)
+        wiring.connect(m, realigner.o, writer.i)
+
+        # Each run goes to the queue of runs, and if there is something to read, is cut.
+        asks = ~(walker.o.p.zero | walker.o.p.refused)
+        m.d.comb += [
+            runs.i.payload.eq(walker.o.payload),
+            runs.i.valid.eq(walker.o.valid & (splitter.i.ready | ~asks)),
+            splitter.i.p.address.eq(walker.o.p.address),
+            splitter.i.p.size.eq(walker.o.p.size),
+            splitter.i.valid.eq(walker.o.valid & runs.i.ready & asks),
+            walker.o.ready.eq(runs.i.ready & (splitter.i.ready | ~asks)),
+            walker.halt.eq(stopped),
+            self.burst.payload.eq(splitter.o.payload),
+            self.burst.valid.eq(splitter.o.valid & ~stopped),
+            splitter.o.ready.eq(self.burst.ready & ~stopped),
+            fifo.data.eq(Cat(self.beat.data, self.beat.error)),
+            fifo.push.eq(self.beat_valid),
+        ]
+        space = Signal(range(FIFO_BEATS + 1), init=FIFO_BEATS)
+        reserved = Signal(len(splitter.o.p.length) + 1)
+        with m.If(splitter.reserve):
+            m.d.comb += reserved.eq(splitter.o.p.length + 1)
+        m.d.sync += space.eq(space + (fifo.o.valid & fifo.o.ready) - reserved)
+        m.d.comb += splitter.space.eq(space)
+
+        self._realign(m, runs, fifo, realigner, stopped)
+        self._find_fault(m, runs, fifo, realigner, writer, stopped)
+
+        taken = Signal()
+        unretired = Signal(range(MAX_INSTRUCTIONS + 1))
+        room = unretired != MAX_INSTRUCTIONS
+        m.d.comb += [
+            walker.command.payload.eq(engine.command.payload),
+            walker.command.valid.eq(engine.command.valid & room),
+            engine.command.ready.eq(walker.command.ready & room),
+            taken.eq(walker.command.valid & walker.command.ready),
+            walker.drained.eq(unretired == 0),
+            engine.retire.eq(writer.retire),
+            engine.busy.eq(unretired != 0),
+            engine.stall.eq(engine.busy & ~(realigner.o.valid & realigner.o.ready)),
+            engine.idle.eq(~self.active & ~self.write.valid),
+        ]
+        m.d.sync += unretired.eq(unretired + taken - writer.retire)
+        return m
+
+    def _realign(
+        self, m: Module, runs: Queue, fifo: BeatFifo, realigner: Realigner, stopped: Signal
+    ) -> None:
+        """Say where each run's bytes go, and hand over the beats that are no errors."""
+        lane_bits = exact_log2(self.config.axi_bytes)
+        granule_bits = exact_log2(self.config.columns)
+        run = runs.o.p
+        # A byte address on the core; column memory and tables are written in 32-bit words, which
+        # take the place of beats.
+        byte = Cat(Const(0, granule_bits), run.place)
+        column = Cat(Const(0, exact_log2(COLUMN_RECORD_BYTES // SIDE_WORD_BYTES)), run.place)
+        entry = run.place[exact_log2(SIDE_WORD_BYTES // ENTRY_BYTES) :]
+        lane = Mux(run.side, 0, byte[:lane_bits])
+        tag = realigner.run.p.tag
+        m.d.comb += [
+            realigner.run.p.source.eq(Mux(run.zero, lane, run.address[:lane_bits])),
+            realigner.run.p.destination.eq(lane),
+            realigner.run.p.size.eq(run.size),
+            realigner.run.p.zero.eq(run.zero),
+            tag.place.eq(Mux(run.side, Mux(run.tables, entry, column), byte[lane_bits:])),
+            tag.side.eq(run.side),
+            tag.tables.eq(run.tables),
+            tag.last.eq(run.last),
+            tag.address.eq(run.address[lane_bits:]),
+            realigner.run.valid.eq(runs.o.valid & ~run.refused & ~stopped),
+            runs.o.ready.eq(realigner.run.ready & ~run.refused & ~stopped),
+            realigner.i.payload.eq(fifo.o.payload[:-1]),
+            realigner.i.valid.eq(fifo.o.valid & ~fifo.o.payload[-1] & ~stopped),
+            fifo.o.ready.eq(realigner.i.ready & ~fifo.o.payload[-1] & ~stopped),
+        ]
+
+    def _find_fault(
+        self,
+        m: Module,
+        runs: Queue,
+        fifo: BeatFifo,
+        realigner: Realigner,
+        writer: LoadWriter,
+        stopped: Signal,
+    ) -> None:
+        """Wait for what came before the failing beat or run to be written and retired."""
+        engine = self.engine
+        run = runs.o.p
+        lane_bits = exact_log2(self.config.axi_bytes)
+        beat = Signal(self.config.axi_address_bits - lane_bits)
+        next_beat = Signal.like(beat, reset_less=True)
+        m.d.comb += beat.eq(Mux(realigner.first, realigner.tag.address, next_beat))
+        with m.If(realigner.i.valid & realigner.i.ready):
+            m.d.sync += next_beat.eq(beat + 1)
+
+        failed = fifo.o.valid & fifo.o.payload[-1] & realigner.i.ready & realigner.drained
+        refused = runs.o.valid & run.refused & realigner.idle
+        with m.If(~stopped & writer.drained):
+            with m.If(failed):
+                m.d.sync += [
+                    engine.fault.eq(1),
+                    engine.fault_cause.eq(FaultCause.AXI_ERROR),
+                    engine.fault_address.eq(Cat(Const(0, lane_bits), beat)),
+                ]
+            with m.Elif(refused):
+                cause = Mux(run.outside, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND)
+                m.d.sync += [
+                    engine.fault.eq(1),
+                    engine.fault_cause.eq(cause),
+                    engine.fault_address.eq(run.address),
+                ]

@@ -1,0 +1,172 @@
+"""The read half of the AXI master: one AR channel for three readers, R sorted by ID."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import CoreConfig
+from systolith_rtl.dma.burst import burst_layout
+from systolith_rtl.interfaces import AxiSignature, FetchSignature
+
+INCR = 1
+"""AXI burst type."""
+
+NORMAL_MEMORY = 0b0011
+"""AxCACHE: bufferable and modifiable, which interconnects may widen and merge."""
+
+MAX_BURSTS = 64
+"""Bursts of one ID under way, if their reader does not limit itself."""
+
+FETCH_BYTES = 64
+"""Bytes of a fetch, aligned."""
+
+
+class ReadChannel(wiring.Component):
+    """Arbitrate AR, and say whose each beat is.
+
+    Fetches go first, STREAM and LOAD take turns. `r.ready` is always high: a reader has room for
+    what it asks for. A burst takes two cycles on AR, and beats reach their reader a cycle after
+    R.
+
+    Members:
+        ar: `Out`, AXI.
+        r: `Out`, AXI.
+        fetch: `In(FetchSignature)`.
+        stream_burst, load_burst: what to read. An offer may be withdrawn.
+        beat: `Out`, data of this cycle's beat and whether its response was an error.
+        stream_beat, load_beat: `Out(1)`, it is theirs.
+        stream_active, load_active, fetch_active: `Out(1)`, beats are owed, or AR is raised.
+    """
+
+    ar: wiring.PureInterface
+    r: wiring.PureInterface
+    fetch: wiring.PureInterface
+    stream_burst: stream.Interface
+    load_burst: stream.Interface
+    beat: data.View
+    stream_beat: Signal
+    load_beat: Signal
+    stream_active: Signal
+    load_active: Signal
+    fetch_active: Signal
+
+    def __init__(
+        self, config: CoreConfig, *, stream_bursts: int = MAX_BURSTS, load_bursts: int = MAX_BURSTS
+    ) -> None:
+        self.config = config
+        self.stream_bursts = stream_bursts
+        self.load_bursts = load_bursts
+        axi = AxiSignature(config).members
+        super().__init__(
+            {
+                "ar": axi["ar"],
+                "r": axi["r"],
+                "fetch": In(FetchSignature(config)),
+                "stream_burst": In(stream.Signature(burst_layout(config))),
+                "load_burst": In(stream.Signature(burst_layout(config))),
+                "beat": Out(data.StructLayout({"data": config.axi_data_bits, "error": 1})),
+                "stream_beat": Out(1),
+                "load_beat": Out(1),
+                "stream_active": Out(1),
+                "load_active": Out(1),
+                "fetch_active": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Registers on both channels, and a count of bursts for each ID."""
+        m = Module()
+        self._arbitrate(m)
+
+        beat = Signal.like(self.beat, reset_less=True)
+        valid = Signal()
+        last = Signal(reset_less=True)
+        owner = Signal(AxiSignature.ID_WIDTH, reset_less=True)
+        m.d.comb += [self.r.ready.eq(1), self.beat.eq(beat)]
+        m.d.sync += valid.eq(self.r.valid)
+        with m.If(self.r.valid):
+            m.d.sync += [
+                beat.data.eq(self.r.data),
+                beat.error.eq(self.r.resp != 0),
+                last.eq(self.r.last),
+                owner.eq(self.r.id),
+            ]
+        m.d.comb += [
+            self.fetch.data.eq(beat.data),
+            self.fetch.error.eq(beat.error),
+            self.fetch.data_valid.eq(valid & (owner == AxiSignature.FETCH_ID)),
+            self.stream_beat.eq(valid & (owner == AxiSignature.STREAM_ID)),
+            self.load_beat.eq(valid & (owner == AxiSignature.LOAD_ID)),
+        ]
+        for arrived, issued, bursts, active in (
+            (self.fetch.data_valid, self._fetches, self._fetch_count, self.fetch_active),
+            (self.stream_beat, self._streams, self._stream_count, self.stream_active),
+            (self.load_beat, self._loads, self._load_count, self.load_active),
+        ):
+            done = arrived & last
+            with m.If(issued & ~done):
+                m.d.sync += bursts.eq(bursts + 1)
+            with m.Elif(done & ~issued):
+                m.d.sync += bursts.eq(bursts - 1)
+            m.d.comb += active.eq(bursts != 0)
+        return m
+
+    def _arbitrate(self, m: Module) -> None:
+        """Load AR whenever it is free."""
+        self._fetches, self._streams, self._loads = (
+            Signal(name=f"issue_{name}") for name in ("fetch", "stream", "load")
+        )
+        self._fetch_count = Signal(range(MAX_BURSTS + 1), name="fetch_bursts")
+        self._stream_count = Signal(range(self.stream_bursts + 1), name="stream_bursts")
+        self._load_count = Signal(range(self.load_bursts + 1), name="load_bursts")
+        ar = self.ar
+        width = self.config.axi_bytes
+        valid = Signal()
+        address = Signal(self.config.axi_address_bits, reset_less=True)
+        length = Signal(8, reset_less=True)
+        owner = Signal(AxiSignature.ID_WIDTH, reset_less=True)
+        loads_turn = Signal()
+        fetch, stream_burst, load_burst = self.fetch.request, self.stream_burst, self.load_burst
+        want_stream = stream_burst.valid & (self._stream_count != self.stream_bursts)
+        want_load = load_burst.valid & (self._load_count != self.load_bursts)
+        want_fetch = fetch.valid & (self._fetch_count != MAX_BURSTS)
+        m.d.comb += [
+            self._fetches.eq(~valid & want_fetch),
+            self._loads.eq(~valid & ~want_fetch & want_load & (loads_turn | ~want_stream)),
+            self._streams.eq(~valid & ~want_fetch & want_stream & ~(loads_turn & want_load)),
+            fetch.ready.eq(self._fetches),
+            stream_burst.ready.eq(self._streams),
+            load_burst.ready.eq(self._loads),
+            ar.valid.eq(valid),
+            ar.addr.eq(address),
+            ar.len.eq(length),
+            ar.id.eq(owner),
+            ar.size.eq(exact_log2(width)),
+            ar.burst.eq(INCR),
+            ar.cache.eq(NORMAL_MEMORY),
+        ]
+        with m.If(valid):
+            with m.If(ar.ready):
+                m.d.sync += valid.eq(0)
+        with m.Else():
+            aligned = Cat(
+                Const(0, exact_log2(FETCH_BYTES)),
+                fetch.payload[exact_log2(FETCH_BYTES) : self.config.axi_address_bits],
+            )
+            burst = Mux(self._loads, load_burst.payload, stream_burst.payload)
+            burst = data.View(burst_layout(self.config), burst)
+            m.d.sync += [
+                valid.eq(self._fetches | self._streams | self._loads),
+                address.eq(Mux(self._fetches, aligned, burst.address)),
+                length.eq(Mux(self._fetches, FETCH_BYTES // width - 1, burst.length)),
+                owner.eq(
+                    Mux(
+                        self._fetches,
+                        AxiSignature.FETCH_ID,
+                        Mux(self._loads, AxiSignature.LOAD_ID, AxiSignature.STREAM_ID),
+                    )
+                ),
+            ]
+            with m.If(self._streams | self._loads):
+                m.d.sync += loads_turn.eq(self._streams)

@@ -1,0 +1,152 @@
+"""STORE: bytes from the scratchpad to memory, and no byte beside them."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import CoreConfig
+from systolith.isa import Opcode
+from systolith.regs import FaultCause
+from systolith_rtl.dma.burst import MAX_BEATS, Splitter, burst_layout
+from systolith_rtl.dma.fifo import Queue
+from systolith_rtl.dma.reader import WordReader
+from systolith_rtl.dma.realign import Realigner
+from systolith_rtl.dma.walk import Walker, size_width
+from systolith_rtl.interfaces import BaseSignature, EngineSignature, ReadSignature
+
+RUNS = 16
+"""Runs that are cut into bursts ahead of their data."""
+
+MAX_INSTRUCTIONS = 63
+"""Instructions under way; the queues of runs and bursts end earlier."""
+
+
+class StoreEngine(wiring.Component):
+    """Walk, read ahead, realign, and hand bursts and beats to the write channel.
+
+    Members:
+        engine: `Out(EngineSignature(Opcode.STORE))`.
+        bases: base registers and scalars.
+        read: the scratchpad.
+        burst, beat: what to write, and its beats.
+        done, done_last, done_error, done_address: responses, in order.
+        active: `In(1)`, responses are owed.
+    """
+
+    engine: wiring.PureInterface
+    bases: wiring.PureInterface
+    read: wiring.PureInterface
+    burst: stream.Interface
+    beat: stream.Interface
+    done: Signal
+    done_last: Signal
+    done_error: Signal
+    done_address: Signal
+    active: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        beat = data.StructLayout({"data": config.axi_data_bits, "strobe": config.axi_bytes})
+        super().__init__(
+            {
+                "engine": Out(EngineSignature(Opcode.STORE)),
+                "bases": In(BaseSignature()),
+                "read": Out(ReadSignature(config)),
+                "burst": Out(stream.Signature(burst_layout(config))),
+                "beat": Out(stream.Signature(beat)),
+                "done": In(1),
+                "done_last": In(1),
+                "done_error": In(1),
+                "done_address": In(config.axi_address_bits),
+                "active": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Send each run three ways: to be read, realigned and cut."""
+        m = Module()
+        config, engine = self.config, self.engine
+        sizes = size_width(config)
+        lane_bits = exact_log2(config.axi_bytes)
+        m.submodules.walker = walker = Walker(config, Opcode.STORE)
+        m.submodules.splitter = splitter = Splitter(config, size_width=sizes, space_width=8)
+        m.submodules.reader = reader = WordReader(config, size_width=sizes)
+        m.submodules.realigner = realigner = Realigner(width=config.axi_bytes, size_width=sizes)
+        moves = data.StructLayout({"source": lane_bits, "destination": lane_bits, "size": sizes})
+        m.submodules.moves = moves = Queue(moves, depth=RUNS)
+        stopped = Signal()
+        m.d.comb += stopped.eq(engine.halt | engine.fault)
+        wiring.connect(m, walker.bases, wiring.flipped(self.bases))
+        wiring.connect(m, wiring.flipped(self.read), reader.read)
+        wiring.connect(m, reader.o, realigner.i)
+
+        run = walker.o.p
+        source = Cat(Const(0, exact_log2(config.columns)), run.place)
+        everybody = Signal()
+        m.d.comb += [
+            everybody.eq(splitter.i.ready & reader.i.ready & moves.i.ready & ~run.refused),
+            walker.o.ready.eq(everybody),
+            walker.halt.eq(stopped),
+            splitter.i.valid.eq(walker.o.valid & everybody),
+            splitter.i.p.address.eq(run.address),
+            splitter.i.p.size.eq(run.size),
+            splitter.i.p.last.eq(run.last),
+            splitter.space.eq(MAX_BEATS),
+            reader.i.valid.eq(walker.o.valid & everybody),
+            reader.i.p.byte.eq(source),
+            reader.i.p.size.eq(run.size),
+            reader.halt.eq(stopped),
+            moves.i.valid.eq(walker.o.valid & everybody),
+            moves.i.p.source.eq(source[:lane_bits]),
+            moves.i.p.destination.eq(run.address[:lane_bits]),
+            moves.i.p.size.eq(run.size),
+            realigner.run.valid.eq(moves.o.valid),
+            moves.o.ready.eq(realigner.run.ready),
+            *(
+                realigner.run.p[name].eq(moves.o.p[name])
+                for name in ("source", "destination", "size")
+            ),
+            self.burst.payload.eq(splitter.o.payload),
+            self.burst.valid.eq(splitter.o.valid & ~stopped),
+            splitter.o.ready.eq(self.burst.ready & ~stopped),
+            self.beat.valid.eq(realigner.o.valid),
+            self.beat.p.data.eq(realigner.o.p.data),
+            self.beat.p.strobe.eq(realigner.o.p.strobe),
+            realigner.o.ready.eq(self.beat.ready),
+        ]
+
+        taken = Signal()
+        unretired = Signal(range(MAX_INSTRUCTIONS + 1))
+        room = unretired != MAX_INSTRUCTIONS
+        m.d.comb += [
+            walker.command.payload.eq(engine.command.payload),
+            walker.command.valid.eq(engine.command.valid & room),
+            engine.command.ready.eq(walker.command.ready & room),
+            taken.eq(walker.command.valid & walker.command.ready),
+            engine.busy.eq(unretired != 0),
+            engine.stall.eq(engine.busy & ~(self.beat.valid & self.beat.ready)),
+            engine.idle.eq(~self.active),
+        ]
+        m.d.sync += [
+            engine.retire.eq(self.done & self.done_last & ~self.done_error & ~stopped),
+            unretired.eq(unretired + taken - engine.retire),
+        ]
+
+        # Bursts before a refused run must have their responses, for the fault to be the oldest.
+        refused = walker.o.valid & run.refused & splitter.idle & ~self.active
+        with m.If(~stopped):
+            with m.If(self.done & self.done_error):
+                m.d.sync += [
+                    engine.fault.eq(1),
+                    engine.fault_cause.eq(FaultCause.AXI_ERROR),
+                    engine.fault_address.eq(self.done_address),
+                ]
+            with m.Elif(refused & ~engine.retire):
+                cause = Mux(run.outside, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND)
+                m.d.sync += [
+                    engine.fault.eq(1),
+                    engine.fault_cause.eq(cause),
+                    engine.fault_address.eq(run.address),
+                ]
+        return m

@@ -1,0 +1,368 @@
+"""The address walk of LOAD and STORE: from an instruction to checked runs of bytes."""
+
+from types import SimpleNamespace
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for, exact_log2
+
+from systolith.config import COLUMN_RECORD_BYTES, TABLE_ENTRIES, CoreConfig
+from systolith.isa import Fill, Opcode, Space
+from systolith_rtl.interfaces import BaseSignature, ReadSignature, operand_layout
+from systolith_rtl.pipeline import Pipeline
+
+OFFSET_WIDTH = 66
+"""Bits of a signed DRAM offset: two products of 32 bits each, and less than 2**49 besides."""
+
+GRANULE_WIDTH = 34
+"""Bits of a granule address before it is checked: 32, and two products of 16 bits each."""
+
+INDEX_BYTES = 4
+"""Bytes of an entry of an index list."""
+
+ENTRY_BYTES = 2
+"""Bytes of a table entry."""
+
+
+def size_width(config: CoreConfig) -> int:
+    """Bits of the bytes of a run that has been checked: it fits the memory on the core."""
+    return bits_for(
+        max(
+            config.scratchpad_bytes,
+            config.column_slots * COLUMN_RECORD_BYTES,
+            config.table_slots * TABLE_ENTRIES * ENTRY_BYTES,
+        )
+    )
+
+
+def place_width(config: CoreConfig) -> int:
+    """Bits of a place on the core that has been checked: granule, slot or table entry."""
+    return max(
+        exact_log2(config.granules),
+        exact_log2(config.column_slots),
+        bits_for(config.table_slots * TABLE_ENTRIES - 1),
+    )
+
+
+def walk_layout(config: CoreConfig) -> data.StructLayout:
+    """A checked run: where in DRAM, how many bytes, which granule (slot, entry) on the core.
+
+    With `refused`, the walk ends here: the run lies beyond the limit if `outside`, else beyond the
+    core's memory, and `address` is the first byte or granule (slot, entry) that does.
+    """
+    return data.StructLayout(
+        {
+            "address": config.axi_address_bits,
+            "size": size_width(config),
+            "place": place_width(config),
+            "zero": 1,
+            "side": 1,
+            "tables": 1,
+            "last": 1,
+            "refused": 1,
+            "outside": 1,
+        }
+    )
+
+
+class Walker(wiring.Component):
+    """Walk over the blocks and runs of one instruction after the other.
+
+    Runs come one per cycle, those of a GATHER as fast as their indices can be read and multiplied:
+    products are formed by adding and shifting, one bit of the multiplier per cycle, until no bit
+    is left. After a refused run the walker stops for good.
+
+    Members:
+        command: operands.
+        bases: base registers and scalars.
+        o: runs.
+        read: reads of index lists; left open for a STORE.
+        drained: `In(1)`, all earlier instructions are retired; a GATHER waits for it, since they
+            may have loaded its list.
+        halt: `In(1)`, take no command and read no index.
+    """
+
+    command: stream.Interface
+    bases: wiring.PureInterface
+    o: stream.Interface
+    read: wiring.PureInterface
+    drained: Signal
+    halt: Signal
+
+    def __init__(self, config: CoreConfig, opcode: Opcode) -> None:
+        self.config = config
+        self.is_load = opcode is Opcode.LOAD
+        super().__init__(
+            {
+                "command": In(stream.Signature(operand_layout(opcode))),
+                "bases": In(BaseSignature()),
+                "o": Out(stream.Signature(walk_layout(config))),
+                "read": Out(ReadSignature(config)),
+                "drained": In(1),
+                "halt": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """One state machine in front of a pipeline of checks."""
+        m = Module()
+        command = Signal(self.command.payload.shape(), reset_less=True)
+        raw = stream.Signature(
+            data.StructLayout(
+                {
+                    "offset": signed(OFFSET_WIDTH),
+                    "granule": GRANULE_WIDTH,
+                    "last": 1,
+                    "unlisted": 1,
+                }
+            )
+        ).create(path=("raw",))
+        facts = self._facts(m, command)
+        self._check(m, raw, command, facts)
+
+        # The constants of a command must not change while the pipeline holds its runs.
+        checking = Signal(range(4))
+        m.d.sync += checking.eq(checking + (raw.valid & raw.ready) - (self.o.valid & self.o.ready))
+        refused = Signal()
+        with m.If(self.o.valid & self.o.p.refused):
+            m.d.sync += refused.eq(1)
+        may_take = Signal()
+        m.d.comb += may_take.eq((checking == 0) & ~refused & ~self.halt)
+        self._walk(m, command, facts, raw, may_take)
+        return m
+
+    def _facts(self, m: Module, command: data.View) -> SimpleNamespace:
+        """Registers of what an instruction says indirectly, loaded while `setup` is high."""
+        facts = SimpleNamespace(
+            setup=Signal(),
+            base=Signal(self.config.axi_address_bits, reset_less=True),
+            limit=Signal(32, reset_less=True),
+            # Where what may be accessed ends.
+            end=Signal(self.config.axi_address_bits, reset_less=True),
+            # Granules, slots or entries of a run, less one.
+            more=Signal(32, reset_less=True),
+            zero=Signal(),
+            gather=Signal(),
+            side=Signal(),
+            tables=Signal(),
+        )
+        more = Value.cast(command.n0 - 1)[:32]
+        units = more >> exact_log2(self.config.columns)
+        if self.is_load:
+            m.d.comb += [
+                facts.zero.eq(command.fill == Fill.ZERO),
+                facts.gather.eq(command.fill == Fill.GATHER),
+                facts.side.eq(command.space != Space.SCRATCHPAD),
+                facts.tables.eq(command.space == Space.TABLES),
+            ]
+            records = Mux(
+                facts.tables,
+                more[exact_log2(ENTRY_BYTES) :],
+                more[exact_log2(COLUMN_RECORD_BYTES) :],
+            )
+            units = Mux(facts.side, records, units)
+        with m.If(facts.setup):
+            m.d.sync += [
+                facts.base.eq(self.bases.base[command.base[:3]]),
+                facts.limit.eq(self.bases.limit[command.base[:3]]),
+                facts.more.eq(units),
+            ]
+        # A cycle late, which is early enough for the first run.
+        m.d.sync += facts.end.eq(facts.base + facts.limit)
+        return facts
+
+    def _walk(
+        self,
+        m: Module,
+        command: data.View,
+        facts: SimpleNamespace,
+        raw: stream.Interface,
+        may_take: Signal,
+    ) -> None:
+        """Blocks, runs, and for each as many steps of a product as it needs."""
+        offset = Signal(signed(OFFSET_WIDTH), reset_less=True)
+        block_offset = Signal(signed(OFFSET_WIDTH), reset_less=True)
+        granule = Signal(GRANULE_WIDTH, reset_less=True)
+        block_granule = Signal(GRANULE_WIDTH, reset_less=True)
+        runs = Signal(16, reset_less=True)
+        blocks = Signal(16, reset_less=True)
+        multiplier = Signal(32, reset_less=True)
+        multiplicand = Signal(signed(OFFSET_WIDTH), reset_less=True)
+        unlisted = Signal()
+        # Entries of an index list lie on granules, so a small granule holds half of one.
+        piece_bytes = min(self.config.columns, INDEX_BYTES)
+        piece_bits = exact_log2(self.config.columns // piece_bytes)
+        word_bits = exact_log2(self.config.rows // piece_bytes)
+        piece = Signal(33 + piece_bits, reset_less=True)
+        halves = Signal()
+        m.d.comb += [
+            self.read.address.eq(piece[word_bits:]),
+            raw.p.offset.eq(offset),
+            raw.p.granule.eq(granule),
+            raw.p.last.eq((runs == 0) & (blocks == 0)),
+            raw.p.unlisted.eq(unlisted),
+        ]
+
+        def multiply(into: Signal) -> None:
+            m.d.sync += [
+                multiplier.eq(multiplier >> 1),
+                multiplicand.eq(multiplicand << 1),
+            ]
+            with m.If(multiplier[0]):
+                m.d.sync += into.eq(into + multiplicand)
+
+        with m.FSM():
+            with m.State("TAKE"):
+                waits = (self.command.p.fill == Fill.GATHER) & ~self.drained if self.is_load else 0
+                m.d.comb += self.command.ready.eq(may_take & ~waits)
+                with m.If(self.command.valid & self.command.ready):
+                    m.d.sync += command.eq(self.command.payload)
+                    m.next = "SETUP"
+            with m.State("SETUP"):
+                m.d.comb += facts.setup.eq(1)
+                scalar = self.bases.scalar[(command.scalar - 1)[:2]]
+                m.d.sync += [
+                    block_offset.eq(command.dram_offset),
+                    block_granule.eq(command.address),
+                    blocks.eq(command.n2 - 1),
+                    multiplier.eq(Mux(command.scalar == 0, 0, scalar)),
+                    multiplicand.eq(command.scalar_stride),
+                    unlisted.eq(0),
+                ]
+                m.next = "SCALAR"
+            with m.State("SCALAR"):
+                multiply(block_offset)
+                with m.If(multiplier == 0):
+                    m.next = "BLOCK"
+            with m.State("BLOCK"):
+                m.d.sync += [
+                    offset.eq(block_offset),
+                    granule.eq(block_granule),
+                    runs.eq(command.n1 - 1),
+                ]
+                m.next = "RUN"
+                if self.is_load:
+                    m.d.sync += piece.eq(command.index << piece_bits)
+                    with m.If(facts.gather):
+                        m.next = "INDEX"
+            with m.State("RUN"):
+                m.d.comb += raw.valid.eq(1)
+                with m.If(raw.ready):
+                    m.d.sync += [
+                        runs.eq(runs - 1),
+                        offset.eq(offset + command.dram_stride1),
+                        granule.eq(granule + command.stride1),
+                    ]
+                    if self.is_load:
+                        with m.If(facts.gather):
+                            m.d.sync += offset.eq(block_offset)
+                            m.next = "INDEX"
+                    with m.If(runs == 0):
+                        m.d.sync += [
+                            blocks.eq(blocks - 1),
+                            block_offset.eq(block_offset + command.dram_stride2),
+                            block_granule.eq(block_granule + command.stride2),
+                        ]
+                        m.next = "BLOCK"
+                        with m.If(blocks == 0):
+                            m.next = "TAKE"
+                    with m.If(unlisted):
+                        m.next = "TAKE"
+            if self.is_load:
+                with m.State("INDEX"):
+                    outside = piece[exact_log2(self.config.granules) + piece_bits :].any()
+                    m.d.comb += self.read.valid.eq(~outside & ~self.halt)
+                    with m.If(outside):
+                        m.d.sync += [unlisted.eq(1), granule.eq(piece[piece_bits:])]
+                        m.next = "RUN"
+                    with m.Elif(self.read.valid & self.read.ready):
+                        m.next = "AWAIT"
+                with m.State("AWAIT"), m.If(self.read.data_valid):
+                    part = self.read.data.word_select(piece[:word_bits], 8 * piece_bytes)
+                    m.d.sync += [
+                        piece.eq(piece + 1),
+                        multiplier.eq(Cat(multiplier, part)[8 * piece_bytes :]),
+                        multiplicand.eq(command.dram_stride1),
+                        halves.eq(~halves),
+                    ]
+                    m.next = "PRODUCT"
+                    if piece_bytes < INDEX_BYTES:
+                        with m.If(~halves):
+                            m.next = "INDEX"
+                with m.State("PRODUCT"):
+                    multiply(offset)
+                    with m.If(multiplier == 0):
+                        m.next = "RUN"
+
+    def _check(
+        self, m: Module, raw: stream.Interface, command: data.View, facts: SimpleNamespace
+    ) -> None:
+        """Add, compare, select: one stage each."""
+        config = self.config
+        pipe = Pipeline(m, i=raw, o=self.o)
+        s = pipe.stage(
+            "sum",
+            address=(facts.base + raw.p.offset[: len(facts.base)])[: len(facts.base)],
+            end=raw.p.offset[:32] + command.n0,
+            far=raw.p.offset[32:].any(),
+            starts_outside=raw.p.offset[:32] >= facts.limit,
+            granule=raw.p.granule,
+            last_granule=raw.p.granule + facts.more,
+            last=raw.p.last,
+            unlisted=raw.p.unlisted,
+        )
+        beyond = s.last_granule[exact_log2(config.granules) :].any()
+        first_beyond = _at_least(s.granule, config.granules)
+        if self.is_load:
+            slots = s.last_granule[exact_log2(config.column_slots) :].any()
+            table_entries = config.table_slots * TABLE_ENTRIES
+            entries = s.last_granule >= table_entries
+            beyond = Mux(facts.side, Mux(facts.tables, entries, slots), beyond)
+            first_beyond = Mux(
+                facts.side,
+                Mux(
+                    facts.tables,
+                    Mux(s.granule >= table_entries, s.granule, table_entries),
+                    _at_least(s.granule, config.column_slots),
+                ),
+                first_beyond,
+            )
+        s = pipe.stage(
+            "verdict",
+            address=s.address,
+            # A run that begins within the limit leaves it at the limit.
+            at_limit=~s.far & ~s.starts_outside,
+            granule=s.granule,
+            first_beyond=first_beyond,
+            outside=(s.far | (s.end > facts.limit)) & ~facts.zero & ~s.unlisted,
+            beyond=beyond | s.unlisted,
+            last=s.last,
+        )
+        at_fault = Mux(s.outside, Mux(s.at_limit, facts.end, s.address), s.first_beyond)
+        s = pipe.stage(
+            "run",
+            address=Mux(s.outside | s.beyond, at_fault, s.address)[: len(facts.base)],
+            place=s.granule[: place_width(config)],
+            outside=s.outside,
+            refused=s.outside | s.beyond,
+            last=s.last,
+        )
+        run = Signal(walk_layout(config))
+        m.d.comb += [
+            run.address.eq(s.address),
+            run.place.eq(s.place),
+            run.size.eq(command.n0),
+            run.zero.eq(facts.zero),
+            run.side.eq(facts.side),
+            run.tables.eq(facts.tables),
+            run.last.eq(s.last),
+            run.refused.eq(s.refused),
+            run.outside.eq(s.outside),
+        ]
+        pipe.drive(run)
+
+
+def _at_least(value: Value, bound: int) -> Value:
+    """Return the larger of a value and a power of two."""
+    return Mux(value[exact_log2(bound) :].any(), value, bound)

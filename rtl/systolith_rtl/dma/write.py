@@ -1,0 +1,148 @@
+"""The write half of the AXI master: bursts of one writer, in order."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import CoreConfig
+from systolith_rtl.dma.burst import burst_layout
+from systolith_rtl.dma.fifo import Queue, Skid
+from systolith_rtl.dma.read import INCR, NORMAL_MEMORY
+from systolith_rtl.interfaces import AxiSignature
+
+MAX_BURSTS = 16
+"""Write bursts without their response."""
+
+
+class WriteChannel(wiring.Component):
+    """Raise AW for each burst, send its beats, and report its response.
+
+    Beats of a burst are sent as soon as AW is raised, so the memory may wait for either. Once
+    `stopped`, no burst is started, and the beats that are owed carry no byte.
+
+    Members:
+        aw, w, b: `Out`, AXI.
+        burst: what to write; an offer may be withdrawn.
+        beat: its beats, data and strobes; an offer may be withdrawn once `stopped`.
+        stopped: `In(1)`.
+        done: `Out(1)`, the response of the oldest burst is in:
+        done_last: it ends an instruction;
+        done_error: it was not OKAY;
+        done_address: the burst's address.
+        active: `Out(1)`, beats or responses are owed, or AW is raised.
+    """
+
+    aw: wiring.PureInterface
+    w: wiring.PureInterface
+    b: wiring.PureInterface
+    burst: stream.Interface
+    beat: stream.Interface
+    stopped: Signal
+    done: Signal
+    done_last: Signal
+    done_error: Signal
+    done_address: Signal
+    active: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        axi = AxiSignature(config).members
+        beat = data.StructLayout({"data": config.axi_data_bits, "strobe": config.axi_bytes})
+        super().__init__(
+            {
+                "aw": axi["aw"],
+                "w": axi["w"],
+                "b": axi["b"],
+                "burst": In(stream.Signature(burst_layout(config))),
+                "beat": In(stream.Signature(beat)),
+                "stopped": In(1),
+                "done": Out(1),
+                "done_last": Out(1),
+                "done_error": Out(1),
+                "done_address": Out(config.axi_address_bits),
+                "active": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """AW, W and B, with queues of what they owe each other."""
+        m = Module()
+        config = self.config
+        m.submodules.lengths = lengths = Queue(8, depth=MAX_BURSTS)
+        m.submodules.owed = owed = Queue(
+            data.StructLayout({"address": config.axi_address_bits, "last": 1}), depth=MAX_BURSTS
+        )
+        aw, burst = self.aw, self.burst
+        raised = Signal()
+        address = Signal(config.axi_address_bits, reset_less=True)
+        length = Signal(8, reset_less=True)
+        start = Signal()
+        m.d.comb += [
+            # A burst is owed from here on, though its AW is raised in the next cycle.
+            start.eq(burst.valid & burst.ready),
+            burst.ready.eq(~raised & owed.i.ready & lengths.i.ready & ~self.stopped),
+            owed.i.valid.eq(start),
+            owed.i.p.address.eq(burst.p.address),
+            owed.i.p.last.eq(burst.p.last),
+            lengths.i.valid.eq(start),
+            lengths.i.payload.eq(burst.p.length),
+            aw.valid.eq(raised),
+            aw.addr.eq(address),
+            aw.len.eq(length),
+            aw.size.eq(exact_log2(config.axi_bytes)),
+            aw.burst.eq(INCR),
+            aw.cache.eq(NORMAL_MEMORY),
+        ]
+        with m.If(start):
+            m.d.sync += [raised.eq(1), address.eq(burst.p.address), length.eq(burst.p.length)]
+        with m.Elif(aw.ready):
+            m.d.sync += raised.eq(0)
+
+        self._send_beats(m, lengths)
+
+        answered = Signal()
+        error = Signal(reset_less=True)
+        m.d.sync += [answered.eq(self.b.valid), error.eq(self.b.resp != 0)]
+        m.d.comb += [
+            self.b.ready.eq(1),
+            owed.o.ready.eq(answered),
+            self.done.eq(answered),
+            self.done_error.eq(error),
+            self.done_last.eq(owed.o.p.last),
+            self.done_address.eq(owed.o.p.address),
+            self.active.eq(~owed.empty),
+        ]
+        return m
+
+    def _send_beats(self, m: Module, lengths: Queue) -> None:
+        """Count the beats of each burst into a `Skid`."""
+        config, w = self.config, self.w
+        layout = data.StructLayout(
+            {"data": config.axi_data_bits, "strobe": config.axi_bytes, "last": 1}
+        )
+        m.submodules.beats = skid = Skid(layout)
+        in_burst = Signal()
+        left = Signal(8, reset_less=True)
+        send = Signal()
+        ends = left == 0
+        m.d.comb += [
+            skid.i.p.data.eq(self.beat.p.data),
+            skid.i.p.strobe.eq(Mux(self.stopped, 0, self.beat.p.strobe)),
+            skid.i.p.last.eq(ends),
+            skid.i.valid.eq(in_burst & (self.beat.valid | self.stopped)),
+            self.beat.ready.eq(in_burst & skid.i.ready),
+            send.eq(skid.i.valid & skid.i.ready),
+            lengths.o.ready.eq(~in_burst | (send & ends)),
+            w.data.eq(skid.o.p.data),
+            w.strb.eq(skid.o.p.strobe),
+            w.last.eq(skid.o.p.last),
+            w.valid.eq(skid.o.valid),
+            skid.o.ready.eq(w.ready),
+        ]
+        with m.If(send):
+            m.d.sync += left.eq(left - 1)
+        with m.If(lengths.o.ready):
+            m.d.sync += in_burst.eq(lengths.o.valid)
+            with m.If(lengths.o.valid):
+                m.d.sync += left.eq(lengths.o.payload)

@@ -1,0 +1,195 @@
+"""The last part of LOAD: beats into scratchpad words or into 32-bit writes."""
+
+from types import SimpleNamespace
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import CoreConfig
+from systolith_rtl.dma.fifo import Skid
+from systolith_rtl.dma.walk import place_width
+from systolith_rtl.interfaces import SIDE_LAYOUT, SIDE_SIGNATURE, WRITE_LATENCY, WriteSignature
+
+SIDE_BITS = 32
+"""Bits of a write to column memory or tables."""
+
+
+def tag_layout(config: CoreConfig) -> data.StructLayout:
+    """What LOAD must know of a run: its first beat on the core (or its first 32-bit word, if
+    `side`), whether it ends its instruction, and its first beat in memory."""
+    lane_bits = exact_log2(config.axi_bytes)
+    place = max(exact_log2(config.scratchpad_bytes) - lane_bits, place_width(config) + 1)
+    return data.StructLayout(
+        {
+            "place": place,
+            "side": 1,
+            "tables": 1,
+            "last": 1,
+            "address": config.axi_address_bits - lane_bits,
+        }
+    )
+
+
+class LoadWriter(wiring.Component):
+    """Collect beats into words and write them; write column records and tables piece by piece.
+
+    A word is written when its last beat has come or its run ends. Words are written at one beat
+    per cycle, pieces at one piece per cycle and one more cycle per beat.
+
+    Members:
+        i: beats of runs, from a `Realigner`.
+        write: the scratchpad.
+        side: column memory and tables.
+        retire: `Out(1)`, for one cycle when an instruction's last byte has landed.
+        drained: `Out(1)`, everything that was taken has landed and is retired.
+    """
+
+    i: stream.Interface
+    write: wiring.PureInterface
+    side: stream.Interface
+    retire: Signal
+    drained: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        beat = data.StructLayout(
+            {
+                "data": config.axi_data_bits,
+                "strobe": config.axi_bytes,
+                "first": 1,
+                "last": 1,
+                "tag": tag_layout(config),
+            }
+        )
+        super().__init__(
+            {
+                "i": In(stream.Signature(beat)),
+                "write": Out(WriteSignature(config)),
+                "side": Out(SIDE_SIGNATURE),
+                "retire": Out(1),
+                "drained": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Two ways out, of which one is in use at a time, and a delay until writes have landed."""
+        m = Module()
+        words = self._write_words(m)
+        pieces = self._write_pieces(m)
+        m.d.comb += [
+            words.take.eq(self.i.valid & ~self.i.p.tag.side & words.ready & ~pieces.busy),
+            pieces.take.eq(self.i.valid & self.i.p.tag.side & pieces.ready & ~words.busy),
+            self.i.ready.eq(
+                Mux(self.i.p.tag.side, pieces.ready & ~words.busy, words.ready & ~pieces.busy)
+            ),
+        ]
+        # A write that is granted now has landed for a read that is granted WRITE_LATENCY later.
+        landing = Signal(WRITE_LATENCY - 1)
+        m.d.sync += landing.eq(Cat(words.last | pieces.last, landing))
+        m.d.comb += [
+            self.retire.eq(landing[-1]),
+            self.drained.eq(~(words.busy | pieces.busy | landing.any())),
+        ]
+        return m
+
+    def _write_words(self, m: Module) -> SimpleNamespace:
+        """Collect beats in a word, and send it through a `Skid`."""
+        config = self.config
+        beat = self.i.p
+        beats = config.rows // config.axi_bytes
+        way = SimpleNamespace(
+            take=Signal(name="take_word"),
+            ready=Signal(name="word_ready"),
+            busy=Signal(name="words_busy"),
+            last=Signal(name="last_word"),
+        )
+        word = data.StructLayout(
+            {
+                "address": range(config.words),
+                "data": data.ArrayLayout(config.axi_data_bits, beats),
+                "mask": data.ArrayLayout(config.axi_bytes, beats),
+                "last": 1,
+            }
+        )
+        m.submodules.words = skid = Skid(word)
+        held = Signal(word, reset_less=True)
+        valid = Signal()
+        # The word is complete and gone, or has never begun.
+        empty = Signal(init=1)
+        place = Signal(len(beat.tag.place), reset_less=True)
+        here = Mux(beat.first, beat.tag.place, place)
+        position = here[: exact_log2(beats)]
+        completes = beat.last | (position == beats - 1)
+        m.d.comb += [
+            way.ready.eq(~valid | skid.i.ready),
+            way.busy.eq(valid | ~skid.empty),
+            way.last.eq(self.write.valid & self.write.ready & skid.o.p.last),
+            skid.i.valid.eq(valid),
+            skid.i.payload.eq(held),
+            self.write.valid.eq(skid.o.valid),
+            self.write.address.eq(skid.o.p.address),
+            self.write.data.eq(skid.o.p.data),
+            self.write.mask.eq(skid.o.p.mask),
+            skid.o.ready.eq(self.write.ready),
+        ]
+        with m.If(way.ready):
+            m.d.sync += valid.eq(way.take & completes)
+        with m.If(way.take):
+            m.d.sync += [
+                place.eq(here + 1),
+                empty.eq(completes),
+                held.address.eq(here[exact_log2(beats) :]),
+                held.last.eq(beat.last & beat.tag.last),
+            ]
+            for index in range(beats):
+                with m.If(position == index):
+                    m.d.sync += [held.data[index].eq(beat.data), held.mask[index].eq(beat.strobe)]
+                with m.Elif(empty):
+                    m.d.sync += held.mask[index].eq(0)
+        return way
+
+    def _write_pieces(self, m: Module) -> SimpleNamespace:
+        """Send a beat 32 bits at a time."""
+        config = self.config
+        beat = self.i.p
+        pieces = config.axi_data_bits // SIDE_BITS
+        way = SimpleNamespace(
+            take=Signal(name="take_pieces"),
+            ready=Signal(name="pieces_ready"),
+            busy=Signal(name="pieces_busy"),
+            last=Signal(name="last_piece"),
+        )
+        bits = Signal(config.axi_data_bits, reset_less=True)
+        # A bit for each piece that is still to be sent, in order; whole pieces have strobes.
+        left = Signal(pieces)
+        address = Signal(len(self.side.p.address), reset_less=True)
+        tables = Signal(reset_less=True)
+        last = Signal(reset_less=True)
+        m.d.comb += [
+            way.ready.eq(left == 0),
+            way.busy.eq(left != 0),
+            way.last.eq((left == 1) & self.side.ready & last),
+            self.side.valid.eq(left[0]),
+            self.side.p.data.eq(bits[:SIDE_BITS]),
+            self.side.p.address.eq(address),
+            self.side.p.tables.eq(tables),
+        ]
+        with m.If(way.take):
+            strobes = beat.strobe[:: SIDE_BITS // 8]
+            m.d.sync += [
+                bits.eq(beat.data),
+                left.eq(strobes),
+                tables.eq(beat.tag.tables),
+                last.eq(beat.last & beat.tag.last),
+            ]
+            with m.If(beat.first):
+                m.d.sync += address.eq(beat.tag.place)
+        with m.Elif(self.side.valid & self.side.ready):
+            m.d.sync += [
+                bits.eq(bits >> SIDE_BITS),
+                left.eq(left >> 1),
+                address.eq(address + 1),
+            ]
+        return way

@@ -1,0 +1,291 @@
+"""What stands around a DMA in its tests: memory, scratchpad, ring, column memory, control."""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Cat
+
+from systolith.config import CoreConfig
+from systolith.isa import OPERANDS, Engine, Instruction
+from systolith.regs import FaultCause
+from systolith_rtl.dma.dma import Dma
+from systolith_rtl.interfaces import READ_LATENCY, WRITE_LATENCY
+from systolith_sim.axi import AxiFaults, AxiMemory
+from systolith_sim.testbench import ProtocolError, SimulatorContext, simulate
+
+MOVERS = (Engine.STREAM, Engine.LOAD, Engine.STORE)
+"""The engines of the DMA."""
+
+SETTLING = 40
+"""Cycles after which a core that is done must have stayed quiet."""
+
+
+class DmaBench:
+    """A DMA with models of its neighbours, which hold it to their interfaces.
+
+    Attributes:
+        axi: the memory.
+        scratchpad: bytes of the scratchpad; writes land as late as they may.
+        words: words that were pushed into the ring, in order.
+        side: writes to the side, as (tables, address, data).
+        retired: for each engine, the cycles in which it retired.
+        fault: engine, cause and address of the first fault, if any.
+        fault_cycle: when that was.
+        fetched: data and error of each fetched beat.
+        pushes: cycles in which words were pushed.
+        grants: cycles in which scratchpad writes were granted.
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        memory: bytearray,
+        *,
+        bases: Sequence[int] = (0,),
+        limits: Sequence[int] | None = None,
+        scalars: Sequence[int] = (),
+        latency: int = 30,
+        stall: float = 0.0,
+        drain: float = 1.0,
+        interleave: bool = False,
+        seed: int = 0,
+        faults: AxiFaults | None = None,
+        address_waits_for_data: bool = False,
+    ) -> None:
+        """Build everything.
+
+        Args:
+            config: of the core.
+            memory: DRAM, from address 0 on.
+            bases: base registers, from 0 on.
+            limits: their limits; up to the end of memory if not given.
+            scalars: run-time scalars.
+            latency: of memory.
+            stall: probability with which memory channels, scratchpad ports and the side stand
+                still in a cycle.
+            drain: probability with which the ring's reader takes a word in a cycle.
+            interleave: whether memory mixes beats of different IDs.
+            seed: of everything random.
+            faults: where memory answers with an error.
+            address_waits_for_data: memory accepts AW only while W is raised.
+        """
+        self.config = config
+        self.dut = Dma(config)
+        self.memory = memory
+        self.limits = list(limits or [len(memory) - base for base in bases])
+        self.bases = list(bases)
+        self.scalars = list(scalars)
+        reachable = [
+            range(base, base + limit) for base, limit in zip(self.bases, self.limits, strict=True)
+        ]
+        self.axi = AxiMemory(
+            memory,
+            self.dut.axi,
+            latency=latency,
+            stall=stall,
+            interleave=interleave,
+            seed=seed,
+            readable=reachable,
+            writable=reachable,
+            faults=faults,
+            address_waits_for_data=address_waits_for_data,
+        )
+        self.scratchpad = bytearray(config.scratchpad_bytes)
+        self.words: list[bytes] = []
+        self.side: list[tuple[int, int, int]] = []
+        self.retired: dict[Engine, list[int]] = {engine: [] for engine in MOVERS}
+        self.fault: tuple[Engine, FaultCause, int] | None = None
+        self.fault_cycle = 0
+        self.fetched: list[tuple[int, int]] = []
+        self.pushes: list[int] = []
+        self.grants: list[int] = []
+        self.cycle = 0
+        self._random = random.Random(seed + 1)
+        self._stall = stall
+        self._drain = drain
+        self._occupied = 0
+        self._reads: deque[int | None] = deque([None] * (READ_LATENCY - 1))
+        self._landing: deque[tuple[int, int, int, int]] = deque()
+        self._ports = {
+            Engine.STREAM: self.dut.stream,
+            Engine.LOAD: self.dut.load,
+            Engine.STORE: self.dut.store,
+        }
+
+    def run(
+        self,
+        *instructions: Instruction,
+        fetches: Sequence[int] = (),
+        halt_at: int | None = None,
+        max_cycles: int = 20_000,
+    ) -> None:
+        """Hand each engine its instructions, and wait until all are retired, or for a fault.
+
+        After a fault, or in the cycle `halt_at`, every engine is halted, and the DMA must come to
+        rest.
+
+        Raises:
+            ProtocolError: somebody's interface was violated.
+            DeadlockError: it took longer than `max_cycles`.
+            AssertionError: the DMA is not quiet in the end.
+        """
+        dut = self.dut
+        queues = {engine: [i for i in instructions if i.engine is engine] for engine in MOVERS}
+        halted = False
+
+        def feeder(engine: Engine) -> Any:
+            port = self._ports[engine]
+
+            async def feed(ctx: SimulatorContext) -> None:
+                for instruction in queues[engine]:
+                    for field in OPERANDS[instruction.opcode]:
+                        member = port.command.payload[field.name]
+                        ctx.set(member, instruction.fields[field.name])
+                    ctx.set(port.command.valid, 1)
+                    taken = False
+                    while not taken:
+                        _, _, taken = await ctx.tick().sample(port.command.ready)
+                        if halted:
+                            return
+                    ctx.set(port.command.valid, 0)
+
+            feed.__qualname__ = f"feed {engine.name}"
+            return feed
+
+        async def fetch(ctx: SimulatorContext) -> None:
+            for address in fetches:
+                ctx.set(dut.fetch.request.payload, address)
+                ctx.set(dut.fetch.request.valid, 1)
+                taken = False
+                while not taken:
+                    _, _, taken = await ctx.tick().sample(dut.fetch.request.ready)
+                ctx.set(dut.fetch.request.valid, 0)
+
+        async def until_done(ctx: SimulatorContext) -> None:
+            nonlocal halted
+            beats = len(fetches) * 64 // self.config.axi_bytes
+            while True:
+                await ctx.tick()
+                if self.fault or self.cycle == halt_at:
+                    break
+                done = all(len(self.retired[e]) >= len(q) for e, q in queues.items())
+                if done and len(self.fetched) >= beats:
+                    break
+            if self.fault or halt_at is not None:
+                for port in self._ports.values():
+                    ctx.set(port.halt, 1)
+                halted = True
+                await ctx.tick()
+                while not all(ctx.get(port.idle) for port in self._ports.values()):
+                    await ctx.tick()
+            else:
+                assert not any(ctx.get(port.busy) for port in self._ports.values())
+            while not ctx.get(dut.quiet):
+                await ctx.tick()
+            started = len(self.axi.reads) + len(self.axi.writes)
+            for _ in range(SETTLING):
+                await ctx.tick()
+                assert ctx.get(dut.quiet)
+            assert self.axi.idle
+            assert started == len(self.axi.reads) + len(self.axi.writes)
+            assert self.axi.refused_reads == 0
+
+        feeders = [feeder(engine) for engine in MOVERS if queues[engine]]
+        simulate(
+            self.dut, *feeders, fetch, until_done, monitors=[self, self.axi], max_cycles=max_cycles
+        )
+
+    async def watch(self, ctx: SimulatorContext) -> None:
+        """Be the neighbours, until the simulation ends."""
+        dut = self.dut
+        for index, base in enumerate(self.bases):
+            ctx.set(dut.bases.base[index], base)
+            ctx.set(dut.bases.limit[index], self.limits[index])
+        for index, scalar in enumerate(self.scalars):
+            ctx.set(dut.bases.scalar[index], scalar)
+        ctx.set(dut.ring.free, self.config.ring_words)
+        ports = self._ports.values()
+        sample = ctx.tick().sample(
+            Cat(
+                dut.read.valid & dut.read.ready,
+                dut.write.valid & dut.write.ready,
+                dut.ring.push,
+                dut.side.valid & dut.side.ready,
+                dut.fetch.data_valid,
+                *(port.retire for port in ports),
+                *(port.fault for port in ports),
+            ),
+            dut.read.address,
+            dut.write.address,
+            dut.write.data,
+            dut.write.mask,
+            dut.ring.data,
+            dut.side.payload,
+            dut.fetch.data,
+            dut.fetch.error,
+        )
+        while True:
+            _, _, flags, read, address, data, mask, word, side, beat, error = await sample
+            read_granted, written, pushed, side_taken, fetched, *events = (
+                bool(flags >> bit & 1) for bit in range(5 + 2 * len(MOVERS))
+            )
+            while self._landing and self._landing[0][0] <= self.cycle:
+                self._land(*self._landing.popleft()[1:])
+            if written:
+                self.grants.append(self.cycle)
+                self._landing.append((self.cycle + WRITE_LATENCY, address, data, mask))
+            if pushed:
+                self._push(word)
+            if side_taken:
+                self.side.append((side.tables, side.address, side.data))
+            if fetched:
+                self.fetched.append((beat, error))
+            self._note(ctx, events)
+            self._drive(ctx, read if read_granted else None)
+            self.cycle += 1
+
+    def _land(self, address: int, data: int, mask: int) -> None:
+        size = self.config.rows
+        for lane, value in enumerate(data.to_bytes(size, "little")):
+            if mask >> lane & 1:
+                self.scratchpad[address * size + lane] = value
+
+    def _push(self, word: int) -> None:
+        if self._occupied == self.config.ring_words:
+            raise ProtocolError(f"Cycle {self.cycle}: pushed into a full ring")
+        self._occupied += 1
+        self.pushes.append(self.cycle)
+        self.words.append(word.to_bytes(self.config.rows, "little"))
+
+    def _note(self, ctx: SimulatorContext, events: list[bool]) -> None:
+        for engine, retired, fault in zip(
+            MOVERS, events[: len(MOVERS)], events[len(MOVERS) :], strict=True
+        ):
+            if retired:
+                self.retired[engine].append(self.cycle)
+            if fault and self.fault is None:
+                port = self._ports[engine]
+                cause = FaultCause(ctx.get(port.fault_cause))
+                self.fault = engine, cause, ctx.get(port.fault_address)
+                self.fault_cycle = self.cycle
+
+    def _drive(self, ctx: SimulatorContext, granted: int | None) -> None:
+        """Set what the neighbours show in the next cycle."""
+        dut = self.dut
+        size = self.config.rows
+        if self._occupied and self._random.random() < self._drain:
+            self._occupied -= 1
+        ctx.set(dut.ring.free, self.config.ring_words - self._occupied)
+        for ready in (dut.read.ready, dut.write.ready, dut.side.ready):
+            ctx.set(ready, self._random.random() >= self._stall)
+
+        # The word is read when the read is granted; its data is shown `READ_LATENCY` later.
+        word = None
+        if granted is not None:
+            word = int.from_bytes(self.scratchpad[granted * size : granted * size + size], "little")
+        self._reads.append(word)
+        shown = self._reads.popleft()
+        ctx.set(dut.read.data_valid, shown is not None)
+        ctx.set(dut.read.data, self._random.getrandbits(8 * size) if shown is None else shown)

@@ -34,7 +34,7 @@ class LoadedModel:
     Attributes:
         graph: what the core computes, in real numbers.
         seq_len: tokens.
-        prologue: ONNX model from the model's inputs to `graph.input`, `[1, T, channels]`.
+        prologue: ONNX model from all of the model's inputs to `graph.input`, `[1, T, channels]`.
         epilogue: ONNX model from `result` and the model's inputs to its outputs; empty if the
             model's only output is `graph.output`.
         result: the epilogue's input that stands for `graph.output`.
@@ -88,7 +88,8 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
 
     # The file's own nodes where they have the tensor: they may keep weights in fewer bytes.
     models, inputs = (model, ir.to_proto(cleaned)), list(model.graph.input)
-    prologue = _extract(models, inputs, [float_value(graph.input, reading.input.shape)], "prologue")
+    value = float_value(graph.input, reading.input.shape)
+    prologue = _extract(models, inputs, [value], "prologue", keep_inputs=True)
     check_tables(prologue)
     mask_input = None
     if reading.masks:
@@ -168,15 +169,16 @@ def _extract(
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
     name: str,
+    *,
+    keep_inputs: bool = False,
 ) -> onnx.ModelProto:
     """Extract from the first model that has everything."""
     missing = ""
     for model in models:
         weights = {tensor.name for tensor in model.graph.initializer}
+        given = [value for value in inputs if value.name not in weights]
         try:
-            return extract(
-                model, [value for value in inputs if value.name not in weights], outputs, name=name
-            )
+            return extract(model, given, outputs, name=name, keep_inputs=keep_inputs)
         except KeyError as error:
             missing = str(error.args[0])
     raise CompileError(

@@ -5,7 +5,6 @@ A rule says what an ONNX node means (`reading`), or refuses it and says what wou
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from inspect import cleandoc
 from math import prod
 
@@ -35,28 +34,18 @@ MASKED_BELOW = -1e4
 """A number added to a score masks it from here on; float16 files use -65504."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SupportedOperator:
-    """An operator and the conditions under which the core runs it.
+def supported_operators() -> dict[str, list[str]]:
+    """All operators that run on the core and the conditions for each, made from the rules.
 
-    Attributes:
-        name: its ONNX name; `systolith::` in front if it is recognized from several nodes.
-        constraints: in words.
+    Operators that are recognized from several nodes have `systolith::` in front of their name.
     """
-
-    name: str
-    constraints: str
-
-
-def supported_operators() -> list[SupportedOperator]:
-    """All operators that run on the core, by name; made from the rules themselves."""
-    return [
-        SupportedOperator(
-            name=f"{domain}::{name}" if domain else name,
-            constraints=" ".join(cleandoc(function.__doc__ or "").split()),
-        )
+    return {
+        f"{domain}::{name}" if domain else name: [
+            " ".join(paragraph.split())
+            for paragraph in cleandoc(function.__doc__ or "").split("\n\n")
+        ]
         for (domain, name), function in sorted(RULES.items(), key=lambda item: item[0][1])
-    ]
+    }
 
 
 def apply(reading: Reading, node: ir.Node) -> None:
@@ -67,7 +56,7 @@ def apply(reading: Reading, node: ir.Node) -> None:
     """
     found = RULES.get((node.domain, node.op_type))
     if found is None:
-        names = ", ".join(each.name for each in supported_operators())
+        names = ", ".join(supported_operators())
         reading.refuse(node, "the core has no such operator", names)
     found(reading, node)
 

@@ -12,11 +12,13 @@ def extract(
     outputs: Sequence[onnx.ValueInfoProto],
     *,
     name: str,
+    keep_inputs: bool = False,
 ) -> onnx.ModelProto:
     """Return what computes `outputs` from `inputs`, with the weights that it needs.
 
-    Inputs that nothing needs are left out. An output that is also an input gets its own name,
-    since a graph may not hand a value through: the input is then called `<name>_in`.
+    Inputs that nothing needs are left out, unless `keep_inputs`. An output that is also an input
+    gets its own name, since a graph may not hand a value through: the input is then called
+    `<name>_in`.
 
     Raises:
         KeyError: an output needs something that is neither an input nor computed.
@@ -56,7 +58,11 @@ def extract(
     graph = helper.make_graph(
         nodes,
         name,
-        [_named(given[each], renames.get(each, each)) for each in given if each in used_inputs],
+        [
+            _named(given[each], renames.get(each, each))
+            for each in given
+            if keep_inputs or each in used_inputs
+        ],
         list(outputs),
         [weights[each] for each in used_weights],
     )

@@ -39,6 +39,10 @@ _BANK_OF_PART = {
 """Bank in which the search begins, by the part that writes a tensor; 0 for the residual stream."""
 
 
+class CapacityError(CompileError):
+    """The scratchpad is too small for what is live at once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a tensor lies.
@@ -124,7 +128,7 @@ def place_tensors(
     """Give every tensor an address.
 
     Raises:
-        CompileError: they do not fit; the message says how much is needed, when, and what helps.
+        CapacityError: they do not fit; the message says how much is needed, when, and what helps.
     """
     spans = lifetimes(operators)
     shared = _share(graph, operators, spans)
@@ -215,7 +219,7 @@ def _fit(blocks: list[_Block], config: CoreConfig, operators: Sequence[Operator]
         if failed is None:
             return addresses
     assert failed is not None
-    raise CompileError(_too_large(blocks, failed, config, operators))
+    raise CapacityError(_too_large(blocks, failed, config, operators))
 
 
 def _try_fit(

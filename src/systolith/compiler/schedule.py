@@ -59,7 +59,7 @@ def schedule(
         host=host,
         prologue=prologue,
         epilogue=epilogue,
-        notes=(*graph.notes, *notes),
+        notes=tuple(dict.fromkeys((*graph.notes, *notes))),
         graph=graph_file.to_bytes(graph),
     )
 

@@ -1,0 +1,90 @@
+"""Compiles a model for a core: front end, quantization, back end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from systolith.compiler.allocate import CapacityError
+from systolith.compiler.model import CompiledModel, build_qgraph
+from systolith.compiler.options import QuantizeOptions
+from systolith.compiler.schedule import schedule
+from systolith.config import CoreConfig
+from systolith.program import Program
+
+SMALLEST_CHUNK = 64
+"""Feed-forward channels below which chunks are not cut any further."""
+
+
+def compile_model(
+    source: Path | str | bytes,
+    *,
+    config: CoreConfig,
+    seq_len: int | None = None,
+    calibration: Sequence[Mapping[str, np.ndarray]] | None = None,
+    options: QuantizeOptions | None = None,
+    name: str = "",
+) -> Program:
+    """Quantize a model and compile it into a program.
+
+    Args:
+        source: an ONNX file, or its contents.
+        config: the core it is for.
+        seq_len: tokens; may be left out if the model's inputs have a fixed length.
+        calibration: sample inputs, each a mapping of the model's inputs to arrays `[tokens]`, of
+            which the first `seq_len` count; None for random tokens, which cost accuracy.
+        options: of quantization.
+        name: of the model; by default the file's.
+
+    Raises:
+        CompileError: the model is not supported, or does not fit the core.
+    """
+    program, _ = compile_with_model(
+        source,
+        config=config,
+        seq_len=seq_len,
+        calibration=calibration,
+        options=options,
+        name=name,
+    )
+    return program
+
+
+def compile_with_model(
+    source: Path | str | bytes,
+    *,
+    config: CoreConfig,
+    seq_len: int | None = None,
+    calibration: Sequence[Mapping[str, np.ndarray]] | None = None,
+    options: QuantizeOptions | None = None,
+    name: str = "",
+) -> tuple[Program, CompiledModel]:
+    """Do what `compile_model` does, and return the quantized model beside the program."""
+    options = options or QuantizeOptions()
+    samples = None
+    if calibration is not None:
+        samples = [
+            {key: np.asarray(value)[..., :seq_len] for key, value in sample.items()}
+            for sample in calibration
+        ]
+    while True:
+        model = build_qgraph(source, seq_len, samples, options, name=name)
+        try:
+            program = schedule(
+                model.qgraph,
+                config,
+                name=model.name,
+                seq_len=model.seq_len,
+                prologue=model.prologue,
+                epilogue=model.epilogue,
+                host=model.host,
+                notes=model.notes,
+            )
+        except CapacityError:
+            # Smaller feed-forward chunks cost nothing but table loads, and free memory.
+            if options.max_chunk // 2 < SMALLEST_CHUNK:
+                raise
+            options = replace(options, max_chunk=options.max_chunk // 2)
+        else:
+            return program, model

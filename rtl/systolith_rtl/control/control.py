@@ -1,0 +1,376 @@
+"""Control: registers, the state of the core, faults, and who may start what."""
+
+from types import SimpleNamespace
+
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith import regs
+from systolith.config import CoreConfig
+from systolith.isa import BASES, INSTRUCTION_BYTES, SCALARS, Engine, Opcode
+from systolith.regs import NO_ENGINE, FaultCause, State
+from systolith_rtl.control.counters import EVENTS, Counters
+from systolith_rtl.control.csr import Csr
+from systolith_rtl.control.decoder import Decoder
+from systolith_rtl.control.dispatch import Dispatch
+from systolith_rtl.control.fetch import Fetch
+from systolith_rtl.control.queue import COUNTS_LAYOUT
+from systolith_rtl.interfaces import (
+    AxiLiteSignature,
+    BaseSignature,
+    EngineSignature,
+    FetchSignature,
+)
+
+RESET_CYCLES = 2
+"""Cycles for which the engines are reset."""
+
+SETTLE_CYCLES = 8
+"""Cycles after `halt` before `idle` and `quiet` are believed: registers on the way to the DMA."""
+
+
+class Control(wiring.Component):
+    """Run programs.
+
+    ::
+
+        registers ── state
+                       │ run
+        memory ─► fetch ─► decode ─► dispatch ─► a queue per engine ─► engine
+                                        ▲                                │
+                                        └────── progress counts ◄────────┘
+
+    START resets the engines, so every run begins in the same state, and fetch begins. HALT ends
+    fetch; once nothing is owed on the memory port, the interrupt is raised. A fault halts the
+    engines; once all of them are idle and nothing is owed, the interrupt is raised with the cause,
+    the engine, and the oldest instruction that the engine has not retired. The first fault is
+    reported, and of several in a cycle that of the lowest engine, then that of dispatch. RESET
+    does the same while a program runs, without an interrupt, then resets the engines.
+
+    Members:
+        s_axil: `In(AxiLiteSignature())`.
+        irq: `Out(1)`.
+        fetch: `Out(FetchSignature(config))`.
+        bases: `Out(BaseSignature())`.
+        stream, load, store, gemm, vector, row: `In(EngineSignature(...))`.
+        quiet: `In(1)`, no transaction on the memory port is outstanding.
+        read_beat, write_beat: `In(1)`, for counters.
+        clashes: `In(3)`, likewise.
+        reset_engines: `Out(1)`, for everything but control.
+        retired: `Out`, progress counts.
+        waiting: `Out`, by engine, instructions dispatched and not yet handed over.
+        working: `Out(6)`, `busy` of the engines.
+    """
+
+    s_axil: wiring.PureInterface
+    irq: Signal
+    fetch: wiring.PureInterface
+    bases: wiring.PureInterface
+    quiet: Signal
+    read_beat: Signal
+    write_beat: Signal
+    clashes: Signal
+    reset_engines: Signal
+    retired: data.View
+    waiting: data.View
+    working: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "s_axil": In(AxiLiteSignature()),
+                "irq": Out(1),
+                "fetch": Out(FetchSignature(config)),
+                "bases": Out(BaseSignature()),
+                **{
+                    engine.name.lower(): In(EngineSignature(Opcode[engine.name]))
+                    for engine in Engine
+                },
+                "quiet": In(1),
+                "read_beat": In(1),
+                "write_beat": In(1),
+                "clashes": In(3),
+                "reset_engines": Out(1),
+                "retired": Out(COUNTS_LAYOUT),
+                "waiting": Out(COUNTS_LAYOUT),
+                "working": Out(len(Engine)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect the parts, then run the state machine over them."""
+        m = Module()
+        m.submodules.csr = csr = Csr(self.config)
+        m.submodules.counters = counters = Counters()
+        inserter = ResetInserter(self.reset_engines)
+        decoder, fetcher, dispatch = (
+            Decoder(self.config),
+            Fetch(self.config),
+            Dispatch(self.config),
+        )
+        m.submodules.decoder = inserter(decoder)
+        m.submodules.fetcher = inserter(fetcher)
+        m.submodules.dispatch = inserter(dispatch)
+        wiring.connect(m, csr.s_axil, wiring.flipped(self.s_axil))
+        wiring.connect(m, wiring.flipped(self.fetch), fetcher.fetch)
+        wiring.connect(m, fetcher.o, decoder.i)
+        wiring.connect(m, decoder.o, dispatch.i)
+        engines = [getattr(self, engine.name.lower()) for engine in Engine]
+        for engine, port in zip(Engine, engines, strict=True):
+            wiring.connect(m, getattr(dispatch, engine.name.lower()), wiring.flipped(port.command))
+            m.d.comb += dispatch.retire[engine].eq(port.retire)
+        m.d.comb += [
+            fetcher.base.eq(Cat(csr.base0_lo, csr.base0_hi)),
+            fetcher.limit.eq(csr.limit0),
+            fetcher.size.eq(csr.program_size),
+            self.retired.eq(dispatch.retired),
+            self.waiting.eq(dispatch.waiting),
+            self.working.eq(Cat(port.busy for port in engines)),
+            self.irq.eq(csr.interrupt_pending[0] & csr.interrupt_enable[0]),
+        ]
+        self._export(m, csr, dispatch, counters)
+
+        state = self._run(m, csr, fetcher, dispatch, engines)
+        self._blame(m, csr, dispatch, engines, state)
+        m.d.comb += [
+            counters.clear.eq(state.clear),
+            counters.run.eq(state.running),
+            counters.busy.eq(self.working),
+            counters.stall.eq(Cat(port.stall for port in engines)),
+            counters.read_beat.eq(self.read_beat),
+            counters.write_beat.eq(self.write_beat),
+            counters.clashes.eq(self.clashes),
+        ]
+        return m
+
+    def _export(self, m: Module, csr: Csr, dispatch: Dispatch, counters: Counters) -> None:
+        """Show the host what is counted, and the engines what the host has set."""
+        for index in range(BASES):
+            low, high = getattr(csr, f"base{index}_lo"), getattr(csr, f"base{index}_hi")
+            m.d.comb += [
+                self.bases.base[index].eq(Cat(low, high)),
+                self.bases.limit[index].eq(getattr(csr, f"limit{index}")),
+            ]
+        for index in range(SCALARS):
+            m.d.comb += self.bases.scalar[index].eq(getattr(csr, f"scalar{index}"))
+        m.d.comb += csr.bank_clashes.eq(counters.bank_clashes)
+        for name in EVENTS:
+            counter = getattr(counters, name)
+            m.d.comb += Cat(getattr(csr, f"{name}_lo"), getattr(csr, f"{name}_hi")).eq(counter)
+        for engine in Engine:
+            register = getattr(csr, f"{engine.name.lower()}_retired")
+            m.d.comb += register.eq(dispatch.retired[engine])
+
+    def _run(
+        self,
+        m: Module,
+        csr: Csr,
+        fetcher: Fetch,
+        dispatch: Dispatch,
+        engines: list[wiring.PureInterface],
+    ) -> SimpleNamespace:
+        """Follow the state of the core."""
+        start, abort, reset, acknowledge = (csr.control[bit] for bit in regs.Control)
+        status = Signal(State)
+        pending = Signal()
+        count = Signal(range(max(RESET_CYCLES + 2, SETTLE_CYCLES) + 1))
+        abort_wanted = Signal()
+        reset_wanted = Signal()
+        halt = Signal()
+        halt_code = Signal(32)
+        clear = Signal()
+        faulted = Signal()
+        mismatch = Signal()
+        resetting = Signal()
+        expired = self._watchdog(m, csr, status)
+        # A cycle late, and only looked at long after `halt`.
+        still = Signal()
+        m.d.sync += [
+            still.eq(Cat(port.idle for port in engines).all() & self.quiet & fetcher.idle),
+            self.reset_engines.eq(resetting),
+        ]
+        m.d.comb += [
+            csr.status.eq(status),
+            csr.interrupt_pending.eq(pending),
+            csr.halt_code.eq(halt_code),
+            *(port.halt.eq(halt) for port in engines),
+        ]
+        with m.If(acknowledge):
+            m.d.sync += pending.eq(0)
+        # Commands may come while the core is in between; they are remembered.
+        with m.If(abort & (status == State.RUN)):
+            m.d.sync += abort_wanted.eq(1)
+        with m.If(reset):
+            m.d.sync += reset_wanted.eq(1)
+        with m.If(clear):
+            m.d.sync += [pending.eq(0), halt_code.eq(0), abort_wanted.eq(0)]
+
+        def begin_reset() -> None:
+            m.d.comb += clear.eq(1)
+            m.d.sync += [status.eq(State.IDLE), count.eq(RESET_CYCLES - 1)]
+            m.next = "RESET"
+
+        with m.FSM():
+            # What status calls IDLE or DONE.
+            with m.State("IDLE"):
+                with m.If(reset):
+                    begin_reset()
+                with m.Elif(start):
+                    m.d.comb += clear.eq(1)
+                    matches = Cat(csr.program_hash_lo, csr.program_hash_hi) == self.config.hash
+                    with m.If(matches):
+                        m.d.sync += [status.eq(State.RUN), count.eq(RESET_CYCLES + 1)]
+                        m.next = "PREPARE"
+                    with m.Else():
+                        m.d.comb += mismatch.eq(1)
+                        m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
+                        m.next = "FAULT"
+            with m.State("RESET"):
+                m.d.comb += resetting.eq(1)
+                m.d.sync += [count.eq(count - 1), reset_wanted.eq(0), halt.eq(0)]
+                with m.If(count == 0):
+                    m.next = "IDLE"
+            with m.State("PREPARE"):
+                m.d.comb += resetting.eq(count >= 2)
+                m.d.sync += count.eq(count - 1)
+                with m.If(count == 0):
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += fetcher.run.eq(1)
+                m.d.comb += faulted.eq(
+                    Cat(port.fault for port in engines).any()
+                    | (dispatch.cause != FaultCause.NONE)
+                    | expired
+                    | abort_wanted
+                    | reset_wanted
+                )
+                m.d.sync += count.eq(SETTLE_CYCLES)
+                with m.If(faulted):
+                    m.d.sync += [status.eq(State.FAULTING), halt.eq(1)]
+                    m.next = "FAULTING"
+                with m.Elif(dispatch.halted):
+                    m.d.sync += halt_code.eq(dispatch.halt_code)
+                    m.next = "FINISH"
+            with m.State("FINISH"):
+                # Prefetch may still be owed instructions behind HALT.
+                with m.If(reset_wanted):
+                    m.d.sync += [status.eq(State.FAULTING), halt.eq(1)]
+                    m.next = "FAULTING"
+                with m.Elif(count != 0):
+                    m.d.sync += count.eq(count - 1)
+                with m.Elif(self.quiet & fetcher.idle):
+                    m.d.sync += [status.eq(State.DONE), pending.eq(1)]
+                    m.next = "IDLE"
+            with m.State("FAULTING"):
+                with m.If(count != 0):
+                    m.d.sync += count.eq(count - 1)
+                with m.Elif(still & reset_wanted):
+                    begin_reset()
+                with m.Elif(still):
+                    m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
+                    m.next = "FAULT"
+            with m.State("FAULT"), m.If(reset | reset_wanted):
+                begin_reset()
+        running = (status == State.RUN) | (status == State.FAULTING)
+        return SimpleNamespace(
+            clear=clear, running=running, faulted=faulted, mismatch=mismatch, expired=expired
+        )
+
+    def _watchdog(self, m: Module, csr: Csr, status: Value) -> Signal:
+        """Return whether too many cycles have gone by without a retired instruction."""
+        patience = Signal(32)
+        expired = Signal()
+        retired = Signal()
+        m.d.sync += retired.eq(
+            Cat(getattr(self, engine.name.lower()).retire for engine in Engine).any()
+        )
+        with m.If((status != State.RUN) | retired):
+            m.d.sync += [patience.eq(csr.watchdog), expired.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                patience.eq(patience - 1),
+                expired.eq((patience == 1) & csr.watchdog.any()),
+            ]
+        return expired
+
+    def _blame(
+        self,
+        m: Module,
+        csr: Csr,
+        dispatch: Dispatch,
+        engines: list[wiring.PureInterface],
+        state: SimpleNamespace,
+    ) -> None:
+        """Keep the first fault: in the cycle after it, the engine is known, and then the rest."""
+        engine = Signal(3, init=NO_ENGINE)
+        cause = Signal(FaultCause)
+        pc = Signal.like(dispatch.next.pc)
+        tag = Signal.like(dispatch.next.tag)
+        address = Signal(64)
+        look = Signal()
+        by_engine = Signal()
+        by_fetch = Signal()
+        faults = Cat(port.fault for port in engines)
+        m.d.comb += [
+            csr.fault_engine.eq(engine),
+            csr.fault_cause.eq(cause),
+            csr.fault_pc.eq(pc),
+            csr.fault_tag.eq(tag),
+            Cat(csr.fault_address_lo, csr.fault_address_hi).eq(address),
+        ]
+        m.d.sync += look.eq(state.faulted)
+        with m.If(look):
+            # Dispatch stands still in front of what is wrong.
+            m.d.sync += [pc.eq(dispatch.next.pc), tag.eq(Mux(by_fetch, dispatch.next.tag, 0))]
+            with m.If(by_fetch & (cause != FaultCause.ILLEGAL_INSTRUCTION)):
+                m.d.sync += address.eq(_fetch_address(csr, dispatch.next.pc, cause))
+            for index, port in enumerate(engines):
+                with m.If(engine == index):
+                    m.d.sync += [
+                        pc.eq(dispatch.origins[index].pc),
+                        tag.eq(dispatch.origins[index].tag),
+                    ]
+                    with m.If(by_engine):
+                        m.d.sync += [cause.eq(port.fault_cause), address.eq(port.fault_address)]
+        with m.If(state.faulted):
+            m.d.sync += [by_engine.eq(faults.any()), by_fetch.eq(0), engine.eq(NO_ENGINE)]
+            with m.If(faults.any()):
+                m.d.sync += engine.eq(_lowest(faults))
+            with m.Elif(dispatch.cause != FaultCause.NONE):
+                m.d.sync += [cause.eq(dispatch.cause), by_fetch.eq(1)]
+            with m.Elif(state.expired):
+                m.d.sync += cause.eq(FaultCause.WATCHDOG)
+                with m.If(dispatch.pending.any()):
+                    m.d.sync += engine.eq(_lowest(dispatch.pending))
+            with m.Else():
+                m.d.sync += cause.eq(FaultCause.ABORT)
+        with m.If(state.clear):
+            m.d.sync += [
+                engine.eq(NO_ENGINE),
+                cause.eq(Mux(state.mismatch, FaultCause.CONFIG_MISMATCH, FaultCause.NONE)),
+                pc.eq(0),
+                tag.eq(0),
+                address.eq(0),
+            ]
+
+
+def _lowest(bits: Value) -> Value:
+    """Return the index of the lowest bit that is set, if one is."""
+    index = Value.cast(len(bits) - 1)
+    for position in reversed(range(len(bits) - 1)):
+        index = Mux(bits[position], position, index)
+    return index
+
+
+def _fetch_address(csr: Csr, pc: Value, cause: Value) -> Value:
+    """Return the address of an instruction, or the first one that is beyond the limit.
+
+    An instruction that does not lie within the limit begins in the limit's own 64 bytes.
+    """
+    shift = exact_log2(INSTRUCTION_BYTES)
+    instruction = Cat(csr.base0_lo, csr.base0_hi)[shift:] + pc
+    beyond = Mux(cause == FaultCause.DRAM_LIMIT, csr.limit0[:shift], 0)
+    return Cat(beyond, instruction[: 64 - shift])

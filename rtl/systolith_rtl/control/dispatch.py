@@ -1,0 +1,134 @@
+"""Dispatch: instructions in program order, each to the queue of its engine."""
+
+from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith.isa import OPERANDS, Engine, Opcode
+from systolith.regs import FaultCause
+from systolith_rtl.control.decoder import (
+    DECODED_LAYOUT,
+    field_of,
+    opcode_of,
+    packed_operands,
+    waits_of,
+)
+from systolith_rtl.control.queue import (
+    COUNTS_LAYOUT,
+    ORIGIN_LAYOUT,
+    WAITS_LAYOUT,
+    EngineQueue,
+)
+from systolith_rtl.interfaces import operand_layout
+
+ENGINE_OPCODES = tuple(Opcode[engine.name] for engine in Engine)
+"""Opcodes by engine."""
+
+
+class Dispatch(wiring.Component):
+    """Move decoded instructions into the queues, and keep the progress counts.
+
+    An instruction that is a fault, and HALT, are not taken: they stay in front until reset. HALT
+    is done when its waits hold and every engine has retired all it was given.
+
+    Members:
+        i: decoded instructions.
+        commands: to the engines, by name in lower case.
+        retire: `In(6)`, from the engines.
+        retired: `Out`, progress counts, a cycle after `retire`.
+        origins: `Out`, of the oldest instruction of each engine that is not retired.
+        pending: `Out(6)`, there is one.
+        waiting: `Out`, by engine, instructions not yet handed over.
+        next: `Out`, index of the next instruction, and its tag where there is one.
+        cause: `Out`, the fault that came instead of the next instruction.
+        halted: `Out(1)`, HALT is done.
+        halt_code: `Out(32)`, its code.
+    """
+
+    i: stream.Interface
+    retire: Signal
+    retired: data.View
+    origins: data.View
+    pending: Signal
+    waiting: data.View
+    next: data.View
+    cause: Signal
+    halted: Signal
+    halt_code: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(DECODED_LAYOUT)),
+                **{
+                    engine.name.lower(): Out(stream.Signature(operand_layout(opcode)))
+                    for engine, opcode in zip(Engine, ENGINE_OPCODES, strict=True)
+                },
+                "retire": In(len(Engine)),
+                "retired": Out(COUNTS_LAYOUT),
+                "origins": Out(data.ArrayLayout(ORIGIN_LAYOUT, len(Engine))),
+                "pending": Out(len(Engine)),
+                "waiting": Out(COUNTS_LAYOUT),
+                "next": Out(ORIGIN_LAYOUT),
+                "cause": Out(FaultCause),
+                "halted": Out(1),
+                "halt_code": Out(32),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the queues, and what happens at the front."""
+        m = Module()
+        instruction = self.i.payload
+        opcode = opcode_of(instruction.word)
+        pc = Signal.like(self.next.pc)
+        legal = Signal()
+        m.d.comb += legal.eq(self.i.valid & (instruction.cause == FaultCause.NONE))
+
+        waits = Signal(WAITS_LAYOUT)
+        for engine, count in zip(Engine, waits_of(instruction.word), strict=True):
+            m.d.comb += waits[engine].eq(count)
+        taken = []
+        for engine, mine in zip(Engine, ENGINE_OPCODES, strict=True):
+            queue = EngineQueue(mine, self.config)
+            m.submodules[engine.name.lower()] = queue
+            entry = queue.i.payload
+            operands = packed_operands(instruction.word, mine, self.config)
+            m.d.comb += [
+                queue.i.valid.eq(legal & (opcode == mine)),
+                Value.cast(entry.operands).eq(operands),
+                entry.waits.eq(waits),
+                entry.origin.pc.eq(pc),
+                entry.origin.tag.eq(instruction.tag),
+                queue.counts.eq(self.retired),
+                queue.retire.eq(self.retire[engine]),
+                self.origins[engine].eq(queue.origin),
+                self.pending[engine].eq(~queue.empty),
+                self.waiting[engine].eq(queue.waiting),
+            ]
+            wiring.connect(m, wiring.flipped(getattr(self, engine.name.lower())), queue.command)
+            taken.append(queue.i.valid & queue.i.ready)
+            with m.If(self.retire[engine]):
+                m.d.sync += self.retired[engine].eq(self.retired[engine] + 1)
+        m.d.comb += self.i.ready.eq(Cat(taken).any())
+        with m.If(self.i.ready):
+            m.d.sync += pc.eq(pc + 1)
+
+        reached = Signal()
+        halts = Signal()
+        m.d.comb += halts.eq(legal & (opcode == Opcode.HALT))
+        m.d.sync += reached.eq(
+            halts
+            & Cat(self.retired[engine] >= Value.cast(waits[engine]) for engine in Engine).all()
+        )
+        m.d.comb += [
+            self.next.pc.eq(pc),
+            self.next.tag.eq(instruction.tag),
+            self.halted.eq(reached & ~self.pending.any()),
+            self.halt_code.eq(field_of(instruction.word, OPERANDS[Opcode.HALT][0])),
+        ]
+        with m.If(self.i.valid):
+            m.d.comb += self.cause.eq(instruction.cause)
+        return m

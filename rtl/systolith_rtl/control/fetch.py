@@ -1,0 +1,166 @@
+"""Instruction fetch: a program in memory becomes a stream of instructions."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import CoreConfig
+from systolith.isa import BASE_ALIGNMENT, INSTRUCTION_BYTES
+from systolith.regs import FaultCause
+from systolith_rtl.control.decoder import FETCHED_LAYOUT, WORD_WIDTH
+from systolith_rtl.interfaces import FetchSignature
+
+PREFETCH = 4
+"""Instructions that may be asked for ahead."""
+
+
+class Fetch(wiring.Component):
+    """Read instructions from base 0 on, in order, as long as there is room for them.
+
+    What ends a program without HALT comes in the place of the instruction that is missing:
+    `ILLEGAL_INSTRUCTION` behind the last one, `DRAM_LIMIT` where the next one does not lie within
+    the limit, `AXI_ERROR` for one that came with an error. It is a fault only if it is reached.
+
+    Beats go through a LUT RAM and are put together one per cycle, so an instruction can follow
+    the one before after as many cycles as it has beats.
+
+    Members:
+        fetch: `Out(FetchSignature(config))`.
+        base, limit, size: `In`, address, bytes and instructions of the program, steady.
+        run: `In(1)`, ask for instructions.
+        o: instructions.
+        idle: `Out(1)`, nothing is being asked for and nothing is owed.
+    """
+
+    fetch: wiring.PureInterface
+    base: Signal
+    limit: Signal
+    size: Signal
+    run: Signal
+    o: stream.Interface
+    idle: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "fetch": Out(FetchSignature(config)),
+                "base": In(64),
+                "limit": In(32),
+                "size": In(32),
+                "run": In(1),
+                "o": Out(stream.Signature(FETCHED_LAYOUT)),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Ask, store beats, put instructions together."""
+        m = Module()
+        # The base is a multiple of an instruction, so whole instructions are counted.
+        assert BASE_ALIGNMENT % INSTRUCTION_BYTES == 0
+        shift = exact_log2(INSTRUCTION_BYTES)
+        beats = WORD_WIDTH // self.config.axi_data_bits
+
+        started = Signal()
+        address = Signal(64 - shift, reset_less=True)
+        instructions = Signal(32, reset_less=True)
+        blocks = Signal(32 - shift, reset_less=True)
+        ends = Signal()
+        cause = Signal(FaultCause, reset_less=True)
+        room = Signal(range(PREFETCH + 1), init=PREFETCH)
+        owed = Signal(range(PREFETCH * beats + 1))
+        request = self.fetch.request
+        asked = Signal()
+        completed = Signal()
+        m.d.comb += [
+            request.payload.eq(Cat(Const(0, shift), address)),
+            asked.eq(request.valid & request.ready),
+            self.idle.eq(~request.valid & (owed == 0)),
+        ]
+        with m.If(asked):
+            m.d.sync += [
+                request.valid.eq(0),
+                address.eq(address + 1),
+                instructions.eq(instructions - 1),
+                blocks.eq(blocks - 1),
+            ]
+        with m.Elif(self.run & ~started):
+            m.d.sync += [
+                started.eq(1),
+                address.eq(self.base[shift:]),
+                instructions.eq(self.size),
+                blocks.eq(self.limit[shift:]),
+            ]
+        with m.Elif(self.run & ~ends & ~request.valid):
+            with m.If(instructions == 0):
+                m.d.sync += [ends.eq(1), cause.eq(FaultCause.ILLEGAL_INSTRUCTION)]
+            with m.Elif(blocks == 0):
+                m.d.sync += [ends.eq(1), cause.eq(FaultCause.DRAM_LIMIT)]
+            with m.Elif(room != 0):
+                m.d.sync += request.valid.eq(1)
+        with m.If(asked & ~completed):
+            m.d.sync += room.eq(room - 1)
+        with m.Elif(completed & ~asked):
+            m.d.sync += room.eq(room + 1)
+        m.d.sync += owed.eq(owed + Mux(asked, beats, 0) - self.fetch.data_valid)
+
+        empty = self._assemble(m, beats, completed)
+        nothing_left = Signal()
+        m.d.comb += nothing_left.eq(ends & (room == PREFETCH) & empty)
+        with m.If(nothing_left):
+            m.d.comb += [self.o.valid.eq(1), self.o.p.cause.eq(cause)]
+        return m
+
+    def _assemble(self, m: Module, beats: int, completed: Signal) -> Signal:
+        """Shift beats into a word, and offer it; return whether there is none."""
+        width = self.config.axi_data_bits
+        depth = PREFETCH * beats
+        m.submodules.beats = memory = Memory(shape=width + 1, depth=depth, init=[])
+        write_port = memory.write_port()
+        read_port = memory.read_port(domain="comb")
+        write = Signal(range(depth))
+        read = Signal(range(depth))
+        stored = Signal(range(depth + 1))
+        m.d.comb += [
+            write_port.addr.eq(write),
+            write_port.data.eq(Cat(self.fetch.data, self.fetch.error)),
+            write_port.en.eq(self.fetch.data_valid),
+            read_port.addr.eq(read),
+        ]
+        word = Signal(WORD_WIDTH, reset_less=True)
+        error = Signal()
+        full = Signal()
+        moved = Signal()
+        leaves = Signal()
+        first = Signal()
+        last = Signal()
+        m.d.comb += [
+            leaves.eq(full & self.o.ready),
+            moved.eq((stored != 0) & (~full | leaves)),
+            first.eq((read & (beats - 1)) == 0),
+            last.eq((read & (beats - 1)) == beats - 1),
+            completed.eq(moved & last),
+        ]
+        m.d.sync += [
+            write.eq(write + self.fetch.data_valid),
+            read.eq(read + moved),
+            stored.eq(stored + self.fetch.data_valid - moved),
+        ]
+        with m.If(moved):
+            m.d.sync += [
+                word.eq(Cat(word[width:], read_port.data[:width])),
+                error.eq(read_port.data[width] | (error & ~first)),
+            ]
+        with m.If(completed):
+            m.d.sync += full.eq(1)
+        with m.Elif(leaves):
+            m.d.sync += full.eq(0)
+        m.d.comb += [
+            self.o.valid.eq(full),
+            self.o.p.word.eq(word),
+            self.o.p.cause.eq(Mux(error, FaultCause.AXI_ERROR, FaultCause.NONE)),
+        ]
+        return ~full & (stored == 0)

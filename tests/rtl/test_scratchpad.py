@@ -82,7 +82,7 @@ def expect(config: CoreConfig, cycles: list[Cycle]) -> Trace:
     """What the scratchpad should do: a dictionary of words, and the rules in plain loops."""
     words: dict[int, int] = {}
     total = len(cycles) + READ_LATENCY + 1
-    trace = Trace([], [], [[None] * READERS for _ in range(total)], [], [0])
+    trace = Trace([], [], [[None] * READERS for _ in range(total)], [], [0, 0])
     for now, (reads, writes) in enumerate(cycles):
         ready = []
         for requests in (reads, writes):
@@ -140,4 +140,4 @@ def test_random_traffic_matches_the_model(config: CoreConfig, load: float) -> No
     assert seen.read_ready[: len(cycles)] == expected.read_ready
     assert seen.write_ready[: len(cycles)] == expected.write_ready
     assert seen.data == expected.data
-    assert seen.clashes[: len(cycles) + 1] == expected.clashes
+    assert seen.clashes[: len(cycles) + 2] == expected.clashes

@@ -39,7 +39,7 @@ class Scratchpad(wiring.Component):
     Members:
         read: `In(ReadSignature(config)).array(READERS)`.
         write: `In(WriteSignature(config)).array(WRITERS)`.
-        clashes: `Out(3)`, how many requests were refused in the cycle before.
+        clashes: `Out(3)`, how many requests were refused two cycles ago.
     """
 
     read: Sequence[wiring.PureInterface]
@@ -75,11 +75,12 @@ class Scratchpad(wiring.Component):
             read_grants.append(_connect_readers(m, bank, ram, self.read))
             write_grants.append(_connect_writers(m, bank, ram, self.write))
 
-        refused = []
-        for ports, grants in ((self.read, read_grants), (self.write, write_grants)):
-            for index, port in enumerate(ports):
+        ports = [*self.read, *self.write]
+        refused = Signal(len(ports))
+        for group, grants in ((self.read, read_grants), (self.write, write_grants)):
+            for index, port in enumerate(group):
                 m.d.comb += port.ready.eq(Cat(bank[index] for bank in grants).any())
-                refused.append(port.valid & ~port.ready)
+        m.d.sync += refused.eq(Cat(port.valid & ~port.ready for port in ports))
         for index, port in enumerate(self.read):
             _answer(m, f"read{index}", port, Cat(bank[index] for bank in read_grants), rams)
         m.d.sync += self.clashes.eq(sum(refused))

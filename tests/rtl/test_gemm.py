@@ -19,6 +19,7 @@ from systolith.numerics import Format
 from systolith.regs import FaultCause
 from systolith_rtl.array.gemm import GemmEngine
 from systolith_rtl.interfaces import ACC_READ_LATENCY, READ_LATENCY
+from systolith_sim.ecp5 import SimulatedEcp5
 from systolith_sim.golden.matmul import matmul, ring_words
 from systolith_sim.testbench import SimulatorContext, simulate
 
@@ -215,7 +216,13 @@ class Bench:
             self.cycle += 1
 
 
-def run(config: CoreConfig, gemms: list[Gemm], **options: Any) -> Log:
+def run(
+    config: CoreConfig,
+    gemms: list[Gemm],
+    *,
+    platform: SimulatedEcp5 | None = None,
+    **options: Any,
+) -> Log:
     """Carry out GEMMs, and hold each to the golden model."""
     bench = Bench(config, gemms, **options)
     tiles = sum(
@@ -224,7 +231,7 @@ def run(config: CoreConfig, gemms: list[Gemm], **options: Any) -> Log:
         * max(gemm.a.shape[0], config.columns, 5)
         for gemm in gemms
     )
-    simulate(bench.dut, bench.run, max_cycles=500 + 20 * tiles)
+    simulate(Fragment.get(bench.dut, platform), bench.run, max_cycles=500 + 20 * tiles)
     for gemm, result in zip(gemms, bench.log.results, strict=True):
         # Columns beyond N are 0.
         b = np.pad(gemm.b, ((0, -len(gemm.b) % config.columns), (0, 0)))
@@ -366,6 +373,16 @@ def _random_gemms(data: st.DataObject, config: CoreConfig, *, most: int) -> None
     )
 
 
+def test_ecp5_engine_matches_golden_model() -> None:
+    """The engine as it is built from DSP blocks and block RAMs, under stalls."""
+    gemms = [
+        operands(7, 6, 22, a_row=6, unsigned=True),
+        operands(3, 9, 10, source=SCRATCHPAD, a_address=500, a_row=3, b_address=2000, b_row=4),
+    ]
+    for chance in (0.0, 0.4):
+        run(TINY, gemms, platform=SimulatedEcp5(), refuse=chance, late=chance, slow=chance)
+
+
 def test_short_tiles_keep_their_distance_when_reads_are_refused() -> None:
     """A sum must be written before the same row's next one is read."""
     for seed in range(4):
@@ -431,6 +448,23 @@ def test_bounds(config: CoreConfig, changes: dict[str, Any], address: int) -> No
     cause, where = fault(config, [fine, fine, bad, fine], retired=2)
     assert cause == FaultCause.SCRATCHPAD_BOUND
     assert where == address * config.word_granules
+
+
+@pytest.mark.parametrize("config", [TINY, NARROW], ids=lambda config: f"{config.rows}")
+def test_largest_stride_does_not_wrap(config: CoreConfig) -> None:
+    stride = 65535 // config.word_granules
+    last = config.words - 1
+    gemm = operands(3, 2, 4, a_address=last, a_row=stride)
+    assert fault(config, [gemm], retired=0)[1] == (last + stride) * config.word_granules
+    gemm = operands(3, 2, 4, source=SCRATCHPAD, b_address=last, b_row=stride)
+    assert fault(config, [gemm], retired=0)[1] == (last + stride) * config.word_granules
+
+
+def test_second_group_outside() -> None:
+    """All four rows of the first group are inside, a fifth would be the last."""
+    b_row = TINY.words // 5 + 1
+    gemm = operands(3, 8, 4, source=SCRATCHPAD, b_address=0, b_row=b_row)
+    assert fault(TINY, [gemm], retired=0)[1] == 5 * b_row
 
 
 def test_the_last_word_is_inside() -> None:

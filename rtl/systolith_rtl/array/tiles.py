@@ -79,8 +79,9 @@ class TileAddress(wiring.Component):
         self.word_granules = config.word_granules
         self.inside_bits = bits(config.words)
         row_bits = word_bits(config, "a_row")
-        # Enough for a step from anywhere inside.
-        self.low_bits = max(self.inside_bits, row_bits, group_bits) + 1
+        # Enough for a step from anywhere inside. A group of more than one row is left only if all
+        # of it is inside, so the step to the next one is less than twice the scratchpad.
+        self.low_bits = max(self.inside_bits + 1, row_bits) + 1
         super().__init__(
             {
                 "start": In(1),

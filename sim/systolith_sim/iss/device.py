@@ -32,8 +32,8 @@ class IssDevice(Device):
 
     It carries out instructions in program order, or in a random order that waits and couplings
     between the engines allow; a program that is free of races gives the same in any of them.
-    Accumulators that overflow, scores above their maximum and norms out of range, which no core
-    detects, are errors here. Registers of time, bandwidth and clashes read 0.
+    Scores above their maximum and norms out of range, which no core detects, are errors here.
+    Registers of time, bandwidth and clashes read 0.
 
     Args:
         config: the core.

@@ -39,7 +39,7 @@ class FaultError(Exception):
 
 
 class ExecutionError(Exception):
-    """A program relies on what no core promises, such as an accumulator that overflows."""
+    """A program relies on what no core promises, such as a score above its row's maximum."""
 
 
 class Accumulators:

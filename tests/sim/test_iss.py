@@ -278,7 +278,7 @@ def test_fine_steps_have_rings_and_halves_of_their_real_size() -> None:
     text += "VECTOR m=1 n=12 x_format=ACCUMULATOR wait_gemm=1" + HALT
     assert state(run(ready(text))) == State.DONE
     with pytest.raises(
-        DeviceTimeoutError, match="GEMM .instruction 1. for a free accumulator half"
+        DeviceTimeoutError, match=r"GEMM .instruction 1. for a free accumulator half"
     ):
         run(ready(text, seed=1))
     size = TINY.ring_bytes + 16

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from systolith.compiler.calibrate import Sample, calibrate, embed
+from systolith.compiler.calibrate import Ranges, Sample, calibrate, embed
 from systolith.compiler.errors import CompileError
 from systolith.compiler.frontend import LoadedModel, load_model
 from systolith.compiler.graph import Floats, Graph
@@ -56,6 +56,76 @@ class CompiledModel:
     notes: tuple[str, ...]
 
 
+class PreparedModel:
+    """A model that has been loaded, with its calibration inputs: quantized as often as one likes.
+
+    Args:
+        loaded: the model.
+        inputs: the core's input for each calibration sample, `[valid tokens, channels]`.
+        name: of the model.
+        notes: what the user should know.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, inputs: Sequence[Floats], name: str, notes: Sequence[str]
+    ) -> None:
+        self.loaded = loaded
+        self._inputs = inputs
+        self._name = name
+        self._notes = notes
+        self._whole = move_biases(loaded.graph)
+        # Chunks follow from ranges, and the ranges of partial sums from chunks.
+        self._whole_ranges = calibrate(self._whole, inputs)
+        self._split: dict[tuple[int, int | None], tuple[Graph, Ranges]] = {}
+
+    def graph(self, options: QuantizeOptions) -> tuple[Graph, Ranges]:
+        """The operator graph as it is quantized, and its calibrated ranges."""
+        key = (options.max_chunk, options.wide_channels)
+        if key not in self._split:
+            graph = split_feed_forward(self._whole, self._whole_ranges, options.chunks)
+            self._split[key] = (graph, calibrate(graph, self._inputs))
+        return self._split[key]
+
+    def qgraph(self, options: QuantizeOptions, seq_len: int | None = None) -> QGraph:
+        """Quantize; on request for another length, which changes no number.
+
+        Raises:
+            CompileError: something cannot be expressed in the core's integers.
+        """
+        graph, ranges = self.graph(options)
+        return quantize(
+            graph,
+            ranges,
+            seq_len=seq_len or self.loaded.seq_len,
+            options=options,
+            result=self.loaded.result,
+            masked=self.loaded.masked,
+        )
+
+    def compile(self, options: QuantizeOptions) -> CompiledModel:
+        """Quantize.
+
+        Raises:
+            CompileError: something cannot be expressed in the core's integers.
+        """
+        loaded, qgraph = self.loaded, self.qgraph(options)
+        graph, _ = self.graph(options)
+        return CompiledModel(
+            name=self._name,
+            seq_len=loaded.seq_len,
+            qgraph=qgraph,
+            graph=graph,
+            prologue=loaded.prologue,
+            epilogue=loaded.epilogue,
+            input=graph.input,
+            output=loaded.result,
+            outputs=loaded.outputs,
+            mask_input=loaded.mask_input,
+            host=loaded.host,
+            notes=(*self._notes, *qgraph.notes),
+        )
+
+
 def build_qgraph(
     source: Path | str | bytes,
     seq_len: int | None = None,
@@ -64,20 +134,30 @@ def build_qgraph(
     *,
     name: str = "",
 ) -> CompiledModel:
-    """Load, calibrate and quantize a model.
+    """Load, calibrate and quantize a model: `prepare_model`, then `PreparedModel.compile`."""
+    prepared = prepare_model(source, seq_len, calibration, name=name)
+    return prepared.compile(options or QuantizeOptions())
+
+
+def prepare_model(
+    source: Path | str | bytes,
+    seq_len: int | None = None,
+    calibration: Sequence[Sample] | None = None,
+    *,
+    name: str = "",
+) -> PreparedModel:
+    """Load a model and run its prologue on samples.
 
     Args:
         source: an ONNX file, or its contents.
         seq_len: tokens; may be left out if the model's inputs have a fixed length.
         calibration: sample inputs, each a mapping of the model's inputs to arrays `[L]` or
             `[1, L]`, L at most `seq_len`; None for random tokens, which cost accuracy.
-        options: of quantization.
         name: of the model; by default the file's.
 
     Raises:
         CompileError: the model is not supported, or a sample does not suit it.
     """
-    options = options or QuantizeOptions()
     loaded = load_model(source, seq_len)
     notes: list[str] = []
     if calibration is None:
@@ -99,41 +179,13 @@ def build_qgraph(
         notes.append(
             f"the model has no attention mask: every input must have {loaded.seq_len} tokens"
         )
-    inputs = _embed(loaded, calibration)
-    graph = move_biases(loaded.graph)
-    # Chunks follow from ranges, and the ranges of partial sums from chunks.
-    graph = split_feed_forward(graph, calibrate(graph, inputs), options.chunks)
-    qgraph = quantize(
-        graph,
-        calibrate(graph, inputs),
-        seq_len=loaded.seq_len,
-        options=options,
-        result=loaded.result,
-        masked=loaded.masked,
-    )
-    if not name:
-        name = "model" if isinstance(source, bytes) else Path(source).stem
-    return CompiledModel(
-        name=name,
-        seq_len=loaded.seq_len,
-        qgraph=qgraph,
-        graph=graph,
-        prologue=loaded.prologue,
-        epilogue=loaded.epilogue,
-        input=graph.input,
-        output=loaded.result,
-        outputs=loaded.outputs,
-        mask_input=loaded.mask_input,
-        host=loaded.host,
-        notes=(*notes, *qgraph.notes),
-    )
-
-
-def _embed(loaded: LoadedModel, samples: Sequence[Sample]) -> list[Floats]:
-    return embed(
+    inputs = embed(
         HostModel(loaded.prologue),
-        samples,
+        calibration,
         name=loaded.graph.input,
         seq_len=loaded.seq_len,
         mask_input=loaded.mask_input,
     )
+    if not name:
+        name = "model" if isinstance(source, bytes) else Path(source).stem
+    return PreparedModel(loaded, inputs, name, notes)

@@ -46,6 +46,14 @@ class AxiFaults:
     reads: set[tuple[int, int]] = field(default_factory=set)
     writes: set[int] = field(default_factory=set)
 
+    def response_to_read(self, id_: int, number: int) -> int:
+        """What RRESP is to a beat."""
+        return SLAVE_ERROR if (id_, number) in self.reads else OKAY
+
+    def response_to_write(self, number: int) -> int:
+        """What BRESP is to a burst."""
+        return SLAVE_ERROR if number in self.writes else OKAY
+
 
 class AxiMemory:
     """A memory that answers one AXI4 master, and checks it in every cycle.
@@ -140,6 +148,7 @@ class AxiMemory:
         self._written = 0
         self._answers: deque[tuple[int, int, int]] = deque()
         self._on_b = False
+        self._shown: dict[str, int] = {}
 
     @property
     def idle(self) -> bool:
@@ -266,7 +275,7 @@ class AxiMemory:
                 )
             if last:
                 number = len(self.writes) - len(self._write_addresses)
-                response = SLAVE_ERROR if number in self._faults.writes else OKAY
+                response = self._faults.response_to_write(number)
                 self._answers.append((self.cycle + self._latency, burst.id, response))
                 self._write_addresses.popleft()
                 self._written = 0
@@ -304,7 +313,7 @@ class AxiMemory:
             self._drive_read(ctx)
         if not self._on_b:
             due = bool(self._answers) and self._answers[0][0] <= self.cycle and not self._stalls()
-            ctx.set(axi.b.valid, due)
+            self._show(ctx, "b_valid", axi.b.valid, due)
             if due:
                 _, id_, response = self._answers.popleft()
                 ctx.set(axi.b.id, id_)
@@ -321,7 +330,7 @@ class AxiMemory:
             if id_ is not None and not self._is_due(self._read_queues[id_]):
                 id_ = None
         if id_ is None or self._stalls():
-            ctx.set(r.valid, 0)
+            self._show(ctx, "r_valid", r.valid, False)
             return
         read = self._read_queues[id_][0]
         address = read.burst.address + read.sent * self._bytes
@@ -332,12 +341,19 @@ class AxiMemory:
         if last:
             self._read_queues[id_].popleft()
             self._read_order.remove(id_)
-        ctx.set(r.valid, 1)
-        ctx.set(r.id, id_)
-        ctx.set(r.data, int.from_bytes(self.memory[address : address + self._bytes], "little"))
-        ctx.set(r.resp, SLAVE_ERROR if (id_, number) in self._faults.reads else OKAY)
-        ctx.set(r.last, last)
+        data = int.from_bytes(self.memory[address : address + self._bytes], "little")
+        self._show(ctx, "r_valid", r.valid, True)
+        self._show(ctx, "r_id", r.id, id_)
+        self._show(ctx, "r_last", r.last, last)
+        self._show(ctx, "r_resp", r.resp, self._faults.response_to_read(id_, number))
+        ctx.set(r.data, data)
         self._on_r = (id_, last)
+
+    def _show(self, ctx: SimulatorContext, name: str, signal: Any, value: int) -> None:
+        """Set a signal, if it changes: setting takes as long as much of the rest."""
+        if self._shown.get(name) != value:
+            self._shown[name] = value
+            ctx.set(signal, value)
 
     def _is_due(self, queue: "deque[_Read]") -> bool:
         return bool(queue) and queue[0].due <= self.cycle

@@ -18,6 +18,9 @@ from systolith_sim.testbench import ProtocolError, SimulatorContext, simulate
 MOVERS = (Engine.STREAM, Engine.LOAD, Engine.STORE)
 """The engines of the DMA."""
 
+UNKNOWN = 0x5A
+"""What a scratchpad port shows when there is nothing to show."""
+
 SETTLING = 40
 """Cycles after which a core that is done must have stayed quiet."""
 
@@ -108,6 +111,7 @@ class DmaBench:
         self._occupied = 0
         self._reads: deque[int | None] = deque([None] * (READ_LATENCY - 1))
         self._landing: deque[tuple[int, int, int, int]] = deque()
+        self._shown: dict[str, int] = {}
         self._ports = {
             Engine.STREAM: self.dut.stream,
             Engine.LOAD: self.dut.load,
@@ -277,9 +281,10 @@ class DmaBench:
         size = self.config.rows
         if self._occupied and self._random.random() < self._drain:
             self._occupied -= 1
-        ctx.set(dut.ring.free, self.config.ring_words - self._occupied)
-        for ready in (dut.read.ready, dut.write.ready, dut.side.ready):
-            ctx.set(ready, self._random.random() >= self._stall)
+        self._show(ctx, "free", dut.ring.free, self.config.ring_words - self._occupied)
+        for name in ("read", "write", "side"):
+            ready = self._random.random() >= self._stall
+            self._show(ctx, name, getattr(dut, name).ready, ready)
 
         # The word is read when the read is granted; its data is shown `READ_LATENCY` later.
         word = None
@@ -287,5 +292,11 @@ class DmaBench:
             word = int.from_bytes(self.scratchpad[granted * size : granted * size + size], "little")
         self._reads.append(word)
         shown = self._reads.popleft()
-        ctx.set(dut.read.data_valid, shown is not None)
-        ctx.set(dut.read.data, self._random.getrandbits(8 * size) if shown is None else shown)
+        self._show(ctx, "data_valid", dut.read.data_valid, shown is not None)
+        self._show(ctx, "data", dut.read.data, UNKNOWN if shown is None else shown)
+
+    def _show(self, ctx: SimulatorContext, name: str, signal: Any, value: int) -> None:
+        """Set a signal, if it changes: setting takes as long as much of the rest."""
+        if self._shown.get(name) != value:
+            self._shown[name] = value
+            ctx.set(signal, value)

@@ -10,16 +10,33 @@ from systolith.config import CoreConfig
 MAX_BEATS = 32
 """Beats of the longest burst. It is at most 2 KiB, so aligned bursts stay within 4 KiB."""
 
+BOUNDARY = 4096
+"""Bytes whose multiples an AXI burst must not cross."""
+
 
 def run_layout(config: CoreConfig, size_width: int) -> data.StructLayout:
-    """A run of bytes in DRAM, all of which may be accessed: where, how many (not 0), and whether
-    it is the last of its instruction."""
+    """A run of bytes in DRAM, all of which may be accessed.
+
+    It has a first byte, a number of bytes (not 0), and may be the last of its instruction.
+    """
     return data.StructLayout({"address": config.axi_address_bits, "size": size_width, "last": 1})
 
 
 def burst_layout(config: CoreConfig) -> data.StructLayout:
     """A burst: aligned address, beats less one, and whether it ends an instruction."""
     return data.StructLayout({"address": config.axi_address_bits, "length": 8, "last": 1})
+
+
+def check_max_beats(config: CoreConfig, max_beats: int) -> None:
+    """Check that bursts of so many beats are legal and can be aligned to their size.
+
+    Raises:
+        ValueError: they are not, or cannot.
+    """
+    if max_beats < 1 or max_beats & (max_beats - 1):
+        raise ValueError(f"max_beats must be a power of two, but is {max_beats}")
+    if max_beats > 256 or max_beats * config.axi_bytes > BOUNDARY:
+        raise ValueError(f"bursts of {max_beats} beats can cross 4 KiB")
 
 
 class Splitter(wiring.Component):
@@ -49,10 +66,7 @@ class Splitter(wiring.Component):
     def __init__(
         self, config: CoreConfig, *, size_width: int, space_width: int, max_beats: int = MAX_BEATS
     ) -> None:
-        if max_beats < 1 or max_beats & (max_beats - 1):
-            raise ValueError(f"max_beats must be a power of two, but is {max_beats}")
-        if max_beats > 256 or max_beats * config.axi_bytes > 4096:
-            raise ValueError(f"bursts of {max_beats} beats can cross 4 KiB")
+        check_max_beats(config, max_beats)
         self.config = config
         self.max_beats = max_beats
         self.size_width = size_width
@@ -73,41 +87,40 @@ class Splitter(wiring.Component):
         inner = exact_log2(self.max_beats)
         run = self.i.payload
         beat = Signal(self.config.axi_address_bits - lane_bits, reset_less=True)
-        remaining = Signal(self.size_width + 1 - lane_bits, reset_less=True)
-        beats = Signal(range(self.max_beats + 1), reset_less=True)
+        # Beats are counted less one. So whatever these hold, a burst ends at its boundary.
+        more = Signal(self.size_width + 1 - lane_bits, reset_less=True)
+        length = Signal(inner, reset_less=True)
         ends = Signal(reset_less=True)
         last = Signal(reset_less=True)
-        to_boundary = Signal(range(self.max_beats + 1))
+        to_boundary = ~beat[:inner]
         within = Signal()
-        lowest = remaining[: inner + 1]
         m.d.comb += [
-            to_boundary.eq(self.max_beats - beat[:inner]),
-            within.eq(~remaining[inner + 1 :].any() & (lowest <= to_boundary)),
+            within.eq(~more[inner:].any() & (more[:inner] <= to_boundary)),
             self.o.p.address.eq(Cat(Const(0, lane_bits), beat)),
-            self.o.p.length.eq(beats - 1),
+            self.o.p.length.eq(length),
             self.o.p.last.eq(ends & last),
         ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.i.ready.eq(1), self.idle.eq(1)]
-                covered = run.address[:lane_bits] + run.size + Const(self.config.axi_bytes - 1)
+                last_byte = (run.address[:lane_bits] + run.size - 1)[: self.size_width + 1]
                 m.d.sync += [
                     beat.eq(run.address[lane_bits:]),
-                    remaining.eq(covered[lane_bits:]),
+                    more.eq(last_byte[lane_bits:]),
                     last.eq(run.last),
                 ]
                 with m.If(self.i.valid):
                     m.next = "COUNT"
             with m.State("COUNT"):
-                m.d.sync += [beats.eq(Mux(within, lowest, to_boundary)), ends.eq(within)]
+                m.d.sync += [length.eq(Mux(within, more, to_boundary)), ends.eq(within)]
                 m.next = "CHECK"
-            with m.State("CHECK"), m.If(self.space >= beats):
+            with m.State("CHECK"), m.If(self.space > length):
                 m.d.comb += self.reserve.eq(1)
                 m.next = "OFFER"
             with m.State("OFFER"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
-                    m.d.sync += [beat.eq(beat + beats), remaining.eq(remaining - beats)]
+                    m.d.sync += [beat.eq(beat + length + 1), more.eq(more - length - 1)]
                     with m.If(ends):
                         m.next = "IDLE"
                     with m.Else():

@@ -1,6 +1,6 @@
 """LOAD: bytes from memory, or zeros, into the scratchpad, the column memory and the tables."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -11,7 +11,7 @@ from systolith.regs import FaultCause
 from systolith_rtl.dma.burst import Splitter, burst_layout
 from systolith_rtl.dma.fifo import BeatFifo, Queue
 from systolith_rtl.dma.realign import Realigner
-from systolith_rtl.dma.walk import ENTRY_BYTES, Walker, place_width, size_width, walk_layout
+from systolith_rtl.dma.walk import ENTRY_BYTES, Walker, size_width, walk_layout
 from systolith_rtl.dma.writer import LoadWriter, tag_layout
 from systolith_rtl.interfaces import (
     SIDE_SIGNATURE,

@@ -147,8 +147,7 @@ class ReadChannel(wiring.Component):
             ar.cache.eq(NORMAL_MEMORY),
         ]
         with m.If(valid):
-            with m.If(ar.ready):
-                m.d.sync += valid.eq(0)
+            m.d.sync += valid.eq(~ar.ready)
         with m.Else():
             aligned = Cat(
                 Const(0, exact_log2(FETCH_BYTES)),

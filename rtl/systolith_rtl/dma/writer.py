@@ -10,15 +10,18 @@ from amaranth.utils import exact_log2
 from systolith.config import CoreConfig
 from systolith_rtl.dma.fifo import Skid
 from systolith_rtl.dma.walk import place_width
-from systolith_rtl.interfaces import SIDE_LAYOUT, SIDE_SIGNATURE, WRITE_LATENCY, WriteSignature
+from systolith_rtl.interfaces import SIDE_SIGNATURE, WRITE_LATENCY, WriteSignature
 
 SIDE_BITS = 32
 """Bits of a write to column memory or tables."""
 
 
 def tag_layout(config: CoreConfig) -> data.StructLayout:
-    """What LOAD must know of a run: its first beat on the core (or its first 32-bit word, if
-    `side`), whether it ends its instruction, and its first beat in memory."""
+    """What LOAD must know of a run.
+
+    Its first beat on the core (if `side`, its first 32-bit word), whether it ends its
+    instruction, and its first beat in memory.
+    """
     lane_bits = exact_log2(config.axi_bytes)
     place = max(exact_log2(config.scratchpad_bytes) - lane_bits, place_width(config) + 1)
     return data.StructLayout(

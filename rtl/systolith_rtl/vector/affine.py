@@ -6,8 +6,9 @@ nothing to that definition, only the order in which hardware computes it.
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any, Protocol
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value, ValueLike, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -129,100 +130,150 @@ class Affine(wiring.Component):
         """Build the stages drawn in the class docstring, left to right."""
         m = Module()
         pipe = Pipeline(m, i=self.i, o=self.o)
-        # `s` is what the latest stage holds, or what the next one computes from it.
-        s = self._scale_by_row(pipe) if self.config.auxiliary else self._scale_by_column()
-
-        # Two products that each fit one 18x18 multiplier: signed high half, unsigned low half.
-        high = pipe.multiply("high", s.x[LOW_WIDTH:].as_signed(), s.scale)
-        low = pipe.multiply("low", s.x[:LOW_WIDTH], s.scale)
-        s = pipe.stage("operand", shift=s.shift, off=s.off, out_format=s.out_format)
-        s = pipe.stage("product", shift=s.shift, off=s.off, out_format=s.out_format)
-        s = pipe.stage(
-            "total",
-            value=(high.shift_left(LOW_WIDTH) + low)[:TOTAL_WIDTH].as_signed(),
-            shift=s.shift,
-            off=s.off,
-            out_format=s.out_format,
-        )
-
-        s = pipe.stage(
-            "coarse",
-            value=s.value >> Cat(Const(0, FINE_WIDTH), s.shift[FINE_WIDTH:]),
-            shift=s.shift[:FINE_WIDTH],
-            off=s.off,
-            out_format=s.out_format,
-        )
-        s = pipe.stage("fine", value=s.value >> s.shift, off=s.off, out_format=s.out_format)
-        s = pipe.stage(
-            "offset",
-            value=(s.value + s.off)[FRACTION:TOTAL_WIDTH].as_signed(),
-            out_format=s.out_format,
-        )
-        # Every format lies within S16, so clamping twice is clamping once.
-        s = pipe.stage("word", value=saturate(s.value, WORD_WIDTH), out_format=s.out_format)
-        s = pipe.stage("result", value=_to_format(s.value, s.out_format))
-
+        result = affine_stages(pipe, self.i.p, auxiliary=self.config.auxiliary)
         assert pipe.depth == self.config.latency
-        pipe.drive(s.value)
+        pipe.drive(result.value)
         return m
 
-    def _scale_by_column(self) -> SimpleNamespace:
-        """Return the operands of the main multipliers and of the stages behind them."""
-        i = self.i.p
-        return SimpleNamespace(
-            x=Mux(i.source == Source.SCRATCHPAD, i.x.shift_left(FRACTION), i.x)[:ACC_WIDTH],
-            scale=i.column.mant.shift_left(1),
-            shift=_clamp_unsigned(i.column.shift, RIGHT_SHIFT_WIDTH),
-            off=_total_offset(i.column.off, i.r),
-            out_format=i.out_format,
-        )
 
-    def _scale_by_row(self, pipe: Pipeline) -> SimpleNamespace:
-        """Do the same three stages later, with the auxiliary multiplier beside them.
+class Stages(Protocol):
+    """What a datapath is built with: `Pipeline`, or another owner of valid bits."""
 
-        Each payload chooses its job: `x * r` for a product, else the scale. A product has no row,
-        so its scale takes no multiplier; for other payloads without a row, `NO_ROW` gives the
-        same scale.
-        """
-        i = self.i.p
-        is_product = i.source == Source.PRODUCT
-        aux = pipe.multiply(
-            "aux",
-            Mux(is_product, i.x[:WORD_WIDTH].as_signed(), i.column.mant),
-            Mux(is_product, i.r, i.row.mant),
-        )
-        s = pipe.stage(
-            "aux_operand",
-            x=Mux(
-                i.source == Source.SCRATCHPAD,
-                i.x[:WORD_WIDTH].as_signed().shift_left(FRACTION) - i.row.off,
-                i.x,
-            ),
-            mant=i.column.mant,
-            distance=i.column.shift - i.row.exp,
-            off=_total_offset(i.column.off, Mux(is_product, 0, i.r)),
-            is_product=is_product,
-            out_format=i.out_format,
-        )
-        s = pipe.stage(
-            "aux_product",
-            x=s.x,
-            mant=s.mant,
-            shift=_clamp_unsigned(s.distance, RIGHT_SHIFT_WIDTH),
-            off=s.off,
-            is_product=s.is_product,
-            out_format=s.out_format,
-        )
-        # To round half up is to add the highest bit that is shifted out.
-        rounded = aux[SCALE_SHIFT:].as_signed() + aux[SCALE_SHIFT - 1]
-        return pipe.stage(
-            "scale",
-            x=Mux(s.is_product, aux, s.x)[:ACC_WIDTH],
-            scale=Mux(s.is_product, s.mant.shift_left(1), rounded)[:SCALE_WIDTH].as_signed(),
-            shift=s.shift,
-            off=s.off,
-            out_format=s.out_format,
-        )
+    def stage(self, name: str, **values: ValueLike) -> SimpleNamespace:
+        """Register values; see `Pipeline.stage`."""
+        ...
+
+    def multiply(self, name: str, a: Value, b: Value) -> Signal:
+        """Multiply beside the next two stages; see `Pipeline.multiply`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loan:
+    """The auxiliary multiplier in the hands of somebody else, who gets squares from it.
+
+    Attributes:
+        active: whether it is lent. Elements in the lane then have no row and are no product.
+        word: signed, `WORD_WIDTH` bits; its square is there as many cycles later as a
+            multiplication takes.
+    """
+
+    active: Value
+    word: Value
+
+
+def affine_stages(
+    pipe: Stages, i: Any, *, auxiliary: bool, loan: Loan | None = None
+) -> SimpleNamespace:
+    """Append the stages drawn at `Affine`.
+
+    Args:
+        pipe: where to.
+        i: has the members of `AffineConfig.input_layout`.
+        auxiliary: as in `AffineConfig`.
+        loan: who uses the auxiliary multiplier besides, if anybody.
+
+    Returns:
+        The result as `value`, and with `auxiliary` the product of the auxiliary multiplier as
+        `aux`.
+    """
+    # `s` is what the latest stage holds, or what the next one computes from it.
+    s = _scale_by_row(pipe, i, loan) if auxiliary else _scale_by_column(i)
+    aux = s.aux
+
+    # Two products that each fit one 18x18 multiplier: signed high half, unsigned low half.
+    high = pipe.multiply("high", s.x[LOW_WIDTH:].as_signed(), s.scale)
+    low = pipe.multiply("low", s.x[:LOW_WIDTH], s.scale)
+    s = pipe.stage("operand", shift=s.shift, off=s.off, out_format=s.out_format)
+    s = pipe.stage("product", shift=s.shift, off=s.off, out_format=s.out_format)
+    s = pipe.stage(
+        "total",
+        value=(high.shift_left(LOW_WIDTH) + low)[:TOTAL_WIDTH].as_signed(),
+        shift=s.shift,
+        off=s.off,
+        out_format=s.out_format,
+    )
+
+    s = pipe.stage(
+        "coarse",
+        value=s.value >> Cat(Const(0, FINE_WIDTH), s.shift[FINE_WIDTH:]),
+        shift=s.shift[:FINE_WIDTH],
+        off=s.off,
+        out_format=s.out_format,
+    )
+    s = pipe.stage("fine", value=s.value >> s.shift, off=s.off, out_format=s.out_format)
+    s = pipe.stage(
+        "offset",
+        value=(s.value + s.off)[FRACTION:TOTAL_WIDTH].as_signed(),
+        out_format=s.out_format,
+    )
+    # Every format lies within S16, so clamping twice is clamping once.
+    s = pipe.stage("word", value=saturate(s.value, WORD_WIDTH), out_format=s.out_format)
+    s = pipe.stage("result", value=to_format(s.value, s.out_format))
+    return SimpleNamespace(value=s.value, aux=aux)
+
+
+def _scale_by_column(i: Any) -> SimpleNamespace:
+    """Return the operands of the main multipliers and of the stages behind them."""
+    return SimpleNamespace(
+        x=Mux(i.source == Source.SCRATCHPAD, i.x.shift_left(FRACTION), i.x)[:ACC_WIDTH],
+        scale=i.column.mant.shift_left(1),
+        shift=_clamp_unsigned(i.column.shift, RIGHT_SHIFT_WIDTH),
+        off=_total_offset(i.column.off, i.r),
+        out_format=i.out_format,
+        aux=None,
+    )
+
+
+def _scale_by_row(pipe: Stages, i: Any, loan: Loan | None) -> SimpleNamespace:
+    """Do the same three stages later, with the auxiliary multiplier beside them.
+
+    Each payload chooses its job: `x * r` for a product, else the scale. A product has no row,
+    so its scale takes no multiplier, nor does any other while the multiplier is lent; for other
+    payloads without a row, `NO_ROW` gives the same scale.
+    """
+    is_product = i.source == Source.PRODUCT
+    a = Mux(is_product, i.x[:WORD_WIDTH].as_signed(), i.column.mant)
+    b = Mux(is_product, i.r, i.row.mant)
+    if loan is not None:
+        a = Mux(loan.active, loan.word, a)
+        b = Mux(loan.active, loan.word, b)
+    aux = pipe.multiply("aux", a, b)
+    s = pipe.stage(
+        "aux_operand",
+        x=Mux(
+            i.source == Source.SCRATCHPAD,
+            i.x[:WORD_WIDTH].as_signed().shift_left(FRACTION) - i.row.off,
+            i.x,
+        ),
+        mant=i.column.mant,
+        distance=i.column.shift - i.row.exp,
+        off=_total_offset(i.column.off, Mux(is_product, 0, i.r)),
+        is_product=is_product,
+        out_format=i.out_format,
+    )
+    s = pipe.stage(
+        "aux_product",
+        x=s.x,
+        mant=s.mant,
+        shift=_clamp_unsigned(s.distance, RIGHT_SHIFT_WIDTH),
+        off=s.off,
+        is_product=s.is_product,
+        out_format=s.out_format,
+    )
+    # To round half up is to add the highest bit that is shifted out.
+    rounded = aux[SCALE_SHIFT:].as_signed() + aux[SCALE_SHIFT - 1]
+    unscaled = s.is_product if loan is None else s.is_product | loan.active
+    s = pipe.stage(
+        "scale",
+        x=Mux(s.is_product, aux, s.x)[:ACC_WIDTH],
+        scale=Mux(unscaled, s.mant.shift_left(1), rounded)[:SCALE_WIDTH].as_signed(),
+        shift=s.shift,
+        off=s.off,
+        out_format=s.out_format,
+    )
+    s.aux = aux
+    return s
 
 
 def _total_offset(off: Value, residual: Value) -> Value:
@@ -241,7 +292,7 @@ def _clamp_unsigned(value: Value, width: int) -> Value:
     return Mux(value[-1], 0, value[:width] | value[width:].any().replicate(width))
 
 
-def _to_format(value: Value, out_format: Value) -> Value:
+def to_format(value: Value, out_format: Value) -> Value:
     """Saturate a word to `out_format`."""
     signed_or_not = Mux(out_format == Format.U8, _clamp_unsigned(value, 8), saturate(value, 8))
     return Mux(out_format == Format.S16, value, signed_or_not)

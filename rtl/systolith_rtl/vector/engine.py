@@ -1,0 +1,349 @@
+"""The vector engine: everything between accumulators or scratchpad and the result in the latter.
+
+Instructions do not overlap; their element groups do. A group of C elements is issued when all
+that it takes is there, and then goes through a pipeline that never waits::
+
+    cycle  0  issue: a row of an accumulator is enabled, or a group popped from the fetch
+           3  their data, the row's record, and the column records of the group meet
+           4  lanes (affine)
+          15  result; for tables and the exponential, five cycles more
+          16  words as they are stored; row statistics branch off
+          17  write, unless it is transposed
+"""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith.isa import Function, Mask, Opcode, Second, Statistic, XFormat
+from systolith.numerics import (
+    ACC_WIDTH,
+    FRACTION,
+    MASKED,
+    NO_ROW,
+    WORD_WIDTH,
+    Format,
+    Source,
+)
+from systolith.regs import FaultCause
+from systolith_rtl.interfaces import (
+    ACC_READ_LATENCY,
+    READ_LATENCY,
+    ROW_LAYOUT,
+    SIDE_LAYOUT,
+    SIDE_SIGNATURE,
+    WRITE_LATENCY,
+    BaseSignature,
+    DrainSignature,
+    EngineSignature,
+    ReadSignature,
+    RowFileSignature,
+    WriteSignature,
+    operand_layout,
+)
+from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.vector.columns import ColumnRecords
+from systolith_rtl.vector.fetch import POP_LATENCY, OperandFetch
+from systolith_rtl.vector.finish import Finish
+from systolith_rtl.vector.issue import Issue
+from systolith_rtl.vector.lanes import Lanes
+from systolith_rtl.vector.row_file import RowFile
+from systolith_rtl.vector.statistics import RowStatistics, statistics_latency
+from systolith_rtl.vector.store import Store
+from systolith_rtl.vector.tables import Tables
+
+MEETING = 3
+"""Cycles from the issue to all operands."""
+
+LANES_AT = MEETING + 1
+"""Cycles from the issue to the lanes' operands."""
+
+RESULT_AT = LANES_AT + Lanes.LATENCY
+"""Cycles from the issue to the affine result."""
+
+TABLE_AT = RESULT_AT + Tables.LATENCY
+"""Cycles from the issue to the result of a table or of the exponential."""
+
+assert MEETING == ACC_READ_LATENCY == POP_LATENCY == ColumnRecords.SWAP_LATENCY
+assert MEETING == 1 + BlockRam.LATENCY  # of row records and maxima, with their slot in a register
+
+_NO_ROW = ROW_LAYOUT.const(NO_ROW._asdict())
+
+
+class VectorEngine(wiring.Component):
+    """Carries out VECTOR instructions, one after the other.
+
+    Members:
+        engine: `Out(EngineSignature(Opcode.VECTOR))`.
+        x, r: `Out(ReadSignature(config))`, the operands; refused as it pleases the scratchpad.
+        y: `Out(WriteSignature(config))`, the result. It must never be refused.
+        drain: `Out(DrainSignature(config))`, the accumulators.
+        side: `In(SIDE_SIGNATURE)`, writes into column records and tables; never refused.
+        rows: `In(RowFileSignature(config))`, the row file.
+        bases: `In(BaseSignature())`, of which it reads the scalars.
+    """
+
+    engine: wiring.PureInterface
+    x: wiring.PureInterface
+    r: wiring.PureInterface
+    y: wiring.PureInterface
+    drain: wiring.PureInterface
+    side: wiring.PureInterface
+    rows: wiring.PureInterface
+    bases: wiring.PureInterface
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "engine": Out(EngineSignature(Opcode.VECTOR)),
+                "x": Out(ReadSignature(config)),
+                "r": Out(ReadSignature(config)),
+                "y": Out(WriteSignature(config)),
+                "drain": Out(DrainSignature(config)),
+                "side": In(SIDE_SIGNATURE),
+                "rows": In(RowFileSignature(config)),
+                "bases": In(BaseSignature()),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect the parts in the order in which an element meets them."""
+        m = Module()
+        config = self.config
+        m.submodules.x_fetch = x_fetch = OperandFetch(config)
+        m.submodules.r_fetch = r_fetch = OperandFetch(config)
+        m.submodules.columns = columns = ColumnRecords(config)
+        m.submodules.row_file = row_file = RowFile(config)
+        m.submodules.issue = issue = Issue(config)
+        m.submodules.lanes = lanes = Lanes(config)
+        m.submodules.tables = tables = Tables(config)
+        m.submodules.finish = finish = Finish(config)
+        m.submodules.statistics = statistics = RowStatistics(config)
+        m.submodules.store = store = Store(config)
+
+        # One instruction: what it says, and what follows from it, in registers from `start` on.
+        engine = self.engine
+        op = data.View(
+            operand_layout(Opcode.VECTOR),
+            Signal(operand_layout(Opcode.VECTOR).size, name="op", reset_less=True),
+        )
+        start = Signal()
+        stop = Signal()
+        m.d.comb += stop.eq(engine.halt | engine.fault)
+        self._control(m, start=start, op=op, final=store.final, errors=(x_fetch, r_fetch, store))
+        drained = op.x_format == XFormat.ACCUMULATOR
+        has_r = op.second != Second.NONE
+        is_exp = op.function == Function.EXP
+        is_affine = op.function == Function.AFFINE
+        takes = op.statistic != Statistic.NONE
+        for part in (x_fetch, r_fetch, issue, finish):
+            m.d.comb += [part.m.eq(op.m), part.n.eq(op.n)]
+        for part in (columns, issue, finish, store):
+            m.d.comb += part.start.eq(start)
+        for part in (x_fetch, r_fetch, issue, store):
+            m.d.comb += part.stop.eq(stop)
+
+        # Operands from the scratchpad.
+        wiring.connect(m, x_fetch.port, wiring.flipped(self.x))
+        wiring.connect(m, r_fetch.port, wiring.flipped(self.r))
+        m.d.comb += [
+            x_fetch.start.eq(start & ~drained),
+            x_fetch.address.eq(op.x_address),
+            x_fetch.stride.eq(op.x_row),
+            x_fetch.words.eq(op.x_format == XFormat.S16),
+            x_fetch.signed.eq(op.x_format == XFormat.S8),
+            x_fetch.pop.eq(issue.issue & ~drained),
+            r_fetch.start.eq(start & has_r),
+            r_fetch.address.eq(op.r_address),
+            r_fetch.stride.eq(op.r_row),
+            r_fetch.words.eq(1),
+            r_fetch.pop.eq(issue.issue & has_r),
+        ]
+
+        # Column records and tables, written by LOAD.
+        written = Signal()
+        side = Signal(SIDE_LAYOUT, reset_less=True)
+        m.d.comb += self.side.ready.eq(1)
+        m.d.sync += written.eq(self.side.valid)
+        with m.If(self.side.valid):
+            m.d.sync += side.eq(self.side.payload)
+        m.d.comb += [
+            columns.write.eq(written & ~side.tables),
+            columns.write_address.eq(side.address),
+            columns.write_data.eq(side.data),
+            columns.slot.eq(op.column),
+            columns.shared.eq(op.broadcast[0] | is_exp),
+            columns.exp.eq(is_exp),
+            columns.unit.eq(op.unit),
+            columns.take.eq(issue.issue & issue.first_row),
+            tables.write.eq(written & side.tables),
+            tables.write_address.eq(side.address),
+            tables.write_data.eq(side.data),
+        ]
+
+        # Issue. Bit k of `valid` is k cycles behind it.
+        chain = Signal(TABLE_AT)
+        valid = Cat(issue.issue, chain)
+        first_row = Signal(MEETING)
+        m.d.sync += chain.eq(valid)
+        m.d.sync += first_row.eq(Cat(issue.issue & issue.first_row, first_row))
+        wiring.connect(m, issue.drain, wiring.flipped(self.drain))
+        m.d.comb += [
+            issue.drained.eq(drained),
+            issue.two_writes.eq((op.y_format == Format.S16) & (config.word_granules == 1)),
+            issue.transpose.eq(op.transpose),
+            issue.statistic.eq(takes),
+            issue.operands.eq((drained | x_fetch.available) & (~has_r | r_fetch.available)),
+            issue.columns.eq(columns.ready),
+            columns.swap.eq(first_row[-1]),
+        ]
+
+        # The row's record, or its maximum.
+        wiring.connect(m, wiring.flipped(self.rows), row_file.rows)
+        slot = Signal(range(config.row_slots), reset_less=True)
+        with m.If(issue.issue):
+            m.d.sync += slot.eq(op.row_in + issue.row)
+        m.d.comb += [
+            row_file.record.read.eq(valid[1] & op.use_row[0]),
+            row_file.record.slot.eq(slot),
+            # EXP takes no maximum, so nobody else reads.
+            row_file.extremes.read.eq(Mux(is_exp, valid[1], statistics.extremes.read)),
+            row_file.extremes.slot.eq(Mux(is_exp, slot, statistics.extremes.slot)),
+            statistics.extremes.data.eq(row_file.extremes.data),
+        ]
+        self._operands(m, valid[MEETING], op, x_fetch, r_fetch, row_file, lanes)
+        m.d.comb += lanes.valid.eq(valid[LANES_AT:RESULT_AT])
+        m.d.comb += lanes.column.eq(columns.records)
+        with m.If(start):
+            source = Mux(drained, Source.ACCUMULATOR, Source.SCRATCHPAD)
+            m.d.sync += [
+                lanes.source.eq(Mux(op.second == Second.MULTIPLY, Source.PRODUCT, source)),
+                lanes.out_format.eq(
+                    Mux(is_exp, Format.S16, Mux(is_affine, op.y_format, Format.U8))
+                ),
+            ]
+
+        # From results to words.
+        m.d.comb += [
+            tables.valid.eq(valid[RESULT_AT:TABLE_AT] & (~is_affine).replicate(Tables.LATENCY)),
+            tables.word.eq(lanes.value),
+            tables.exp.eq(is_exp),
+            tables.table.eq(op.table),
+            tables.out_format.eq(op.y_format),
+            finish.masked.eq(op.mask == Mask.LENGTH),
+            finish.length.eq(Array(self.bases.scalar[index] for index in range(4))[op.length[:2]]),
+            finish.stat_out.eq(op.stat_out),
+            finish.coming.eq(Mux(is_affine, valid[RESULT_AT - 1], valid[TABLE_AT - 1])),
+            finish.results.eq(Mux(is_affine, lanes.value.as_value(), tables.value.as_value())),
+        ]
+
+        # Statistics and the way into the scratchpad.
+        wiring.connect(m, statistics.sums, row_file.sums)
+        wiring.connect(m, statistics.extremes_write, row_file.extremes_write)
+        wiring.connect(m, statistics.sums_write, row_file.sums_write)
+        wiring.connect(m, store.y, wiring.flipped(self.y))
+        m.d.comb += [
+            statistics.valid.eq(finish.valid),
+            statistics.words.eq(finish.words),
+            statistics.counted.eq(finish.counted),
+            statistics.slot.eq(finish.slot),
+            statistics.first.eq(finish.first_group),
+            statistics.kind.eq(op.statistic),
+            lanes.lend.eq(op.statistic == Statistic.MOMENTS),
+            lanes.square_valid.eq(statistics.square_valid),
+            lanes.word.eq(statistics.word),
+            statistics.square.eq(lanes.square),
+            store.address.eq(op.y_address),
+            store.stride.eq(op.y_row),
+            store.wide.eq(op.y_format == Format.S16),
+            store.transpose.eq(op.transpose),
+            store.valid.eq(finish.valid),
+            store.words.eq(finish.words),
+            store.columns.eq(finish.columns),
+            store.last_row.eq(finish.last_row),
+            store.last_group.eq(finish.last_group),
+        ]
+
+        # Who is waited for: the array, or whoever has the scratchpad's bank.
+        refused = (self.x.valid & ~self.x.ready) | (self.r.valid & ~self.r.ready)
+        m.d.sync += engine.stall.eq(engine.busy & ~issue.issue & (issue.waiting | refused))
+        return m
+
+    def _operands(
+        self,
+        m: Module,
+        valid: Signal,
+        op: data.View,
+        x_fetch: OperandFetch,
+        r_fetch: OperandFetch,
+        row_file: RowFile,
+        lanes: Lanes,
+    ) -> None:
+        """Register what the lanes get."""
+        is_exp = op.function == Function.EXP
+        drained = op.x_format == XFormat.ACCUMULATOR
+        x = Signal(lanes.x.shape(), reset_less=True)
+        r = Signal(lanes.r.shape(), reset_less=True)
+        row = Signal(ROW_LAYOUT, reset_less=True)
+        with m.If(valid):
+            for lane in range(self.config.columns):
+                fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
+                second = Mux(op.second == Second.NONE, 0, r_fetch.group[lane])
+                # A masked score gets a residual below every distance, and so a numerator of 0,
+                # even in a row in which all are masked.
+                masked = is_exp & (x_fetch.group[lane] == MASKED)
+                m.d.comb += fetched.eq(x_fetch.group[lane])
+                m.d.sync += x[lane].eq(Mux(drained, self.drain.data[lane], fetched))
+                m.d.sync += r[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
+            m.d.sync += row.eq(_NO_ROW)
+            with m.If(op.use_row):
+                m.d.sync += row.eq(row_file.record.data)
+            with m.If(is_exp):
+                m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
+        m.d.comb += [lanes.x.eq(x), lanes.r.eq(r), lanes.row.eq(row)]
+
+    def _control(
+        self,
+        m: Module,
+        *,
+        start: Signal,
+        op: data.View,
+        final: Signal,
+        errors: tuple[OperandFetch, OperandFetch, Store],
+    ) -> None:
+        """Take an instruction, wait for its last write to land, retire it."""
+        engine = self.engine
+        command = engine.command
+        settled = Signal(range(max(WRITE_LATENCY, statistics_latency(self.config)) + 1))
+        settling = Signal()
+        m.d.comb += command.ready.eq(~engine.busy & ~engine.halt & ~engine.fault)
+        m.d.sync += start.eq(command.valid & command.ready)
+        with m.If(command.valid & command.ready):
+            m.d.sync += op.eq(command.payload)
+            m.d.sync += engine.busy.eq(1)
+        # A write is requested a cycle after `final`, and seen by reads that are granted
+        # `WRITE_LATENCY` later; statistics take longer.
+        with m.If(final):
+            takes = op.statistic != Statistic.NONE
+            m.d.sync += settling.eq(1)
+            m.d.sync += settled.eq(
+                Mux(takes, max(WRITE_LATENCY, statistics_latency(self.config)), WRITE_LATENCY) - 1
+            )
+        with m.Elif(settling):
+            m.d.sync += settled.eq(settled - 1)
+        m.d.comb += engine.retire.eq(settling & (settled == 0) & ~engine.fault)
+        with m.If(engine.retire):
+            m.d.sync += [settling.eq(0), engine.busy.eq(0)]
+
+        m.d.comb += engine.fault.eq(Cat(part.fault for part in errors).any())
+        m.d.comb += engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND)
+        for part in reversed(errors):
+            with m.If(part.fault):
+                m.d.comb += engine.fault_address.eq(part.fault_address)
+
+        # Reads that were granted before `halt` come back in `READ_LATENCY` cycles at most.
+        quiet = Signal(READ_LATENCY + 1)
+        m.d.sync += quiet.eq(Cat(engine.halt, quiet))
+        m.d.comb += engine.idle.eq(quiet.all() & engine.halt)

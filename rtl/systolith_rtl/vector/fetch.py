@@ -1,0 +1,201 @@
+"""Brings an operand of the vector engine from the scratchpad, group after group."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import CoreConfig
+from systolith.numerics import WORD_WIDTH
+from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+from systolith_rtl.vector.loop import COLUMNS_WIDTH, TileLoop, rows_shape
+
+ADDRESS_WIDTH = 32
+"""Bits of a granule address in an instruction. One that is out of range stops the walk, and the
+next one is at most 2**16 * C further on, so no addition wraps around."""
+
+POP_LATENCY = 3
+"""Cycles from `pop` to the group on `group`."""
+
+DEPTH = 16
+"""Groups that are under way or wait. It takes 7 cycles from the request to the return of its room,
+and LUT RAM comes in sixteens."""
+
+
+class OperandFetch(wiring.Component):
+    """Reads [m, n] elements, groups outer and rows inner, and hands them over as signed words.
+
+    It runs ahead of its reader as far as its memory goes, and asks for nothing that it has no
+    room for. If grants are not refused, it sustains a group in every cycle; where a group of
+    words takes two scratchpad words (R = C), in every second one. The first group is available 7
+    cycles after `start`.
+
+    ::
+
+        address -> request -> scratchpad -> group of words -> LUT RAM -> group
+
+    Members:
+        port: `Out(ReadSignature(config))`.
+        start: `In(1)`, begin with the operands, which stay as they are until the end.
+        address: `In(32)`, granule of the first element.
+        stride: `In(16)`, granules from row to row.
+        m: `In`, rows.
+        n: `In`, columns.
+        words: `In(1)`, elements are s16.
+        signed: `In(1)`, bytes are s8, else u8.
+        stop: `In(1)`, start no read from now on.
+        available: `Out(1)`, a group may be popped.
+        pop: `In(1)`, take it.
+        group: `Out`, C elements, `POP_LATENCY` cycles after `pop`; holds until the next.
+        fault: `Out(1)`, the next address is outside of the scratchpad; stays high until reset.
+        fault_address: `Out(32)`, that granule.
+    """
+
+    port: wiring.PureInterface
+    start: Signal
+    address: Signal
+    stride: Signal
+    m: Signal
+    n: Signal
+    words: Signal
+    signed: Signal
+    stop: Signal
+    available: Signal
+    pop: Signal
+    group: data.View
+    fault: Signal
+    fault_address: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "port": Out(ReadSignature(config)),
+                "start": In(1),
+                "address": In(ADDRESS_WIDTH),
+                "stride": In(16),
+                "m": In(rows_shape(config)),
+                "n": In(COLUMNS_WIDTH),
+                "words": In(1),
+                "signed": In(1),
+                "stop": In(1),
+                "available": Out(1),
+                "pop": In(1),
+                "group": Out(data.ArrayLayout(signed(WORD_WIDTH), config.columns)),
+                "fault": Out(1),
+                "fault_address": Out(ADDRESS_WIDTH),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the walk, the request register, the way back and the memory, in this order."""
+        m = Module()
+        config = self.config
+        sub_width = exact_log2(config.word_granules)
+        beats = config.word_granules == 1
+
+        # The walk. With two beats to a group of words, the first has no step of the loop.
+        m.submodules.loop = loop = TileLoop(config)
+        address = Signal(ADDRESS_WIDTH, reset_less=True)
+        group_address = Signal(ADDRESS_WIDTH, reset_less=True)
+        credits = Signal(range(DEPTH + 1), init=DEPTH)
+        second = Signal()
+        advance = Signal()
+        outside = address[exact_log2(config.granules) :].any()
+        last_beat = (second | ~self.words) if beats else 1
+        m.d.comb += [
+            loop.start.eq(self.start),
+            loop.m.eq(self.m),
+            loop.n.eq(self.n),
+            loop.step.eq(advance & last_beat),
+        ]
+        next_group = Signal(ADDRESS_WIDTH)
+        m.d.comb += next_group.eq(group_address + Mux(self.words, 2, 1))
+        with m.If(self.start):
+            m.d.sync += [address.eq(self.address), group_address.eq(self.address)]
+        with m.Elif(loop.step):
+            m.d.sync += address.eq(Mux(loop.last_row, next_group, address + self.stride))
+            with m.If(loop.last_row):
+                m.d.sync += group_address.eq(next_group)
+        if beats:
+            with m.If(advance):
+                m.d.sync += second.eq(self.words & ~second)
+
+        # The request, in a register, so that neither adder nor bound check is in an arbiter.
+        tag = Signal(max(sub_width, 1))
+        asking = Signal()
+        word = Signal.like(self.port.address, reset_less=True)
+        ready = ~asking | (self.port.ready & ~self.stop)
+        m.d.comb += advance.eq(
+            loop.active & ready & (credits != 0) & ~outside & ~self.fault & ~self.stop
+        )
+        with m.If(ready):
+            m.d.sync += asking.eq(advance)
+        with m.If(advance):
+            m.d.sync += word.eq(address[sub_width:] | (second if beats else 0))
+            m.d.sync += tag.eq(last_beat if beats else address[:sub_width])
+        with m.If(loop.active & outside & ~self.fault & ~self.stop):
+            m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
+        m.d.comb += [
+            self.port.address.eq(word),
+            self.port.valid.eq(asking & ~self.stop),
+        ]
+
+        # The way back: what is wanted of the word travels beside it.
+        tags = tag
+        for stage in range(READ_LATENCY):
+            delayed = Signal.like(tag, name=f"tag_{stage}", reset_less=True)
+            m.d.sync += delayed.eq(tags)
+            tags = delayed
+        arrived = Signal()
+        stored = Signal()
+        group = Signal.like(self.group.as_value(), name="group_in", reset_less=True)
+        m.d.comb += arrived.eq(self.port.data_valid & (tags[0] if beats else 1))
+        m.d.sync += stored.eq(arrived)
+        with m.If(self.port.data_valid):
+            m.d.sync += group.eq(self._select(m, tags))
+
+        # The memory. A group is counted while it is on its way into it: `pop` reads later.
+        m.submodules.memory = memory = Memory(shape=len(group), depth=DEPTH, init=[])
+        write = memory.write_port()
+        read = memory.read_port(domain="comb")
+        level = Signal(range(DEPTH + 1))
+        popped = Signal(POP_LATENCY - 1)
+        taken = Signal.like(group, reset_less=True)
+        m.d.comb += [
+            write.en.eq(stored),
+            write.data.eq(group),
+            self.available.eq(level != 0),
+            self.group.as_value().eq(taken),
+        ]
+        m.d.sync += [
+            level.eq(level + arrived - self.pop),
+            credits.eq(credits + popped[-1] - (advance & last_beat)),
+            popped.eq(Cat(self.pop, popped)),
+        ]
+        with m.If(stored):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        with m.If(popped[-1]):
+            m.d.sync += [read.addr.eq(read.addr + 1), taken.eq(read.data)]
+        return m
+
+    def _select(self, m: Module, tag: Signal) -> Cat:
+        """Return C words: the granules that the tag names, extended."""
+        config = self.config
+        width = 8 * config.columns
+        word = self.port.data
+        if config.word_granules == 1:
+            low = Signal(width, reset_less=True)
+            with m.If(self.port.data_valid):
+                m.d.sync += low.eq(word)
+            narrow, wide = word, Cat(low, word)
+        else:
+            narrow = word.word_select(tag, width)
+            wide = word.word_select(tag[1:], 2 * width) if config.word_granules > 2 else word
+        elements = []
+        for lane in range(config.columns):
+            byte = narrow.word_select(lane, 8)
+            extended = Cat(byte, (byte[-1] & self.signed).replicate(8))
+            elements.append(Mux(self.words, wide.word_select(lane, WORD_WIDTH), extended))
+        return Cat(elements)

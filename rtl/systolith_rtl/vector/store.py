@@ -1,0 +1,167 @@
+"""The way of the vector engine's words into the scratchpad."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from systolith.config import CoreConfig
+from systolith.numerics import WORD_WIDTH
+from systolith_rtl.interfaces import WriteSignature
+from systolith_rtl.vector.fetch import ADDRESS_WIDTH
+from systolith_rtl.vector.transpose import Transposer
+
+
+class Store(wiring.Component):
+    """Writes C words per cycle as bytes or words, in rows or transposed.
+
+    A group of bytes is one granule, a group of words two; where a scratchpad word is but one
+    granule, words leave in two cycles, and the next may come two cycles later. Bytes are
+    written the cycle after they are `valid`, transposed ones when their block is complete.
+
+    The write port is never refused, since the vector engine is the first in its order.
+
+    Members:
+        y: `Out(WriteSignature(config))`; its `ready` is not looked at.
+        start: `In(1)`, begin with the operands, which stay as they are until the end.
+        address: `In(32)`, granule of the first element.
+        stride: `In(16)`, granules from row to row as stored.
+        wide: `In(1)`, elements are s16.
+        transpose: `In(1)`, rows are columns.
+        stop: `In(1)`, write nothing from now on.
+        valid: `In(1)`, there are words.
+        words: `In`, C words.
+        columns: `In(range(C + 1))`, how many of them are stored transposed.
+        last_row, last_group: `In(1)`, as in `TileLoop`.
+        final: `Out(1)`, one cycle before the last write.
+        fault: `Out(1)`, an address is outside of the scratchpad; stays high until reset.
+        fault_address: `Out(32)`, that granule.
+    """
+
+    y: wiring.PureInterface
+    start: Signal
+    address: Signal
+    stride: Signal
+    wide: Signal
+    transpose: Signal
+    stop: Signal
+    valid: Signal
+    words: data.View
+    columns: Signal
+    last_row: Signal
+    last_group: Signal
+    final: Signal
+    fault: Signal
+    fault_address: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "y": Out(WriteSignature(config)),
+                "start": In(1),
+                "address": In(ADDRESS_WIDTH),
+                "stride": In(16),
+                "wide": In(1),
+                "transpose": In(1),
+                "stop": In(1),
+                "valid": In(1),
+                "words": In(data.ArrayLayout(signed(WORD_WIDTH), config.columns)),
+                "columns": In(range(config.columns + 1)),
+                "last_row": In(1),
+                "last_group": In(1),
+                "final": Out(1),
+                "fault": Out(1),
+                "fault_address": Out(ADDRESS_WIDTH),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build what is written, where to, and the register in front of the port."""
+        m = Module()
+        config = self.config
+        granule_width = 8 * config.columns
+        sub_width = exact_log2(config.word_granules)
+        granules = config.word_granules
+        beats = granules == 1
+
+        words = self.words.as_value()
+        narrow = Cat(word[:8] for word in self.words)
+        m.submodules.transposer = turn = Transposer(config)
+        m.d.comb += [
+            turn.valid.eq(self.valid & self.transpose),
+            turn.row.eq(narrow),
+            turn.columns.eq(self.columns),
+            turn.last_row.eq(self.last_row),
+            turn.last_group.eq(self.last_group),
+        ]
+
+        second = Signal()
+        if beats:
+            m.d.sync += second.eq(self.valid & self.wide)
+        emit = Signal()
+        inner_end = Signal()
+        middle_end = Signal()
+        outer_end = Signal()
+        with m.If(self.transpose):
+            m.d.comb += [
+                emit.eq(turn.granule_valid),
+                inner_end.eq(turn.last_column),
+                middle_end.eq(turn.last_block),
+                outer_end.eq(turn.final),
+            ]
+        with m.Else():
+            # Groups are the middle loop, and there is no outer one.
+            m.d.comb += [
+                emit.eq(self.valid | second),
+                inner_end.eq(self.last_row),
+                outer_end.eq(self.last_group),
+            ]
+        # Of two beats, the second one is the step.
+        step = emit & (second | ~self.wide | self.transpose) if beats else emit
+        m.d.comb += self.final.eq(step & inner_end & outer_end & (middle_end | ~self.transpose))
+
+        # Inner, middle and outer loop go by a row, by one group or block, by C rows.
+        address = Signal(ADDRESS_WIDTH, reset_less=True)
+        middle = Signal(ADDRESS_WIDTH, reset_less=True)
+        outer = Signal(ADDRESS_WIDTH, reset_less=True)
+        next_middle = Signal(ADDRESS_WIDTH)
+        next_outer = Signal(ADDRESS_WIDTH)
+        m.d.comb += [
+            next_middle.eq(middle + Mux(self.wide, 2, 1)),
+            next_outer.eq(outer + (self.stride << exact_log2(config.columns))),
+        ]
+        with m.If(self.start):
+            m.d.sync += [part.eq(self.address) for part in (address, middle, outer)]
+        with m.Elif(step & ~inner_end):
+            m.d.sync += address.eq(address + self.stride)
+        with m.Elif(step & ~middle_end):
+            m.d.sync += [address.eq(next_middle), middle.eq(next_middle)]
+        with m.Elif(step):
+            m.d.sync += [part.eq(next_outer) for part in (address, middle, outer)]
+
+        outside = address[exact_log2(config.granules) :].any()
+        going = emit & ~self.stop & ~self.fault
+        with m.If(going & outside):
+            m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
+        m.d.sync += self.y.valid.eq(going & ~outside)
+        granule = Mux(self.transpose, turn.granule, narrow)
+        with m.If(emit):
+            m.d.sync += self.y.address.eq(address[sub_width:] | second)
+            if beats:
+                half = words.word_select(second, granule_width)
+                m.d.sync += self.y.data.eq(Mux(self.wide, half, granule))
+                m.d.sync += self.y.mask.eq(-1)
+            else:
+                pair = words.replicate(granules // 2)
+                m.d.sync += self.y.data.eq(Mux(self.wide, pair, granule.replicate(granules)))
+                sub = address[:sub_width]
+                m.d.sync += self.y.mask.eq(
+                    Cat(
+                        Mux(self.wide, sub >> 1 == index >> 1, sub == index).replicate(
+                            config.columns
+                        )
+                        for index in range(granules)
+                    )
+                )
+        return m

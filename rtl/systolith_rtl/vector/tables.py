@@ -1,0 +1,124 @@
+"""Function tables, one copy per lane, and the exponential that shares them."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import TABLE_ENTRIES, CoreConfig
+from systolith.numerics import EXP_TABLE, MAX_EXP_SHIFT, WORD_WIDTH, Format
+from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.vector.affine import to_format
+
+SLOTS = 4
+"""Tables of a lane. The last one is the exponential's; a core may use fewer of the others."""
+
+EXP_SLOT = SLOTS - 1
+
+WORDS = TABLE_ENTRIES // 2
+"""32-bit words of a table: two entries each, the even one low."""
+
+_OCTAVE_WIDTH = MAX_EXP_SHIFT.bit_length()
+_EXP_WORDS = [
+    EXP_TABLE[even] | EXP_TABLE[even + 1] << WORD_WIDTH for even in range(0, TABLE_ENTRIES, 2)
+]
+
+
+class Tables(wiring.Component):
+    """Replaces C words by table entries, or by the power of two that they stand for.
+
+    For a table, the word is a u8 index, and the result is the entry saturated to the format. For
+    the exponential, it is the (saturated) distance to the row's maximum, 0 or less, in units of
+    `2**-8`; the result is `numerics.exp2`, and 0 for -32768.
+
+    ::
+
+        word -> block RAM, two cycles -> entry -> shifted -> result
+
+    Members:
+        write: `In(1)`, write two entries of a table in all lanes.
+        write_address: `In(range(4 * 128))`, in units of two entries; ignored unless the table is
+            one of the core's `table_slots`.
+        write_data: `In(32)`.
+        valid: `In(LATENCY)`, bit k is high if stage k has something before it; bit 0 belongs to
+            the words, and each bit follows the one below it a cycle later.
+        word: `In`, C indices or distances.
+        exp: `In(1)`, distances; steady while anything is under way, as are the next two.
+        table: `In(2)`, which table, for indices.
+        out_format: `In(Format)`, for indices.
+        value: `Out`, C results, `LATENCY` cycles later.
+    """
+
+    LATENCY = BlockRam.LATENCY + 3
+
+    write: Signal
+    write_address: Signal
+    write_data: Signal
+    valid: Signal
+    word: data.View
+    exp: Signal
+    table: Signal
+    out_format: Signal
+    value: data.View
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        words = data.ArrayLayout(signed(WORD_WIDTH), config.columns)
+        super().__init__(
+            {
+                "write": In(1),
+                "write_address": In(range(SLOTS * WORDS)),
+                "write_data": In(2 * WORD_WIDTH),
+                "valid": In(self.LATENCY),
+                "word": In(words),
+                "exp": In(1),
+                "table": In(range(SLOTS)),
+                "out_format": In(Format),
+                "value": Out(words),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the lanes."""
+        m = Module()
+        legal = self.write_address < self.config.table_slots * WORDS
+        table = Mux(self.exp, EXP_SLOT, self.table)
+        for lane in range(self.config.columns):
+            m.submodules[f"table{lane}"] = ram = BlockRam(
+                width=2 * WORD_WIDTH,
+                depth=SLOTS * WORDS,
+                init=[0] * (EXP_SLOT * WORDS) + _EXP_WORDS,
+            )
+            word = self.word[lane]
+            m.d.comb += [
+                ram.write_address.eq(self.write_address),
+                ram.write_data.eq(self.write_data),
+                ram.write_enable.eq(self.write & legal),
+                ram.read_address.eq(Cat(word[1:8], table)),
+                ram.read_enable.eq(self.valid[0]),
+            ]
+            # Whole octaves below the maximum, rounded up: -(word >> 8) is ~(word >> 8) + 1.
+            below = ~word[8:]
+            octaves = Mux(word[-1], Mux(below >= MAX_EXP_SHIFT, MAX_EXP_SHIFT, below + 1), 0)
+
+            odd, octaves = word[0], octaves[:_OCTAVE_WIDTH]
+            for stage in range(BlockRam.LATENCY):
+                odd = self._register(m, lane, stage, f"odd{stage}", odd)
+                octaves = self._register(m, lane, stage, f"octaves{stage}", octaves)
+            at = BlockRam.LATENCY
+            octaves = self._register(m, lane, at, "octaves", octaves)
+            entry = self._register(m, lane, at, "entry", ram.read_data.word_select(odd, WORD_WIDTH))
+            # E is shifted by 7 and the octaves in all; the last bit is left for the rounding.
+            shifted = self._register(
+                m, lane, at + 1, "shifted", Mux(self.exp, entry[6:] >> octaves, entry)
+            )
+            power = (shifted[: WORD_WIDTH - 6] + 1) >> 1
+            result = Mux(self.exp, power, to_format(shifted.as_signed(), self.out_format))
+            value = self._register(m, lane, at + 2, "value", result[:WORD_WIDTH].as_signed())
+            m.d.comb += self.value[lane].eq(value)
+        return m
+
+    def _register(self, m: Module, lane: int, stage: int, name: str, value: Value) -> Signal:
+        result = Signal(value.shape(), name=f"lane{lane}_{name}", reset_less=True)
+        with m.If(self.valid[stage]):
+            m.d.sync += result.eq(value)
+        return result

@@ -1,0 +1,497 @@
+"""A vector engine and everything around it, for tests: memories, accumulators, a ROW engine.
+
+`VectorReference` carries out instructions element by element on `systolith.numerics`, and
+`VectorBench` has the RTL carry out the same ones in surroundings that are as unhelpful as their
+contracts allow. What both leave behind must be equal.
+"""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from amaranth.sim import Simulator
+
+from systolith import numerics
+from systolith.config import TABLE_ENTRIES, CoreConfig
+from systolith.isa import Function, Instruction, Mask, Second, Statistic, XFormat
+from systolith.numerics import MASKED, NO_ROW, Column, Format, Row, Source, Statistics
+from systolith_rtl.interfaces import (
+    ACC_READ_LATENCY,
+    READ_LATENCY,
+    ROW_READ_LATENCY,
+    WRITE_LATENCY,
+)
+from systolith_rtl.vector.engine import VectorEngine
+from systolith_sim.testbench import CLOCK_PERIOD, DeadlockError, SimulatorContext
+
+Sums = list[list[list[int]]]
+"""What a GEMM leaves: [tile column][row][C] sums."""
+
+
+@dataclass(kw_only=True)
+class VectorState:
+    """All that an instruction can read or change.
+
+    Attributes:
+        memory: the scratchpad's bytes.
+        columns: column records by slot.
+        tables: entries, table after table.
+        records: row records by slot.
+        statistics: row statistics by slot.
+        scalars: the run-time scalars.
+    """
+
+    memory: bytearray
+    columns: list[Column[int]]
+    tables: list[int]
+    records: list[Row[int]]
+    statistics: list[Statistics]
+    scalars: list[int]
+
+
+def random_state(config: CoreConfig, rng: random.Random) -> VectorState:
+    """Draw everything; statistics are cleared, as they are after power-up.
+
+    Scales and offsets are such that most results of elements and of sums of 16 to 20 bits lie
+    within their formats, and some are saturated.
+    """
+
+    def column() -> Column[int]:
+        return Column(
+            mant=rng.randint(-(1 << 15), (1 << 15) - 1),
+            shift=rng.randint(12, 26),
+            off=rng.randint(-(1 << 15), 1 << 15),
+        )
+
+    def record() -> Row[int]:
+        return Row(
+            off=rng.randint(-(1 << 12), 1 << 12),
+            mant=rng.choice((0, rng.randint(1 << 15, (1 << 16) - 1))),
+            exp=rng.randint(-3, 3),
+        )
+
+    return VectorState(
+        memory=bytearray(rng.randbytes(config.scratchpad_bytes)),
+        columns=[column() for _ in range(config.column_slots)],
+        tables=[
+            rng.choice((rng.randint(-300, 300), rng.randint(-(1 << 15), (1 << 15) - 1)))
+            for _ in range(config.table_slots * TABLE_ENTRIES)
+        ],
+        records=[record() for _ in range(config.row_slots)],
+        statistics=[Statistics(0, 0, 0, 0)] * config.row_slots,
+        scalars=[0] * 4,
+    )
+
+
+class VectorReference:
+    """VECTOR as its definition says it, one element at a time."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        self._config = config
+
+    def execute(self, state: VectorState, op: Instruction, sums: Sums) -> None:
+        """Carry out one instruction on `state`. All operands are read before y is written."""
+        result = [
+            [self._element(state, op, sums, row, column) for column in range(op.n)]
+            for row in range(op.m)
+        ]
+        length = state.scalars[op.length] if op.mask == Mask.LENGTH else op.n
+        for elements in result:
+            for column in range(length, op.n):
+                elements[column] = MASKED
+        for row, elements in enumerate(result):
+            taken = numerics.statistics(elements[:length])
+            slot = op.stat_out + row
+            before = state.statistics[slot] if op.statistic else None
+            match op.statistic:
+                case Statistic.MAX:
+                    taken = before._replace(maximum=taken.maximum, absmax=taken.absmax)
+                case Statistic.SUM:
+                    taken = before._replace(total=taken.total, squares=0)
+                case Statistic.MOMENTS:
+                    taken = before._replace(total=taken.total, squares=taken.squares)
+            if op.statistic:
+                state.statistics[slot] = taken
+        if op.transpose:
+            result = [list(column) for column in zip(*result, strict=True)]
+        self._store(state, op, result)
+
+    def _element(
+        self, state: VectorState, op: Instruction, sums: Sums, row: int, column: int
+    ) -> int:
+        lanes = self._config.columns
+        y_format = Format(op.y_format)
+        if op.x_format == XFormat.ACCUMULATOR:
+            x = sums[column // lanes][row][column % lanes]
+            source = Source.ACCUMULATOR
+        else:
+            x = self._load(state, op.x_address + row * op.x_row, column, Format(op.x_format))
+            source = Source.SCRATCHPAD
+        if op.function == Function.EXP:
+            maximum = state.statistics[op.row_in + row].maximum
+            return numerics.exp2(x, maximum, unit=op.unit)
+        r = 0
+        if op.second:
+            r = self._load(state, op.r_address + row * op.r_row, column, Format.S16)
+        if op.second == Second.MULTIPLY:
+            source = Source.PRODUCT
+        record = state.records[op.row_in + row] if op.use_row else NO_ROW
+        if source == Source.ACCUMULATOR:
+            record = record._replace(off=0)
+        is_table = op.function == Function.TABLE
+        y = numerics.affine(
+            x,
+            r,
+            source=source,
+            column=state.columns[op.column + (0 if op.broadcast else column)],
+            row=record,
+            out_format=Format.U8 if is_table else y_format,
+        )
+        if is_table:
+            first = op.table * TABLE_ENTRIES
+            table = state.tables[first : first + TABLE_ENTRIES]
+            y = numerics.lookup(table, y, out_format=y_format)
+        return y
+
+    def _load(self, state: VectorState, granule: int, column: int, kind: Format) -> int:
+        size = 2 if kind == Format.S16 else 1
+        first = granule * self._config.columns + column * size
+        image = state.memory[first : first + size]
+        return int.from_bytes(image, "little", signed=kind != Format.U8)
+
+    def _store(self, state: VectorState, op: Instruction, result: list[list[int]]) -> None:
+        lanes = self._config.columns
+        size = 2 if op.y_format == Format.S16 else 1
+        for row, elements in enumerate(result):
+            padded = elements + [0] * (-len(elements) % lanes)
+            image = b"".join(
+                (element & (1 << 8 * size) - 1).to_bytes(size, "little") for element in padded
+            )
+            first = (op.y_address + row * op.y_row) * lanes
+            state.memory[first : first + len(image)] = image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manners:
+    """How the surroundings behave.
+
+    Attributes:
+        seed: of everything that is left to chance.
+        refuse: probability that a read is refused.
+        late: probability, in each cycle, that the next half is not yet complete.
+        rows: probability, in each cycle, of a read and of a write by ROW, in slots beside those
+            of the instruction.
+    """
+
+    seed: int = 0
+    refuse: float = 0.0
+    late: float = 0.0
+    rows: float = 0.0
+
+
+POLITE = Manners()
+"""Nobody is refused, and everything is in time."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What was seen of an instruction, in cycles from the one in which it was taken.
+
+    Attributes:
+        retired: when it was retired, or a fault was seen.
+        issues: when rows were read from accumulators.
+        writes: when the scratchpad was written.
+        stalls: how many cycles counted as stalled.
+        fault: the faulty granule, or None.
+    """
+
+    retired: int
+    issues: list[int]
+    writes: list[int]
+    stalls: int
+    fault: int | None
+
+
+GARBAGE = 0x5A
+"""Byte on data lines while nothing is valid."""
+
+
+class VectorBench:
+    """One engine, elaborated once; every run starts with a reset.
+
+    Attributes:
+        state: what the engine has to begin with, and after a run what it left.
+        engine: the unit under test.
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        self.engine = VectorEngine(config)
+        self._simulator = Simulator(self.engine)
+        self._simulator.add_clock(CLOCK_PERIOD)
+        self._simulator.add_testbench(self._testbench)
+
+    def run(
+        self,
+        state: VectorState,
+        jobs: Sequence[tuple[Instruction, Sums]],
+        manners: Manners = POLITE,
+    ) -> list[Run]:
+        """Load the engine's memories from `state`, carry out instructions one by one.
+
+        Afterwards, `state` has the memory, records and statistics that the engine left. A fault
+        ends the run.
+
+        Raises:
+            DeadlockError: an instruction was not retired in time.
+            AssertionError: the engine broke a contract.
+        """
+        self.state = state
+        self.jobs = jobs
+        self._surroundings = _Surroundings(self, manners)
+        self._runs: list[Run] = []
+        self._simulator.reset()
+        self._simulator.run()
+        return self._runs
+
+    async def _testbench(self, ctx: SimulatorContext) -> None:
+        around = self._surroundings
+        await self._load(ctx)
+        for op, sums in self.jobs:
+            self._runs.append(await around.carry_out(ctx, op, sums))
+            if self._runs[-1].fault is not None:
+                return
+        found = await around.read_statistics(ctx, 0, self.config.row_slots)
+        assert found == self.state.statistics, "the statistics of a slot changed by themselves"
+
+    async def _load(self, ctx: SimulatorContext) -> None:
+        dut = self.engine
+        words = []
+        for slot, column in enumerate(self.state.columns):
+            scale = (column.mant & 0xFFFF) | (column.shift & 0xFF) << 16
+            words.append((0, 2 * slot, scale))
+            words.append((0, 2 * slot + 1, column.off & 0xFFFF_FFFF))
+        entries = [entry & 0xFFFF for entry in self.state.tables]
+        words += [
+            (1, index // 2, entries[index] | entries[index + 1] << 16)
+            for index in range(0, len(entries), 2)
+        ]
+        for tables, address, word in words:
+            ctx.set(dut.side.payload, {"tables": tables, "address": address, "data": word})
+            ctx.set(dut.side.valid, 1)
+            _, _, ready = await ctx.tick().sample(dut.side.ready)
+            assert ready, "the side stream was refused"
+        ctx.set(dut.side.valid, 0)
+        for slot, record in enumerate(self.state.records):
+            ctx.set(dut.rows.write, 1)
+            ctx.set(dut.rows.write_slot, slot)
+            ctx.set(dut.rows.record, record._asdict())
+            await ctx.tick()
+        ctx.set(dut.rows.write, 0)
+        for index, scalar in enumerate(self.state.scalars):
+            ctx.set(dut.bases.scalar[index], scalar)
+        # Statistics cannot be loaded: block RAM starts at 0.
+        self.state.statistics[:] = [Statistics(0, 0, 0, 0)] * self.config.row_slots
+
+
+class _Surroundings:
+    """Scratchpad, accumulators, control and ROW, one cycle at a time."""
+
+    def __init__(self, bench: VectorBench, manners: Manners) -> None:
+        self._bench = bench
+        self._dut = bench.engine
+        self._config = bench.config
+        self._manners = manners
+        self._rng = random.Random(manners.seed)
+        self._cycle = 0
+        # Reads under way, per port and cycle of their answer; writes not yet landed.
+        self._answers: list[dict[int, bytes]] = [{}, {}]
+        self._writes: deque[tuple[int, int, bytes, int]] = deque()
+        self._halves: deque[list[list[int]]] = deque()
+        self._complete = False
+        self._drained: dict[int, list[int]] = {}
+        self._asked: dict[int, int] = {}
+        # Slots that ROW must keep off: the statistics of this instruction, the records of all.
+        self._busy_slots: set[int] = set()
+        self._busy_records = {
+            slot for op, _ in bench.jobs for slot in range(op.row_in, op.row_in + op.m)
+        }
+
+    async def carry_out(self, ctx: SimulatorContext, op: Instruction, sums: Sums) -> Run:
+        dut = self._dut
+        engine = dut.engine
+        self._halves.extend(sums)
+        self._busy_slots = set(range(op.stat_out, op.stat_out + op.m)) if op.statistic else set()
+        names = engine.command.payload.shape().members
+        ctx.set(engine.command.payload, {name: op.fields[name] for name in names})
+        ctx.set(engine.command.valid, 1)
+        start = self._cycle
+        run = Run(retired=0, issues=[], writes=[], stalls=0, fault=None)
+        # Waiting takes at most a few cycles per event at the worst manners that tests have.
+        groups = -(-op.n // self._config.columns)
+        patience = 300 + 40 * groups * (op.m + self._config.columns)
+        accepted = False
+        while self._cycle - start < patience:
+            seen = await self._tick(ctx)
+            now = self._cycle - 1 - start
+            if not accepted and seen.ready:
+                accepted = True
+                ctx.set(engine.command.valid, 0)
+            else:
+                assert seen.busy or seen.fault, "not busy before the end"
+            if seen.write:
+                run.writes.append(now)
+            if seen.enable:
+                run.issues.append(now)
+            run.stalls += seen.stall
+            if seen.fault:
+                run.fault = seen.fault_address
+                run.retired = now
+                return run
+            if seen.retire:
+                break
+        else:
+            raise DeadlockError(f"not retired after {patience} cycles: {op}")
+        run.retired = now
+        # Reads that are requested from the next cycle on see everything.
+        newest = max((granted for granted, *_ in self._writes), default=0)
+        assert newest <= self._cycle - WRITE_LATENCY, "retired before the last write had landed"
+        assert not self._halves, "a half has not been released"
+        if op.statistic:
+            slots = self._bench.state.statistics
+            slots[op.stat_out : op.stat_out + op.m] = await self.read_statistics(
+                ctx, op.stat_out, op.m
+            )
+        for _ in range(2 * WRITE_LATENCY):
+            seen = await self._tick(ctx)
+            assert not (seen.write or seen.busy or seen.retire), "activity after the end"
+        return run
+
+    async def read_statistics(
+        self, ctx: SimulatorContext, first: int, count: int
+    ) -> list[Statistics]:
+        """Read slots one after the other, without other traffic."""
+        rows = self._dut.rows
+        found = []
+        self._asked.clear()
+        for offset in range(count + ROW_READ_LATENCY):
+            ctx.set(rows.read, offset < count)
+            ctx.set(rows.read_slot, (first + offset) % self._config.row_slots)
+            seen = await self._tick(ctx, traffic=False)
+            if offset >= ROW_READ_LATENCY:
+                found.append(seen.statistics)
+        return found
+
+    async def _tick(self, ctx: SimulatorContext, *, traffic: bool = True) -> SimpleNamespace:
+        """Set the inputs of one cycle, let it pass, and act on what the engine did."""
+        dut = self._dut
+        cycle = self._cycle
+        self._drive_reads(ctx, cycle)
+        self._drive_drain(ctx, cycle)
+        if traffic:
+            self._drive_rows(ctx, cycle)
+        names = {
+            "ready": dut.engine.command.ready,
+            "retire": dut.engine.retire,
+            "busy": dut.engine.busy,
+            "stall": dut.engine.stall,
+            "fault": dut.engine.fault,
+            "fault_address": dut.engine.fault_address,
+            "x": dut.x.valid & dut.x.ready,
+            "x_address": dut.x.address,
+            "r": dut.r.valid & dut.r.ready,
+            "r_address": dut.r.address,
+            "write": dut.y.valid,
+            "y_address": dut.y.address,
+            "data": dut.y.data,
+            "mask": dut.y.mask,
+            "full": dut.drain.full,
+            "enable": dut.drain.enable,
+            "row": dut.drain.row,
+            "release": dut.drain.release,
+            "statistics": dut.rows.statistics,
+        }
+        _, _, *values = await ctx.tick().sample(*names.values())
+        seen = SimpleNamespace(**dict(zip(names, values, strict=True)))
+        seen.statistics = Statistics(*(seen.statistics[name] for name in Statistics._fields))
+        self._write(cycle, seen)
+        self._read(cycle, 0, seen.x, seen.x_address)
+        self._read(cycle, 1, seen.r, seen.r_address)
+        self._drain(cycle, seen)
+        if cycle in self._asked:
+            slot = self._asked.pop(cycle)
+            assert seen.statistics == self._bench.state.statistics[slot], f"ROW read slot {slot}"
+        self._cycle += 1
+        return seen
+
+    def _chance(self, probability: float) -> bool:
+        return probability > 0 and self._rng.random() < probability
+
+    def _drive_reads(self, ctx: SimulatorContext, cycle: int) -> None:
+        garbage = bytes([GARBAGE]) * self._config.rows
+        for port, answers in zip((self._dut.x, self._dut.r), self._answers, strict=True):
+            ctx.set(port.ready, not self._chance(self._manners.refuse))
+            ctx.set(port.data_valid, cycle in answers)
+            ctx.set(port.data, int.from_bytes(answers.pop(cycle, garbage), "little"))
+        ctx.set(self._dut.y.ready, 1)
+
+    def _read(self, cycle: int, port: int, granted: int, address: int) -> None:
+        """Answer with what has landed, and with noise where a write has not yet."""
+        if not granted:
+            return
+        size = self._config.rows
+        word = bytearray(self._bench.state.memory[address * size : (address + 1) * size])
+        for _, written, _, mask in self._writes:
+            for byte in range(size):
+                if written == address and mask >> byte & 1:
+                    word[byte] = self._rng.randrange(256)
+        self._answers[port][cycle + READ_LATENCY] = bytes(word)
+
+    def _write(self, cycle: int, seen: SimpleNamespace) -> None:
+        size = self._config.rows
+        if seen.write:
+            image = seen.data.to_bytes(size, "little")
+            self._writes.append((cycle, seen.y_address, image, seen.mask))
+        # What lands now is seen by reads that are granted in the next cycle.
+        while self._writes and self._writes[0][0] + WRITE_LATENCY <= cycle + 1:
+            _, address, image, mask = self._writes.popleft()
+            for byte in range(size):
+                if mask >> byte & 1:
+                    self._bench.state.memory[address * size + byte] = image[byte]
+
+    def _drive_drain(self, ctx: SimulatorContext, cycle: int) -> None:
+        drain = self._dut.drain
+        # Once complete, a half stays so until it is released.
+        if self._halves and not self._complete:
+            self._complete = not self._chance(self._manners.late)
+        ctx.set(drain.full, bool(self._halves) and self._complete)
+        garbage = [-0x5A5A5A5B] * self._config.columns
+        ctx.set(drain.data, self._drained.pop(cycle, garbage))
+
+    def _drain(self, cycle: int, seen: SimpleNamespace) -> None:
+        if seen.enable:
+            assert seen.full, "a row was read from a half that is not complete"
+            self._drained[cycle + ACC_READ_LATENCY] = self._halves[0][seen.row]
+        if seen.release:
+            assert seen.full, "a half was released that is not complete"
+            self._halves.popleft()
+            self._complete = False
+
+    def _drive_rows(self, ctx: SimulatorContext, cycle: int) -> None:
+        rows = self._dut.rows
+        slot = self._rng.randrange(self._config.row_slots)
+        read = slot not in self._busy_slots and self._chance(self._manners.rows)
+        ctx.set(rows.read, read)
+        if read:
+            ctx.set(rows.read_slot, slot)
+            self._asked[cycle + ROW_READ_LATENCY] = slot
+        slot = self._rng.randrange(self._config.row_slots)
+        write = slot not in self._busy_records and self._chance(self._manners.rows)
+        ctx.set(rows.write, write)
+        if write:
+            record = Row(self._rng.randint(-999, 999), self._rng.randint(1 << 15, 65535), 1)
+            ctx.set(rows.write_slot, slot)
+            ctx.set(rows.record, record._asdict())
+            self._bench.state.records[slot] = record

@@ -145,11 +145,11 @@ def disassemble(code: bytes, config: CoreConfig) -> str:
     lines = list[str]()
     for at in range(0, len(code), INSTRUCTION_BYTES):
         instruction = decode(code[at : at + INSTRUCTION_BYTES], config)
-        lines.append(f"{describe(instruction)}\n")
+        lines.append(f"{disassemble_instruction(instruction)}\n")
     return "".join(lines)
 
 
-def describe(instruction: Instruction) -> str:
+def disassemble_instruction(instruction: Instruction) -> str:
     """The line of an instruction; fields that are 0 are left out."""
     words = [instruction.opcode.name]
     for item in fields_of(instruction.opcode):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from systolith.assembler import describe
+from systolith.assembler import disassemble_instruction
 from systolith.config import CoreConfig
 from systolith.isa import (
     INSTRUCTION_BYTES,
@@ -52,7 +52,7 @@ class Listing:
 
     def name(self, index: int) -> str:
         """An instruction as an error names it."""
-        return f"instruction {index} ({describe(self.instructions[index])})"
+        return f"instruction {index} ({disassemble_instruction(self.instructions[index])})"
 
 
 def list_program(code: bytes, config: CoreConfig) -> Listing:

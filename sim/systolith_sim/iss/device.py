@@ -191,7 +191,7 @@ class IssDevice(Device):
             )
             return
         if not isinstance(end, Instruction):
-            self._fault(end[0], pc=len(program), address=end[1])
+            self._fault(end[0], pc=len(program), address=end[1], tag=end[2])
             return
         self._halt(end, len(program))
 
@@ -207,26 +207,27 @@ class IssDevice(Device):
         self._set("status", State.DONE)
         self._set("interrupt_pending", 1)
 
-    def _fetch(self) -> tuple[list[Instruction], Instruction | tuple[FaultCause, int]]:
-        """Decode up to what ends the program: HALT, or a fault's cause and address."""
+    def _fetch(self) -> tuple[list[Instruction], Instruction | tuple[FaultCause, int, int]]:
+        """Decode up to what ends the program: HALT, or a fault's cause, address and tag."""
         program = list[Instruction]()
         for pc in range(self._get("program_size")):
             try:
                 image = self.machine.dram_run(0, pc * INSTRUCTION_BYTES, INSTRUCTION_BYTES)
             except FaultError as fault:
-                return program, (fault.cause, fault.address)
+                return program, (fault.cause, fault.address, 0)
             key = image.tobytes()
             instruction = self._decoded.get(key)
             if instruction is None:
                 try:
                     instruction = decode(key, self.config)
                 except IllegalInstructionError:
-                    return program, (FaultCause.ILLEGAL_INSTRUCTION, 0)
+                    tag = int.from_bytes(key[2:4], "little")
+                    return program, (FaultCause.ILLEGAL_INSTRUCTION, 0, tag)
                 self._decoded[key] = instruction
             if instruction.opcode == Opcode.HALT:
                 return program, instruction
             program.append(instruction)
-        return program, (FaultCause.ILLEGAL_INSTRUCTION, 0)
+        return program, (FaultCause.ILLEGAL_INSTRUCTION, 0, 0)
 
     def _fault(
         self,

@@ -83,8 +83,8 @@ def drop_zeros(text: str) -> str:
     """
 
     def replace(match: re.Match[str]) -> str:
-        data = re.search(r"connect \\DATA (.*)", match[0])
-        bits = re.sub(r"\d+'", "", data[1]) if data else "1"
-        return match[0] if "1" in bits else ""
+        _, _, data = match[0].partition("connect \\DATA ")
+        _, _, bits = data.partition("\n")[0].partition("'")
+        return "" if bits and not bits.strip("0") else match[0]
 
     return _MEMINIT.sub(replace, text)

@@ -86,16 +86,19 @@ class WeightLoader(wiring.Component):
         beyond = Signal()  # The column's row of B is not there.
 
         due = Signal()
+        asks = Signal()
         granted = Signal()
         tile_end = Signal()
         finish = Signal()
         read = current.scratchpad & ~beyond
         m.d.comb += [
-            # The swap of this very cycle frees the shadow registers for the words behind it.
+            # The swap of this very cycle frees the shadow registers for the words behind it. The
+            # scratchpad is asked a cycle later: the swap comes with its grant to the reader of A.
             due.eq(self.active & (~self.loaded | self.swap) & ~self.halt),
+            asks.eq(self.active & ~self.loaded & ~self.halt & read),
             self.outside.eq(self.active & read & address.outside),
             self.b.address.eq(address.address),
-            self.b.valid.eq(due & read & ~address.outside),
+            self.b.valid.eq(asks & ~address.outside),
             self.pop.eq(due & ~current.scratchpad & self.available),
             granted.eq(
                 self.pop | (self.b.valid & self.b.ready) | (due & current.scratchpad & beyond)

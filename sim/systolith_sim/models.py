@@ -34,6 +34,7 @@ class BertShape:
         half: whether weights and arithmetic are float16.
         pre_norm: norms in front of attention and feed-forward part, and one at the end.
         fused_qkv: one projection for Q, K and V, split afterwards.
+        old: opset 14, which has no LayerNormalization: norms are seven nodes.
         seed: of the weights.
     """
 
@@ -48,6 +49,7 @@ class BertShape:
     half: bool = False
     pre_norm: bool = False
     fused_qkv: bool = False
+    old: bool = False
     seed: int = 0
 
 
@@ -123,7 +125,7 @@ class _Writer:
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", 17)],
+            opset_imports=[helper.make_opsetid("", 14 if shape.old else 17)],
             ir_version=IR_VERSION,
             producer_name="pytorch",
         )
@@ -287,13 +289,16 @@ class _Writer:
     def norm(self, name: str, x: str) -> str:
         gamma = self.weight(f"{name}.weight", self.random.uniform(0.7, 1.3, self.shape.hidden))
         beta = self.weight(f"{name}.bias", self.random.normal(0, 0.1, self.shape.hidden))
-        return self.node(
-            "LayerNormalization",
-            [x, gamma, beta],
-            name,
-            axis=-1,
-            epsilon=1e-5 if self.shape.half else 1e-12,
-        )
+        eps = 1e-5 if self.shape.half else 1e-12
+        if not self.shape.old:
+            return self.node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=eps)
+        mean = self.node("ReduceMean", [x], name, axes=[-1])
+        centred = self.node("Sub", [x, mean], name)
+        square = self.node("Pow", [centred, self.constant(2.0, name)], name)
+        variance = self.node("ReduceMean", [square], name, axes=[-1])
+        variance = self.node("Add", [variance, self.constant(eps, name)], name)
+        y = self.node("Div", [centred, self.node("Sqrt", [variance], name)], name)
+        return self.node("Add", [self.node("Mul", [y, gamma], name), beta], name)
 
     def linear(self, name: str, x: str, inputs: int, outputs: int, *, gain: float = 1.0) -> str:
         array = self.random.normal(0, gain * inputs**-0.5, (inputs, outputs))

@@ -103,7 +103,7 @@ class AxiMemory:
             readable: addresses that may be read (rounded to whole beats); all, if not given.
             writable: addresses that may be written; all, if not given.
             faults: where to answer with an error.
-            address_waits_for_data: accept AW only while W is raised, as a slave may.
+            address_waits_for_data: accept AW only once W has been raised, as a slave may.
         """
         self.memory = memory
         self.cycle = 0
@@ -304,8 +304,8 @@ class AxiMemory:
         for channel, ready in (("AR", axi.ar.ready), ("W", axi.w.ready), ("AW", axi.aw.ready)):
             accept = not self._stalls()
             if channel == "AW" and self._address_waits:
-                # Raised in the cycle that has begun: W is what the master shows now.
-                accept = accept and bool(ctx.get(axi.w.valid))
+                # Raised in the cycle that has begun, or accepted before.
+                accept = accept and bool(self._write_data or ctx.get(axi.w.valid))
             if accept != self._ready[channel]:
                 self._ready[channel] = accept
                 ctx.set(ready, accept)

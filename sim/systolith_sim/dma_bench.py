@@ -39,6 +39,8 @@ class DmaBench:
         fetched: data and error of each fetched beat.
         pushes: cycles in which words were pushed.
         grants: cycles in which scratchpad writes were granted.
+        opens: for each of `read`, `write`, `side`, the cycle before which it takes nothing; set it
+            before `run`.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class DmaBench:
         self.fetched: list[tuple[int, int]] = []
         self.pushes: list[int] = []
         self.grants: list[int] = []
+        self.opens = {"read": 0, "write": 0, "side": 0}
         self.cycle = 0
         self._random = random.Random(seed + 1)
         self._stall = stall
@@ -283,7 +286,7 @@ class DmaBench:
             self._occupied -= 1
         self._show(ctx, "free", dut.ring.free, self.config.ring_words - self._occupied)
         for name in ("read", "write", "side"):
-            ready = self._random.random() >= self._stall
+            ready = self._random.random() >= self._stall and self.cycle >= self.opens[name]
             self._show(ctx, name, getattr(dut, name).ready, ready)
 
         # The word is read when the read is granted; its data is shown `READ_LATENCY` later.

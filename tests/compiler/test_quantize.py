@@ -33,9 +33,10 @@ SHAPES = {
 
 OPTIONS = QuantizeOptions(max_chunk=64)
 
-PARTS = frozenset(
-    ["stats", "norm_rows", "norm", "norm_copy", "q", "k", "v", "scores", "exp", "softmax_rows", "context", "attention_output", "ffn_up", "ffn_down"]
-)
+PER_HEAD = frozenset({"q", "k", "v", "scores", "exp", "softmax_rows", "context"})
+
+PARTS = PER_HEAD | {"stats", "norm_rows", "norm", "norm_copy"}
+PARTS |= {"attention_output", "ffn_up", "ffn_down"}
 
 
 @cache
@@ -142,8 +143,7 @@ def test_operators_say_where_they_come_from(name: str) -> None:
     for operator in qgraph.operators[1:-1]:
         assert operator.part in PARTS, operator
         assert operator.layer
-        per_head = operator.part in {"q", "k", "v", "scores", "exp", "softmax_rows", "context"}
-        assert (operator.head is not None) == per_head
+        assert (operator.head is not None) == (operator.part in PER_HEAD)
 
 
 @pytest.mark.parametrize("name", SHAPES)

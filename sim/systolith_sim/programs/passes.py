@@ -76,7 +76,7 @@ def prepare(
     f = p.fields
     f["m"], f["n"] = m, n
     y_format = Format(random.choice([0, 1, 2, 2]))
-    table = random.random() < 0.2
+    table = random.random() < 0.25
     statistic = Statistic(random.choice([0, 1, 1, 2, 3]))
     second = Second.NONE
     second_view = None
@@ -147,7 +147,16 @@ def _row_slots(b: Builder, m: int, *, offsets: bool) -> Slots | None:
         for each in b.slots
         if each.kind == "record" and each.count >= m and (offsets or not each.off)
     ]
-    return b.random.choice(fits) if fits and b.random.random() < 0.8 else None
+    return b.random.choice(fits) if fits and b.random.random() < 0.9 else None
+
+
+def rows_for_records(b: Builder, highest: int) -> int:
+    """A number of rows, often one for which there are row records."""
+    highest = min(highest, b.config.row_slots // 2)
+    counts = [min(highest, each.count) for each in b.slots if each.kind == "record"]
+    if counts and b.random.random() < 0.6:
+        return b.random.choice(counts)
+    return b.random.choice([highest, b.random.randint(1, highest)])
 
 
 def _place_y(
@@ -227,11 +236,7 @@ def put_pass(b: Builder, p: Pass, step: int = 0) -> None:
 def elementwise(b: Builder, largest: int) -> None:
     """A VECTOR from the scratchpad."""
     t = b.random.choice(b.tensors)
-    m, n = b.random.randint(1, t.m), b.random.randint(1, t.n)
-    if b.random.random() < 0.5:
-        m, n = t.m, t.n
-    if m > b.config.row_slots // 2:
-        return
+    m, n = rows_for_records(b, t.m), b.random.choice([t.n, b.random.randint(1, t.n)])
     view = _view(b, t, m, n)
     with b.pin(t):
         p = prepare(b, m, n, view.values, view, largest)
@@ -258,7 +263,7 @@ def exponentials(b: Builder, largest: int) -> None:
 def row_records(b: Builder, largest: int) -> None:
     """A ROW on sums that have been taken."""
     slots = b.random.choice([each for each in b.slots if each.kind in ("sum", "moments")])
-    rows = b.random.randint(1, slots.count)
+    rows = b.random.choice([slots.count, slots.count, b.random.randint(1, slots.count)])
     source = slots.first + b.random.randint(0, slots.count - rows)
     operations = []
     if min(b.machine.statistics.total[source : source + rows]) >= 0:

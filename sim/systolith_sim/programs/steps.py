@@ -14,20 +14,21 @@ from systolith_sim.programs.passes import (
     prepare,
     put_pass,
     row_records,
+    rows_for_records,
 )
 from systolith_sim.programs.transfers import append, fill_zero, gather, load_tensor, store_some
 
 
 def add_step(b: Builder, largest: int) -> None:
     """Add one of all operators that what there is allows."""
-    choices = [matmul_from_ring] * 4 + [load_tensor] * 2 + [elementwise] * 4
+    choices = [matmul_from_ring] * 5 + [load_tensor] * 2 + [elementwise] * 8
     choices += [append, store_some, fill_zero, gather]
     if any(each.format == Format.S8 for each in b.tensors):
-        choices += [matmul_from_scratchpad] * 3
+        choices += [matmul_from_scratchpad] * 4
     if any(each.kind == "maximum" and each.tensor for each in b.slots):
         choices += [exponentials] * 6
     if any(each.kind in ("sum", "moments") for each in b.slots):
-        choices += [row_records] * 4
+        choices += [row_records] * 10
     b.random.choice(choices)(b, largest)
 
 
@@ -49,7 +50,7 @@ def matmul_from_ring(b: Builder, largest: int) -> None:
     """STREAM, GEMM and VECTOR."""
     config = b.config
     a = _operand(b, largest, (Format.S8, Format.U8))
-    m = b.random.randint(1, min(a.m, config.accumulator_rows))
+    m = rows_for_records(b, min(a.m, config.accumulator_rows))
     k, n = b.random.randint(1, a.n), b.random.randint(1, largest)
     weights = np.frombuffer(b.bytes(n * k), np.int8).reshape(n, k)
     tiles, depth = -(-n // config.columns), -(-k // config.rows)
@@ -79,7 +80,7 @@ def matmul_from_scratchpad(b: Builder, largest: int) -> None:
     weights = _operand(b, largest, (Format.S8,))
     with b.pin(weights):
         a = _operand(b, largest, (Format.S8, Format.U8))
-    m = b.random.randint(1, min(a.m, config.accumulator_rows))
+    m = rows_for_records(b, min(a.m, config.accumulator_rows))
     n = b.random.randint(1, weights.m)
     k = b.random.randint(1, min(a.n, weights.n))
     x = b.machine.tensor(a.address, a.row, (m, k), a.format)

@@ -1,22 +1,25 @@
 """A vector engine and everything around it, for tests: memories, accumulators, a ROW engine.
 
-`VectorReference` carries out instructions element by element on `systolith.numerics`, and
-`VectorBench` has the RTL carry out the same ones in surroundings that are as unhelpful as their
-contracts allow. What both leave behind must be equal.
+The surroundings are as unhelpful as their contracts allow: they refuse and delay at random, give
+noise for bytes whose write has not landed, and keep the row file's ports busy. What the engine
+leaves behind is compared with `vector_reference`.
 """
 
 import random
 from collections import deque
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
+from amaranth.hdl import Value, ValueCastable
 from amaranth.sim import Simulator
 
-from systolith import numerics
-from systolith.config import TABLE_ENTRIES, CoreConfig
-from systolith.isa import Function, Instruction, Mask, Second, Statistic, XFormat
-from systolith.numerics import MASKED, NO_ROW, Column, Format, Row, Source, Statistics
+from systolith.config import CoreConfig
+from systolith.isa import Function, Instruction
+from systolith.numerics import Row, Statistics
 from systolith_rtl.interfaces import (
     ACC_READ_LATENCY,
     READ_LATENCY,
@@ -25,152 +28,7 @@ from systolith_rtl.interfaces import (
 )
 from systolith_rtl.vector.engine import VectorEngine
 from systolith_sim.testbench import CLOCK_PERIOD, DeadlockError, SimulatorContext
-
-Sums = list[list[list[int]]]
-"""What a GEMM leaves: [tile column][row][C] sums."""
-
-
-@dataclass(kw_only=True)
-class VectorState:
-    """All that an instruction can read or change.
-
-    Attributes:
-        memory: the scratchpad's bytes.
-        columns: column records by slot.
-        tables: entries, table after table.
-        records: row records by slot.
-        statistics: row statistics by slot.
-        scalars: the run-time scalars.
-    """
-
-    memory: bytearray
-    columns: list[Column[int]]
-    tables: list[int]
-    records: list[Row[int]]
-    statistics: list[Statistics]
-    scalars: list[int]
-
-
-def random_state(config: CoreConfig, rng: random.Random) -> VectorState:
-    """Draw everything; statistics are cleared, as they are after power-up.
-
-    Scales and offsets are such that most results of elements and of sums of 16 to 20 bits lie
-    within their formats, and some are saturated.
-    """
-
-    def column() -> Column[int]:
-        return Column(
-            mant=rng.randint(-(1 << 15), (1 << 15) - 1),
-            shift=rng.randint(12, 26),
-            off=rng.randint(-(1 << 15), 1 << 15),
-        )
-
-    def record() -> Row[int]:
-        return Row(
-            off=rng.randint(-(1 << 12), 1 << 12),
-            mant=rng.choice((0, rng.randint(1 << 15, (1 << 16) - 1))),
-            exp=rng.randint(-3, 3),
-        )
-
-    return VectorState(
-        memory=bytearray(rng.randbytes(config.scratchpad_bytes)),
-        columns=[column() for _ in range(config.column_slots)],
-        tables=[
-            rng.choice((rng.randint(-300, 300), rng.randint(-(1 << 15), (1 << 15) - 1)))
-            for _ in range(config.table_slots * TABLE_ENTRIES)
-        ],
-        records=[record() for _ in range(config.row_slots)],
-        statistics=[Statistics(0, 0, 0, 0)] * config.row_slots,
-        scalars=[0] * 4,
-    )
-
-
-class VectorReference:
-    """VECTOR as its definition says it, one element at a time."""
-
-    def __init__(self, config: CoreConfig) -> None:
-        self._config = config
-
-    def execute(self, state: VectorState, op: Instruction, sums: Sums) -> None:
-        """Carry out one instruction on `state`. All operands are read before y is written."""
-        result = [
-            [self._element(state, op, sums, row, column) for column in range(op.n)]
-            for row in range(op.m)
-        ]
-        length = state.scalars[op.length] if op.mask == Mask.LENGTH else op.n
-        for elements in result:
-            for column in range(length, op.n):
-                elements[column] = MASKED
-        for row, elements in enumerate(result):
-            taken = numerics.statistics(elements[:length])
-            slot = op.stat_out + row
-            before = state.statistics[slot] if op.statistic else None
-            match op.statistic:
-                case Statistic.MAX:
-                    taken = before._replace(maximum=taken.maximum, absmax=taken.absmax)
-                case Statistic.SUM:
-                    taken = before._replace(total=taken.total, squares=0)
-                case Statistic.MOMENTS:
-                    taken = before._replace(total=taken.total, squares=taken.squares)
-            if op.statistic:
-                state.statistics[slot] = taken
-        if op.transpose:
-            result = [list(column) for column in zip(*result, strict=True)]
-        self._store(state, op, result)
-
-    def _element(
-        self, state: VectorState, op: Instruction, sums: Sums, row: int, column: int
-    ) -> int:
-        lanes = self._config.columns
-        y_format = Format(op.y_format)
-        if op.x_format == XFormat.ACCUMULATOR:
-            x = sums[column // lanes][row][column % lanes]
-            source = Source.ACCUMULATOR
-        else:
-            x = self._load(state, op.x_address + row * op.x_row, column, Format(op.x_format))
-            source = Source.SCRATCHPAD
-        if op.function == Function.EXP:
-            maximum = state.statistics[op.row_in + row].maximum
-            return numerics.exp2(x, maximum, unit=op.unit)
-        r = 0
-        if op.second:
-            r = self._load(state, op.r_address + row * op.r_row, column, Format.S16)
-        if op.second == Second.MULTIPLY:
-            source = Source.PRODUCT
-        record = state.records[op.row_in + row] if op.use_row else NO_ROW
-        if source == Source.ACCUMULATOR:
-            record = record._replace(off=0)
-        is_table = op.function == Function.TABLE
-        y = numerics.affine(
-            x,
-            r,
-            source=source,
-            column=state.columns[op.column + (0 if op.broadcast else column)],
-            row=record,
-            out_format=Format.U8 if is_table else y_format,
-        )
-        if is_table:
-            first = op.table * TABLE_ENTRIES
-            table = state.tables[first : first + TABLE_ENTRIES]
-            y = numerics.lookup(table, y, out_format=y_format)
-        return y
-
-    def _load(self, state: VectorState, granule: int, column: int, kind: Format) -> int:
-        size = 2 if kind == Format.S16 else 1
-        first = granule * self._config.columns + column * size
-        image = state.memory[first : first + size]
-        return int.from_bytes(image, "little", signed=kind != Format.U8)
-
-    def _store(self, state: VectorState, op: Instruction, result: list[list[int]]) -> None:
-        lanes = self._config.columns
-        size = 2 if op.y_format == Format.S16 else 1
-        for row, elements in enumerate(result):
-            padded = elements + [0] * (-len(elements) % lanes)
-            image = b"".join(
-                (element & (1 << 8 * size) - 1).to_bytes(size, "little") for element in padded
-            )
-            first = (op.y_address + row * op.y_row) * lanes
-            state.memory[first : first + len(image)] = image
+from systolith_sim.vector_reference import Sums, VectorReference, VectorState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,12 +41,14 @@ class Manners:
         late: probability, in each cycle, that the next half is not yet complete.
         rows: probability, in each cycle, of a read and of a write by ROW, in slots beside those
             of the instruction.
+        halt: the cycle of the first instruction in which control halts the engine, if it does.
     """
 
     seed: int = 0
     refuse: float = 0.0
     late: float = 0.0
     rows: float = 0.0
+    halt: int | None = None
 
 
 POLITE = Manners()
@@ -200,7 +60,7 @@ class Run:
     """What was seen of an instruction, in cycles from the one in which it was taken.
 
     Attributes:
-        retired: when it was retired, or a fault was seen.
+        retired: when it was retired, or a fault was seen, or the engine was idle after a halt.
         issues: when rows were read from accumulators.
         writes: when the scratchpad was written.
         stalls: how many cycles counted as stalled.
@@ -261,39 +121,46 @@ class VectorBench:
         await self._load(ctx)
         for op, sums in self.jobs:
             self._runs.append(await around.carry_out(ctx, op, sums))
-            if self._runs[-1].fault is not None:
+            if self._runs[-1].fault is not None or around.halted:
                 return
         found = await around.read_statistics(ctx, 0, self.config.row_slots)
         assert found == self.state.statistics, "the statistics of a slot changed by themselves"
 
     async def _load(self, ctx: SimulatorContext) -> None:
+        """Write what the instructions use: loading all of it would take most of a test."""
         dut = self.engine
+        state = self.state
+        ops = [op for op, _ in self.jobs]
         words = []
-        for slot, column in enumerate(self.state.columns):
-            scale = (column.mant & 0xFFFF) | (column.shift & 0xFF) << 16
-            words.append((0, 2 * slot, scale))
-            words.append((0, 2 * slot + 1, column.off & 0xFFFF_FFFF))
-        entries = [entry & 0xFFFF for entry in self.state.tables]
-        words += [
-            (1, index // 2, entries[index] | entries[index + 1] << 16)
-            for index in range(0, len(entries), 2)
-        ]
+        for slot in {slot for op in ops for slot in range(op.column, op.column + op.n)}:
+            if slot < self.config.column_slots:
+                column = state.columns[slot]
+                scale = (column.mant & 0xFFFF) | (column.shift & 0xFF) << 16
+                words.append((0, 2 * slot, scale))
+                words.append((0, 2 * slot + 1, column.off & 0xFFFF_FFFF))
+        if any(op.function == Function.TABLE for op in ops):
+            entries = [entry & 0xFFFF for entry in state.tables]
+            pairs = zip(entries[::2], entries[1::2], strict=True)
+            words += [(1, index, even | odd << 16) for index, (even, odd) in enumerate(pairs)]
+        ctx.set(dut.side.valid, bool(words))
         for tables, address, word in words:
             ctx.set(dut.side.payload, {"tables": tables, "address": address, "data": word})
-            ctx.set(dut.side.valid, 1)
             _, _, ready = await ctx.tick().sample(dut.side.ready)
             assert ready, "the side stream was refused"
         ctx.set(dut.side.valid, 0)
-        for slot, record in enumerate(self.state.records):
+        for slot in {
+            slot for op in ops if op.use_row for slot in range(op.row_in, op.row_in + op.m)
+        }:
             ctx.set(dut.rows.write, 1)
             ctx.set(dut.rows.write_slot, slot)
-            ctx.set(dut.rows.record, record._asdict())
+            ctx.set(dut.rows.record, state.records[slot]._asdict())
             await ctx.tick()
         ctx.set(dut.rows.write, 0)
-        for index, scalar in enumerate(self.state.scalars):
+        for index, scalar in enumerate(state.scalars):
             ctx.set(dut.bases.scalar[index], scalar)
+        ctx.set(dut.y.ready, 1)
         # Statistics cannot be loaded: block RAM starts at 0.
-        self.state.statistics[:] = [Statistics(0, 0, 0, 0)] * self.config.row_slots
+        state.statistics[:] = [Statistics(0, 0, 0, 0)] * self.config.row_slots
 
 
 class _Surroundings:
@@ -305,6 +172,8 @@ class _Surroundings:
         self._config = bench.config
         self._manners = manners
         self._rng = random.Random(manners.seed)
+        self.halted = False
+        self._inputs: dict[int, Any] = {}
         self._cycle = 0
         # Reads under way, per port and cycle of their answer; writes not yet landed.
         self._answers: list[dict[int, bytes]] = [{}, {}]
@@ -334,8 +203,21 @@ class _Surroundings:
         patience = 300 + 40 * groups * (op.m + self._config.columns)
         accepted = False
         while self._cycle - start < patience:
+            now = self._cycle - start
+            if now == self._manners.halt:
+                self.halted = True
+                ctx.set(engine.halt, 1)
             seen = await self._tick(ctx)
-            now = self._cycle - 1 - start
+            if self.halted:
+                # A write that is in the port's register may leave in the cycle of the halt.
+                late = seen.write and now > self._manners.halt
+                accesses = late or seen.x or seen.r or seen.enable
+                assert not accesses, "access after a halt"
+                assert not seen.idle or not any(self._answers), "idle with reads under way"
+                if seen.idle:
+                    run.retired = now
+                    return run
+                continue
             if not accepted and seen.ready:
                 accepted = True
                 ctx.set(engine.command.valid, 0)
@@ -347,6 +229,11 @@ class _Surroundings:
                 run.issues.append(now)
             run.stalls += seen.stall
             if seen.fault:
+                for _ in range(50):
+                    seen = await self._tick(ctx)
+                    assert seen.fault, "a fault does not last"
+                    assert not seen.active, "access after a fault"
+                    assert not seen.ready, "a command was taken after a fault"
                 run.fault = seen.fault_address
                 run.retired = now
                 return run
@@ -366,7 +253,8 @@ class _Surroundings:
             )
         for _ in range(2 * WRITE_LATENCY):
             seen = await self._tick(ctx)
-            assert not (seen.write or seen.busy or seen.retire), "activity after the end"
+            assert not seen.active, "access after the end"
+            assert not seen.busy, "busy after the end"
         return run
 
     async def read_statistics(
@@ -377,7 +265,7 @@ class _Surroundings:
         found = []
         self._asked.clear()
         for offset in range(count + ROW_READ_LATENCY):
-            ctx.set(rows.read, offset < count)
+            self._set(ctx, rows.read, offset < count)
             ctx.set(rows.read_slot, (first + offset) % self._config.row_slots)
             seen = await self._tick(ctx, traffic=False)
             if offset >= ROW_READ_LATENCY:
@@ -395,6 +283,7 @@ class _Surroundings:
         names = {
             "ready": dut.engine.command.ready,
             "retire": dut.engine.retire,
+            "idle": dut.engine.idle,
             "busy": dut.engine.busy,
             "stall": dut.engine.stall,
             "fault": dut.engine.fault,
@@ -416,6 +305,7 @@ class _Surroundings:
         _, _, *values = await ctx.tick().sample(*names.values())
         seen = SimpleNamespace(**dict(zip(names, values, strict=True)))
         seen.statistics = Statistics(*(seen.statistics[name] for name in Statistics._fields))
+        seen.active = seen.x or seen.r or seen.write or seen.enable or seen.retire
         self._write(cycle, seen)
         self._read(cycle, 0, seen.x, seen.x_address)
         self._read(cycle, 1, seen.r, seen.r_address)
@@ -429,13 +319,18 @@ class _Surroundings:
     def _chance(self, probability: float) -> bool:
         return probability > 0 and self._rng.random() < probability
 
+    def _set(self, ctx: SimulatorContext, signal: ValueCastable | Value, value: Any) -> None:
+        """Set an input if it changes, since setting takes longer than comparing."""
+        if self._inputs.get(id(signal)) != value:
+            self._inputs[id(signal)] = value
+            ctx.set(signal, value)
+
     def _drive_reads(self, ctx: SimulatorContext, cycle: int) -> None:
         garbage = bytes([GARBAGE]) * self._config.rows
         for port, answers in zip((self._dut.x, self._dut.r), self._answers, strict=True):
-            ctx.set(port.ready, not self._chance(self._manners.refuse))
-            ctx.set(port.data_valid, cycle in answers)
-            ctx.set(port.data, int.from_bytes(answers.pop(cycle, garbage), "little"))
-        ctx.set(self._dut.y.ready, 1)
+            self._set(ctx, port.ready, not self._chance(self._manners.refuse))
+            self._set(ctx, port.data_valid, cycle in answers)
+            self._set(ctx, port.data, int.from_bytes(answers.pop(cycle, garbage), "little"))
 
     def _read(self, cycle: int, port: int, granted: int, address: int) -> None:
         """Answer with what has landed, and with noise where a write has not yet."""
@@ -466,9 +361,9 @@ class _Surroundings:
         # Once complete, a half stays so until it is released.
         if self._halves and not self._complete:
             self._complete = not self._chance(self._manners.late)
-        ctx.set(drain.full, bool(self._halves) and self._complete)
+        self._set(ctx, drain.full, bool(self._halves) and self._complete)
         garbage = [-0x5A5A5A5B] * self._config.columns
-        ctx.set(drain.data, self._drained.pop(cycle, garbage))
+        self._set(ctx, drain.data, self._drained.pop(cycle, garbage))
 
     def _drain(self, cycle: int, seen: SimpleNamespace) -> None:
         if seen.enable:
@@ -483,15 +378,44 @@ class _Surroundings:
         rows = self._dut.rows
         slot = self._rng.randrange(self._config.row_slots)
         read = slot not in self._busy_slots and self._chance(self._manners.rows)
-        ctx.set(rows.read, read)
+        self._set(ctx, rows.read, read)
         if read:
             ctx.set(rows.read_slot, slot)
             self._asked[cycle + ROW_READ_LATENCY] = slot
         slot = self._rng.randrange(self._config.row_slots)
         write = slot not in self._busy_records and self._chance(self._manners.rows)
-        ctx.set(rows.write, write)
+        self._set(ctx, rows.write, write)
         if write:
             record = Row(self._rng.randint(-999, 999), self._rng.randint(1 << 15, 65535), 1)
             ctx.set(rows.write_slot, slot)
             ctx.set(rows.record, record._asdict())
             self._bench.state.records[slot] = record
+
+
+@cache
+def shared_bench(config: CoreConfig) -> VectorBench:
+    """Return the bench of a core: elaboration takes seconds, a reset nothing."""
+    return VectorBench(config)
+
+
+def assert_as_defined(
+    config: CoreConfig,
+    state: VectorState,
+    jobs: Sequence[tuple[Instruction, Sums]],
+    manners: Manners = POLITE,
+) -> list[Run]:
+    """Carry out instructions on the RTL and on the reference, compare what they leave.
+
+    `state` is left as the RTL leaves it.
+    """
+    expected = deepcopy(state)
+    runs = shared_bench(config).run(state, jobs, manners)
+    reference = VectorReference(config)
+    # As in the RTL after power-up.
+    expected.statistics[:] = [Statistics(0, 0, 0, 0)] * config.row_slots
+    for op, sums in jobs:
+        reference.execute(expected, op, sums)
+    wrong = [at for at, byte in enumerate(state.memory) if byte != expected.memory[at]]
+    assert not wrong, f"bytes {wrong[:20]} after {[dict(op.fields) for op, _ in jobs]}"
+    assert state.statistics == expected.statistics
+    return runs

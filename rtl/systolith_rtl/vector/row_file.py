@@ -44,8 +44,8 @@ class RowFile(wiring.Component):
     """Statistics that VECTOR writes and records that ROW writes, for each slot.
 
     The statistics are kept twice, so that VECTOR's read of what it accumulates, which is deep in
-    a pipeline that cannot wait, and ROW's reads at any time never meet. The copies are six ECP5 block
-    RAMs at 1,024 slots; for them, nobody ever waits for the row file.
+    a pipeline that cannot wait, and ROW's reads at any time never meet. The copies are six ECP5
+    block RAMs at 1,024 slots; for them, nobody ever waits for the row file.
 
     Members:
         rows: `In(RowFileSignature(config))`, for ROW.

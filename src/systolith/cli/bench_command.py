@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from systolith.cli.demo_command import MODEL, TOKENIZER, packaged
@@ -45,8 +44,8 @@ def add_parser(commands: Any) -> None:
         "bench",
         help="measure cycles, roofline, accuracy and simulation speed",
         description="Compile and run the packaged models on the Verilated RTL, with every tensor "
-        "compared with golden model and instruction simulator, and print the figures. With "
-        "--stsb, measure accuracy on STS-B as well.",
+        "compared with golden model and instruction simulator, and print the figures. Accuracy "
+        "on STS-B has a script of its own, scripts/stsb.py.",
     )
     parser.add_argument(
         "--preset",
@@ -68,12 +67,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--bandwidth", type=float, default=8.0, help="bytes per cycle (default 8)")
     parser.add_argument("--latency", type=int, default=30, help="cycles (default 30)")
-    parser.add_argument(
-        "--stsb",
-        type=Path,
-        metavar="DIR",
-        help="folder with sts-dev.csv and sts-test.csv: measure accuracy, for minutes",
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.set_defaults(run=run)
 
@@ -85,20 +78,10 @@ def run(options: argparse.Namespace) -> int:
         for seq_len in parse_buckets(options.seq_len):
             print(f"systolith: measuring {model} at {seq_len} tokens", file=sys.stderr)
             rows.append(_measure(model, seq_len, options))
-    accuracy = None
-    if options.stsb:
-        from systolith_sim.accuracy import measure_stsb
-
-        accuracy = measure_stsb(packaged(*MODEL), packaged(*TOKENIZER), options.stsb)
     if options.json:
-        print(json.dumps({"runs": rows, "stsb": accuracy}))
+        print(json.dumps({"runs": rows}))
     else:
         _print(rows, options)
-        if accuracy:
-            print("\nSTS-B, all-MiniLM-L6-v2")
-            for name, value in accuracy.items():
-                shown = f"{value:.5f}" if isinstance(value, float) else value
-                print(f"  {name:<28}{shown}")
     equal = all(row["bit_exact"] for row in rows)
     return Exit.FINE if equal else Exit.DIFFERENT
 

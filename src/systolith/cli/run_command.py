@@ -11,6 +11,7 @@ import numpy as np
 from systolith.cli.execute import FloatModel, Outcome, execute, summary
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.inputs import Sample, load_samples, load_tokenizer, tokenize
+from systolith.cli.layers import layer_errors
 from systolith.cli.options import (
     DeviceOptions,
     add_device_options,
@@ -28,7 +29,6 @@ from systolith.cli.prepare import (
 )
 from systolith.cli.report import write_report
 from systolith.cli.show import show_outcome
-from systolith.compiler import layer_errors
 
 _EPILOG = """\
 examples:
@@ -105,7 +105,15 @@ def run(options: argparse.Namespace) -> int:
         )
         if options.output:
             save_outputs(options.output, outcome)
-        errors = layer_errors(options.model, program, samples[:8]) if options.errors else None
+        errors = None
+        if options.errors:
+            errors = layer_errors(
+                options.model,
+                config=config,
+                seq_len=seq_len,
+                calibrated=calibrated,
+                samples=samples,
+            )
         if options.report:
             write_report(options.report, program, device, options.preset, outcome)
         if options.json:

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from systolith_rtl.export import to_verilog
+
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
 from systolith.config import PRESETS
-from systolith_rtl.export import to_verilog
 
 
 def add_parser(commands: Any) -> None:

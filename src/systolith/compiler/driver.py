@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from systolith.compiler.allocate import CapacityError
-from systolith.compiler.model import CompiledModel, build_qgraph
+from systolith.compiler.model import CompiledModel, prepare_model
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.schedule import schedule
 from systolith.config import CoreConfig
@@ -68,8 +68,9 @@ def compile_with_model(
             {key: np.asarray(value)[..., :seq_len] for key, value in sample.items()}
             for sample in calibration
         ]
+    prepared = prepare_model(source, seq_len, samples, name=name)
     while True:
-        model = build_qgraph(source, seq_len, samples, options, name=name)
+        model = prepared.compile(options)
         try:
             program = schedule(
                 model.qgraph,

@@ -126,13 +126,19 @@ class HostParts:
             padded[name] = full
         return padded, length
 
+    def embed(self, padded: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run the prologue: real numbers `[rows, columns]`, in the order of the NPU's inputs."""
+        results = self._prologue.run(None, {name: padded[name] for name in self.input_names})
+        return [
+            np.asarray(value, np.float64).reshape(binding.rows, binding.columns)
+            for binding, value in zip(self.program.inputs, results, strict=True)
+        ]
+
     def prologue(self, padded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the prologue and quantize its results: codes `[rows, columns]` by NPU input."""
-        results = self._prologue.run(None, {name: padded[name] for name in self.input_names})
         codes = {}
-        for binding, value in zip(self.program.inputs, results, strict=True):
+        for binding, real in zip(self.program.inputs, self.embed(padded), strict=True):
             low, high = binding.format.limits
-            real = np.asarray(value, np.float64).reshape(binding.rows, binding.columns)
             codes[binding.name] = np.clip(np.rint(real / binding.step), low, high).astype(
                 binding.dtype
             )

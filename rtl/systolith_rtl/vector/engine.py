@@ -26,21 +26,17 @@ from systolith.numerics import (
     Format,
     Source,
 )
-from systolith.regs import FaultCause
 from systolith_rtl.interfaces import (
     ACC_READ_LATENCY,
-    READ_LATENCY,
     ROW_LAYOUT,
     SIDE_LAYOUT,
     SIDE_SIGNATURE,
-    WRITE_LATENCY,
     BaseSignature,
     DrainSignature,
     EngineSignature,
     ReadSignature,
     RowFileSignature,
     WriteSignature,
-    operand_layout,
 )
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.vector.columns import ColumnRecords
@@ -49,7 +45,8 @@ from systolith_rtl.vector.finish import Finish
 from systolith_rtl.vector.issue import Issue
 from systolith_rtl.vector.lanes import Lanes
 from systolith_rtl.vector.row_file import RowFile
-from systolith_rtl.vector.statistics import RowStatistics, statistics_latency
+from systolith_rtl.vector.sequence import Sequence
+from systolith_rtl.vector.statistics import RowStatistics
 from systolith_rtl.vector.store import Store
 from systolith_rtl.vector.tables import Tables
 
@@ -123,16 +120,14 @@ class VectorEngine(wiring.Component):
         m.submodules.statistics = statistics = RowStatistics(config)
         m.submodules.store = store = Store(config)
 
-        # One instruction: what it says, and what follows from it, in registers from `start` on.
-        engine = self.engine
-        op = data.View(
-            operand_layout(Opcode.VECTOR),
-            Signal(operand_layout(Opcode.VECTOR).size, name="op", reset_less=True),
-        )
-        start = Signal()
-        stop = Signal()
-        m.d.comb += stop.eq(engine.halt | engine.fault)
-        self._control(m, start=start, op=op, final=store.final, errors=(x_fetch, r_fetch, store))
+        m.submodules.sequence = sequence = Sequence(config)
+        wiring.connect(m, sequence.engine, wiring.flipped(self.engine))
+        op = sequence.op
+        start = sequence.start
+        for index, part in enumerate((x_fetch, r_fetch, store)):
+            m.d.comb += sequence.fault[index].eq(part.fault)
+            m.d.comb += sequence.fault_address[index].eq(part.fault_address)
+        m.d.comb += sequence.final.eq(store.final)
         drained = op.x_format == XFormat.ACCUMULATOR
         has_r = op.second != Second.NONE
         is_exp = op.function == Function.EXP
@@ -143,7 +138,7 @@ class VectorEngine(wiring.Component):
         for part in (columns, issue, finish, store):
             m.d.comb += part.start.eq(start)
         for part in (x_fetch, r_fetch, issue, store):
-            m.d.comb += part.stop.eq(stop)
+            m.d.comb += part.stop.eq(sequence.stop)
 
         # Operands from the scratchpad.
         wiring.connect(m, x_fetch.port, wiring.flipped(self.x))
@@ -268,7 +263,7 @@ class VectorEngine(wiring.Component):
 
         # Who is waited for: the array, or whoever has the scratchpad's bank.
         refused = (self.x.valid & ~self.x.ready) | (self.r.valid & ~self.r.ready)
-        m.d.sync += engine.stall.eq(engine.busy & ~issue.issue & (issue.waiting | refused))
+        m.d.comb += sequence.waiting.eq(~issue.issue & (issue.waiting | refused))
         return m
 
     def _operands(
@@ -303,47 +298,3 @@ class VectorEngine(wiring.Component):
             with m.If(is_exp):
                 m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
         m.d.comb += [lanes.x.eq(x), lanes.r.eq(r), lanes.row.eq(row)]
-
-    def _control(
-        self,
-        m: Module,
-        *,
-        start: Signal,
-        op: data.View,
-        final: Signal,
-        errors: tuple[OperandFetch, OperandFetch, Store],
-    ) -> None:
-        """Take an instruction, wait for its last write to land, retire it."""
-        engine = self.engine
-        command = engine.command
-        settled = Signal(range(max(WRITE_LATENCY, statistics_latency(self.config)) + 1))
-        settling = Signal()
-        m.d.comb += command.ready.eq(~engine.busy & ~engine.halt & ~engine.fault)
-        m.d.sync += start.eq(command.valid & command.ready)
-        with m.If(command.valid & command.ready):
-            m.d.sync += op.eq(command.payload)
-            m.d.sync += engine.busy.eq(1)
-        # A write is requested a cycle after `final`, and seen by reads that are granted
-        # `WRITE_LATENCY` later; statistics take longer.
-        with m.If(final):
-            takes = op.statistic != Statistic.NONE
-            m.d.sync += settling.eq(1)
-            m.d.sync += settled.eq(
-                Mux(takes, max(WRITE_LATENCY, statistics_latency(self.config)), WRITE_LATENCY) - 1
-            )
-        with m.Elif(settling):
-            m.d.sync += settled.eq(settled - 1)
-        m.d.comb += engine.retire.eq(settling & (settled == 0) & ~engine.fault)
-        with m.If(engine.retire):
-            m.d.sync += [settling.eq(0), engine.busy.eq(0)]
-
-        m.d.comb += engine.fault.eq(Cat(part.fault for part in errors).any())
-        m.d.comb += engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND)
-        for part in reversed(errors):
-            with m.If(part.fault):
-                m.d.comb += engine.fault_address.eq(part.fault_address)
-
-        # Reads that were granted before `halt` come back in `READ_LATENCY` cycles at most.
-        quiet = Signal(READ_LATENCY + 1)
-        m.d.sync += quiet.eq(Cat(engine.halt, quiet))
-        m.d.comb += engine.idle.eq(quiet.all() & engine.halt)

@@ -1,0 +1,103 @@
+"""From a command to its retirement: who says which instruction is being carried out."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith.isa import Opcode, Statistic
+from systolith.regs import FaultCause
+from systolith_rtl.interfaces import (
+    READ_LATENCY,
+    WRITE_LATENCY,
+    EngineSignature,
+    operand_layout,
+)
+from systolith_rtl.vector.fetch import ADDRESS_WIDTH
+from systolith_rtl.vector.statistics import statistics_latency
+
+PARTS = 3
+"""Parts that can find an address outside of the scratchpad: x, r, y, in order of precedence."""
+
+
+class Sequence(wiring.Component):
+    """Holds the instruction, and retires it when its last write and statistic have landed.
+
+    Members:
+        engine: `Out(EngineSignature(Opcode.VECTOR))`.
+        op: `Out`, the instruction's operands, from `start` until it is retired.
+        start: `Out(1)`, the first cycle of an instruction.
+        stop: `Out(1)`, nothing new may be started.
+        waiting: `In(1)`, somebody else is waited for.
+        final: `In(1)`, the last write is requested in the next cycle.
+        fault: `In(PARTS)`, who has a fault.
+        fault_address: `In`, the granule for each of them.
+    """
+
+    engine: wiring.PureInterface
+    op: data.View
+    start: Signal
+    stop: Signal
+    waiting: Signal
+    final: Signal
+    fault: Signal
+    fault_address: data.View
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "engine": Out(EngineSignature(Opcode.VECTOR)),
+                "op": Out(operand_layout(Opcode.VECTOR)),
+                "start": Out(1),
+                "stop": Out(1),
+                "waiting": In(1),
+                "final": In(1),
+                "fault": In(PARTS),
+                "fault_address": In(data.ArrayLayout(ADDRESS_WIDTH, PARTS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the instruction's register, the time after its last write, and the faults."""
+        m = Module()
+        engine = self.engine
+        command = engine.command
+        op = Signal(operand_layout(Opcode.VECTOR), reset_less=True)
+        accepted = command.valid & command.ready
+        m.d.comb += command.ready.eq(~engine.busy & ~self.stop)
+        m.d.comb += self.op.eq(op)
+        m.d.sync += self.start.eq(accepted)
+        with m.If(accepted):
+            m.d.sync += [op.eq(command.payload), engine.busy.eq(1)]
+        m.d.sync += engine.stall.eq(engine.busy & self.waiting)
+
+        # A write is requested a cycle after `final`, and seen by reads that are granted
+        # `WRITE_LATENCY` later; statistics take longer.
+        write_only = WRITE_LATENCY
+        both = max(WRITE_LATENCY, statistics_latency(self.config))
+        settling = Signal()
+        left = Signal(range(both))
+        with m.If(self.final):
+            m.d.sync += settling.eq(1)
+            m.d.sync += left.eq(Mux(op.statistic == Statistic.NONE, write_only, both) - 1)
+        with m.Elif(settling):
+            m.d.sync += left.eq(left - 1)
+        m.d.comb += engine.retire.eq(settling & (left == 0) & ~engine.fault)
+        with m.If(engine.retire):
+            m.d.sync += [settling.eq(0), engine.busy.eq(0)]
+
+        m.d.comb += [
+            engine.fault.eq(self.fault.any()),
+            engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND),
+            self.stop.eq(engine.halt | engine.fault),
+        ]
+        for part in reversed(range(PARTS)):
+            with m.If(self.fault[part]):
+                m.d.comb += engine.fault_address.eq(self.fault_address[part])
+
+        # Reads that were granted before `halt` come back in `READ_LATENCY` cycles at most.
+        quiet = Signal(READ_LATENCY + 1)
+        m.d.sync += quiet.eq(Cat(engine.halt, quiet))
+        m.d.comb += engine.idle.eq(quiet.all() & engine.halt)
+        return m

@@ -513,6 +513,14 @@ def test_halt_at_any_time(seed: int) -> None:
     assert len(bench.axi.read_beats) == sum(burst.beats for burst in bench.axi.reads)
 
 
+def test_halted_load_writes_no_zeros_more() -> None:
+    """It has the bytes already, but stops all the same."""
+    bench = DmaBench(WIDE, bytearray(4096))
+    bench.run(make(Opcode.LOAD, WIDE, fill=Fill.ZERO, n0=4096, n1=1, n2=1), halt_at=100)
+    assert 30 < len(bench.grants) < 50
+    assert bench.grants[-1] < 105
+
+
 def test_halted_store_writes_no_byte_more() -> None:
     """The scratchpad does not answer, so a burst has been started without its data."""
     bench = fault_bench()

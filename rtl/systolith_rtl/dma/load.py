@@ -8,10 +8,11 @@ from amaranth.utils import exact_log2
 from systolith.config import COLUMN_RECORD_BYTES, CoreConfig
 from systolith.isa import Opcode
 from systolith.regs import FaultCause
+from systolith_rtl.dma.bounds import ENTRY_BYTES, size_width, walk_layout
 from systolith_rtl.dma.burst import Splitter, burst_layout
 from systolith_rtl.dma.fifo import BeatFifo, Queue
 from systolith_rtl.dma.realign import Realigner
-from systolith_rtl.dma.walk import ENTRY_BYTES, Walker, size_width, walk_layout
+from systolith_rtl.dma.walk import Walker
 from systolith_rtl.dma.writer import LoadWriter, tag_layout
 from systolith_rtl.interfaces import (
     SIDE_SIGNATURE,
@@ -102,7 +103,11 @@ class LoadEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.read), walker.read)
         wiring.connect(m, wiring.flipped(self.write), writer.write)
         wiring.connect(m, wiring.flipped(self.side), writer.side)
-        wiring.connect(m, realigner.o, writer.i)
+        m.d.comb += [
+            writer.i.payload.eq(realigner.o.payload),
+            writer.i.valid.eq(realigner.o.valid & ~stopped),
+            realigner.o.ready.eq(writer.i.ready & ~stopped),
+        ]
 
         # Each run goes to the queue of runs, and if there is something to read, is cut.
         asks = ~(walker.o.p.zero | walker.o.p.refused)

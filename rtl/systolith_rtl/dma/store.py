@@ -8,11 +8,12 @@ from amaranth.utils import exact_log2
 from systolith.config import CoreConfig
 from systolith.isa import Opcode
 from systolith.regs import FaultCause
+from systolith_rtl.dma.bounds import size_width
 from systolith_rtl.dma.burst import MAX_BEATS, Splitter, burst_layout
 from systolith_rtl.dma.fifo import Queue
 from systolith_rtl.dma.reader import WordReader
 from systolith_rtl.dma.realign import Realigner
-from systolith_rtl.dma.walk import Walker, size_width
+from systolith_rtl.dma.walk import Walker
 from systolith_rtl.interfaces import BaseSignature, EngineSignature, ReadSignature
 
 RUNS = 16

@@ -5,65 +5,22 @@ from types import SimpleNamespace
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import exact_log2
 
-from systolith.config import COLUMN_RECORD_BYTES, TABLE_ENTRIES, CoreConfig
+from systolith.config import COLUMN_RECORD_BYTES, CoreConfig
 from systolith.isa import Fill, Opcode, Space
+from systolith_rtl.dma.bounds import (
+    ENTRY_BYTES,
+    GRANULE_WIDTH,
+    OFFSET_WIDTH,
+    check_runs,
+    raw_layout,
+    walk_layout,
+)
 from systolith_rtl.interfaces import BaseSignature, ReadSignature, operand_layout
-from systolith_rtl.pipeline import Pipeline
-
-OFFSET_WIDTH = 66
-"""Bits of a signed DRAM offset: two products of 32 bits each, and less than 2**49 besides."""
-
-GRANULE_WIDTH = 34
-"""Bits of a granule address before it is checked: 32, and two products of 16 bits each."""
 
 INDEX_BYTES = 4
 """Bytes of an entry of an index list."""
-
-ENTRY_BYTES = 2
-"""Bytes of a table entry."""
-
-
-def size_width(config: CoreConfig) -> int:
-    """Bits of the bytes of a run that has been checked: it fits the memory on the core."""
-    return bits_for(
-        max(
-            config.scratchpad_bytes,
-            config.column_slots * COLUMN_RECORD_BYTES,
-            config.table_slots * TABLE_ENTRIES * ENTRY_BYTES,
-        )
-    )
-
-
-def place_width(config: CoreConfig) -> int:
-    """Bits of a place on the core that has been checked: granule, slot or table entry."""
-    return max(
-        exact_log2(config.granules),
-        exact_log2(config.column_slots),
-        bits_for(config.table_slots * TABLE_ENTRIES - 1),
-    )
-
-
-def walk_layout(config: CoreConfig) -> data.StructLayout:
-    """A checked run: where in DRAM, how many bytes, which granule (slot, entry) on the core.
-
-    With `refused`, the walk ends here: the run lies beyond the limit if `outside`, else beyond the
-    core's memory, and `address` is the first byte or granule (slot, entry) that does.
-    """
-    return data.StructLayout(
-        {
-            "address": config.axi_address_bits,
-            "size": size_width(config),
-            "place": place_width(config),
-            "zero": 1,
-            "side": 1,
-            "tables": 1,
-            "last": 1,
-            "refused": 1,
-            "outside": 1,
-        }
-    )
 
 
 class Walker(wiring.Component):
@@ -108,21 +65,20 @@ class Walker(wiring.Component):
         """One state machine in front of a pipeline of checks."""
         m = Module()
         command = Signal(self.command.payload.shape(), reset_less=True)
-        raw = stream.Signature(
-            data.StructLayout(
-                {
-                    "offset": signed(OFFSET_WIDTH),
-                    "granule": GRANULE_WIDTH,
-                    "last": 1,
-                    "unlisted": 1,
-                }
-            )
-        ).create(path=("raw",))
+        raw = stream.Signature(raw_layout()).create(path=("raw",))
         facts = self._facts(m, command)
-        self._check(m, raw, command, facts)
+        depth = check_runs(
+            m,
+            self.config,
+            i=raw,
+            o=self.o,
+            command=command,
+            facts=facts,
+            is_load=self.is_load,
+        )
 
         # The constants of a command must not change while the pipeline holds its runs.
-        checking = Signal(range(4))
+        checking = Signal(range(depth + 1))
         m.d.sync += checking.eq(checking + (raw.valid & raw.ready) - (self.o.valid & self.o.ready))
         refused = Signal()
         with m.If(self.o.valid & self.o.p.refused):
@@ -294,75 +250,3 @@ class Walker(wiring.Component):
                     multiply(offset)
                     with m.If(multiplier == 0):
                         m.next = "RUN"
-
-    def _check(
-        self, m: Module, raw: stream.Interface, command: data.View, facts: SimpleNamespace
-    ) -> None:
-        """Add, compare, select: one stage each."""
-        config = self.config
-        pipe = Pipeline(m, i=raw, o=self.o)
-        s = pipe.stage(
-            "sum",
-            address=(facts.base + raw.p.offset[: len(facts.base)])[: len(facts.base)],
-            end=raw.p.offset[:32] + command.n0,
-            far=raw.p.offset[32:].any(),
-            starts_outside=raw.p.offset[:32] >= facts.limit,
-            granule=raw.p.granule,
-            last_granule=raw.p.granule + facts.more,
-            last=raw.p.last,
-            unlisted=raw.p.unlisted,
-        )
-        beyond = s.last_granule[exact_log2(config.granules) :].any()
-        first_beyond = _at_least(s.granule, config.granules)
-        if self.is_load:
-            slots = s.last_granule[exact_log2(config.column_slots) :].any()
-            table_entries = config.table_slots * TABLE_ENTRIES
-            entries = s.last_granule >= table_entries
-            beyond = Mux(facts.side, Mux(facts.tables, entries, slots), beyond)
-            first_beyond = Mux(
-                facts.side,
-                Mux(
-                    facts.tables,
-                    Mux(s.granule >= table_entries, s.granule, table_entries),
-                    _at_least(s.granule, config.column_slots),
-                ),
-                first_beyond,
-            )
-        s = pipe.stage(
-            "verdict",
-            address=s.address,
-            # A run that begins within the limit leaves it at the limit.
-            at_limit=~s.far & ~s.starts_outside,
-            granule=s.granule,
-            first_beyond=first_beyond,
-            outside=(s.far | (s.end > facts.limit)) & ~facts.zero & ~s.unlisted,
-            beyond=beyond | s.unlisted,
-            last=s.last,
-        )
-        at_fault = Mux(s.outside, Mux(s.at_limit, facts.end, s.address), s.first_beyond)
-        s = pipe.stage(
-            "run",
-            address=Mux(s.outside | s.beyond, at_fault, s.address)[: len(facts.base)],
-            place=s.granule[: place_width(config)],
-            outside=s.outside,
-            refused=s.outside | s.beyond,
-            last=s.last,
-        )
-        run = Signal(walk_layout(config))
-        m.d.comb += [
-            run.address.eq(s.address),
-            run.place.eq(s.place),
-            run.size.eq(command.n0),
-            run.zero.eq(facts.zero),
-            run.side.eq(facts.side),
-            run.tables.eq(facts.tables),
-            run.last.eq(s.last),
-            run.refused.eq(s.refused),
-            run.outside.eq(s.outside),
-        ]
-        pipe.drive(run)
-
-
-def _at_least(value: Value, bound: int) -> Value:
-    """Return the larger of a value and a power of two."""
-    return Mux(value[exact_log2(bound) :].any(), value, bound)

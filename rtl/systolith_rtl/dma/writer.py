@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
+from systolith_rtl.dma.bounds import place_width
 from systolith_rtl.dma.fifo import Skid
-from systolith_rtl.dma.walk import place_width
 from systolith_rtl.interfaces import SIDE_SIGNATURE, WRITE_LATENCY, WriteSignature
 
 SIDE_BITS = 32

@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,11 @@ class Bench:
             await self.step(ctx)
 
 
+def drained_row(ctx: SimulatorContext, dut: Accumulators) -> list[int]:
+    sums: Any = ctx.get(dut.drain.data)
+    return list(sums)
+
+
 def random_sums(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-130560, 130560, shape)
 
@@ -93,7 +99,7 @@ def test_tiles_add_up_and_land_in_time(m: int) -> None:
         # The last row first: it has just been written.
         for row in [*reversed(range(m)), *[None] * ACC_READ_LATENCY]:
             if reads.popleft():
-                drained.append(list(ctx.get(dut.drain.data)))
+                drained.append(drained_row(ctx, dut))
             reads.append(row is not None)
             ctx.set(dut.drain.enable, row is not None)
             ctx.set(dut.drain.row, row or 0)
@@ -134,7 +140,7 @@ def test_halves_fill_and_drain_in_turn() -> None:
                 # `step` has cleared enable and release by now, or will not set them.
                 read = reads.popleft()
                 if read is not None:
-                    result[read] = list(ctx.get(dut.drain.data))
+                    result[read] = drained_row(ctx, dut)
                 go = row < m and ctx.get(dut.drain.full) and generator.random() < 0.6
                 reads.append(row if go else None)
                 ctx.set(dut.drain.enable, go)
@@ -188,6 +194,6 @@ def test_large_sums() -> None:
         ctx.set(dut.drain.enable, 1)
         for _ in range(ACC_READ_LATENCY):
             await bench.step(ctx)
-        assert list(ctx.get(dut.drain.data)) == [-100 * 4 * 255 * 128] * 4
+        assert drained_row(ctx, dut) == [-100 * 4 * 255 * 128] * 4
 
     simulate(dut, testbench, max_cycles=1000)

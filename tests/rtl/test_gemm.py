@@ -395,7 +395,8 @@ def test_stalls_are_reported() -> None:
     """Late weights, a late drain and refused reads each stall; a working array does not."""
     gemm = operands(6, 12, 16, a_row=4)
     assert run(TINY, [gemm]).stall == []
-    for options in ({"late": 0.9}, {"slow": 0.9}, {"refuse": 0.5}):
+    chances: list[dict[str, Any]] = [{"late": 0.9}, {"slow": 0.9}, {"refuse": 0.5}]
+    for options in chances:
         log = run(TINY, [gemm], **options)
         assert log.stall, options
         assert set(log.stall) <= set(log.busy)
@@ -469,8 +470,8 @@ def test_second_group_outside() -> None:
 
 def test_the_last_word_is_inside() -> None:
     run(TINY, [operands(2, 4, 4, a_address=TINY.words - 2, a_row=1)])
-    last = {"b_address": TINY.words - 12, "b_row": 2}
-    run(TINY, [operands(2, 6, 8, source=SCRATCHPAD, a_row=2, **last)])
+    b_address = TINY.words - 12
+    run(TINY, [operands(2, 6, 8, source=SCRATCHPAD, a_row=2, b_address=b_address, b_row=2)])
 
 
 def test_halt_stops_requests() -> None:

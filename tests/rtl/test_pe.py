@@ -121,6 +121,9 @@ def test_packing_is_exact_for_every_operand() -> None:
 class Packed(wiring.Component):
     """A PE with INT4 behind the edge of its row."""
 
+    weight: Signal
+    int4_weight: Signal
+
     def __init__(self, rows: int) -> None:
         self._pe = Pe(rows=rows, int4=True)
         members = dict(self._pe.signature.members)

@@ -1,6 +1,7 @@
 """Accumulators: the array's sums over k tiles, in two halves, one filling while one drains."""
 
 from itertools import pairwise
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
@@ -68,7 +69,7 @@ class Accumulators(wiring.Component):
     claim: Signal
     free: Signal
     landed: Signal
-    drain: wiring.PureInterface
+    drain: Any
 
     def __init__(self, config: CoreConfig) -> None:
         self.columns = config.columns

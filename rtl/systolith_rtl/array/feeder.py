@@ -1,5 +1,7 @@
 """Row feeder: asks for the rows of A and sends them through the array, tile after tile."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -44,7 +46,7 @@ class RowFeeder(wiring.Component):
     swap: Signal
     free: Signal
     claim: Signal
-    a: wiring.PureInterface
+    a: Any
     control: data.View
     is_signed: Signal
     issued: Signal

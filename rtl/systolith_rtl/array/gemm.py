@@ -1,5 +1,7 @@
 """GEMM engine: matrix products of int8 operands, left in the accumulators for the vector engine."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
@@ -58,11 +60,11 @@ class GemmEngine(wiring.Component):
         ValueError: in elaboration: the configuration has INT4, which the engine cannot do yet.
     """
 
-    engine: wiring.PureInterface
-    a: wiring.PureInterface
-    b: wiring.PureInterface
-    ring: wiring.PureInterface
-    drain: wiring.PureInterface
+    engine: Any
+    a: Any
+    b: Any
+    ring: Any
+    drain: Any
 
     def __init__(self, config: CoreConfig) -> None:
         self.config = config

@@ -1,6 +1,8 @@
 """Weight loader: asks for the words of each tile of B and sends them into the array."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -37,7 +39,7 @@ class WeightLoader(wiring.Component):
     halt: Signal
     swap: Signal
     loaded: Signal
-    b: wiring.PureInterface
+    b: Any
     available: Signal
     pop: Signal
     ring_data: Signal
@@ -148,7 +150,7 @@ class WeightLoader(wiring.Component):
         return m
 
     def _deliver(
-        self, m: Module, granted: Signal, tail: Mux, beyond: Signal, scratchpad: Signal
+        self, m: Module, granted: Signal, tail: Value, beyond: Signal, scratchpad: Signal
     ) -> None:
         """Mask the words that come, and count them: they are for columns 0 to C - 1 in turn."""
         rows = self.config.rows

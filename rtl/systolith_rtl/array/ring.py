@@ -1,5 +1,7 @@
 """Weight ring: the queue between STREAM, which fetches weights, and the array, which loads them."""
 
+from typing import Any
+
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -22,7 +24,7 @@ class WeightRing(wiring.Component):
         data: `Out(8 * R)`, the word that was popped `READ_LATENCY` cycles ago.
     """
 
-    push: wiring.PureInterface
+    push: Any
     available: Signal
     pop: Signal
     data: Signal

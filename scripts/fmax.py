@@ -67,7 +67,8 @@ class Harness(wiring.Component):
         collected = Signal(len(outputs))
         m.d.sync += [
             scanned.eq(Cat(self.scan_in, scanned)),
-            driven.eq(scanned),
+            # Inverted, else Yosys merges each bit with the next one of the chain.
+            driven.eq(~scanned),
             observed.eq(outputs),
             collected.eq(Cat(0, collected) ^ observed),
         ]

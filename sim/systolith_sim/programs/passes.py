@@ -128,7 +128,7 @@ def prepare(
 
 def _second(b: Builder, m: int, n: int, view: View | None, largest: int) -> View:
     """An s16 operand: x itself, some other tensor, or a new one."""
-    if view is not None and view.tensor.format == Format.S16 and b.random.random() < 0.2:
+    if view is not None and view.tensor.format == Format.S16 and b.random.random() < 0.4:
         return view
     fits = [
         each

@@ -22,7 +22,7 @@ from systolith_sim.programs.transfers import append, fill_zero, gather, load_ten
 def add_step(b: Builder, largest: int) -> None:
     """Add one of all operators that what there is allows."""
     choices = [matmul_from_ring] * 5 + [load_tensor] * 2 + [elementwise] * 8
-    choices += [append, store_some, fill_zero, gather]
+    choices += [append, fill_zero, gather] + [store_some] * 3
     if any(each.format == Format.S8 for each in b.tensors):
         choices += [matmul_from_scratchpad] * 4
     if any(each.kind == "maximum" and each.tensor for each in b.slots):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from systolith import regs
-from systolith.config import CoreConfig, preset
+from systolith.config import preset
 from systolith.host.device import Device
 from systolith.isa import (
     Engine,

@@ -8,8 +8,9 @@ import pytest
 from systolith.config import CoreConfig
 from systolith.isa import Function, Instruction, Mask, Opcode, Second, Statistic, XFormat, make
 from systolith.numerics import MASKED, Column, Format, Row
-from systolith_sim.vector_bench import POLITE, Manners, assert_as_defined
+from systolith_sim.vector_bench import assert_as_defined
 from systolith_sim.vector_reference import VectorDraw, VectorState, random_state
+from systolith_sim.vector_surroundings import POLITE, Manners
 
 SHAPES = [(4, 4), (8, 2), (8, 4)]
 """R = C, where words take two cycles; R = 4 C; R = 2 C."""
@@ -45,8 +46,31 @@ def test_any_instruction(shape: tuple[int, int], manners: Manners) -> None:
     state = random_state(config, rng)
     state.scalars = [0, rng.randint(1, 8), 1 << 16, (1 << 32) - 1]
     draw = VectorDraw(config, rng)
-    ops = [draw.instruction() for _ in range(20)]
+    ops = [draw.instruction() for _ in range(15)]
     assert_as_defined(config, state, [(op, draw.sums(op)) for op in ops], manners)
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (32, 32)], ids=["16x8", "32x32"])
+def test_any_instruction_on_larger_cores(shape: tuple[int, int]) -> None:
+    """The same, fewer times: a cycle of these takes longer."""
+    rows, columns = shape
+    config = CoreConfig(
+        rows=rows,
+        columns=columns,
+        scratchpad_bytes=1 << 16,
+        ring_bytes=4 * rows * columns,
+        accumulator_rows=64,
+        column_slots=256,
+        row_slots=128,
+        table_slots=1,
+        axi_data_bits=32,
+    )
+    rng = random.Random(1)
+    state = random_state(config, rng)
+    state.scalars = [0, 5, 40, 1 << 31]
+    draw = VectorDraw(config, rng)
+    ops = [draw.instruction() for _ in range(5)]
+    assert_as_defined(config, state, [(op, draw.sums(op)) for op in ops], ROUGH)
 
 
 @every_shape

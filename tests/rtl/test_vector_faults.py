@@ -7,8 +7,9 @@ import pytest
 from systolith.config import CoreConfig
 from systolith.isa import Opcode, Second, XFormat, make
 from systolith.numerics import Column, Format, Row
-from systolith_sim.vector_bench import POLITE, Manners, Run, shared_bench
+from systolith_sim.vector_bench import shared_bench
 from systolith_sim.vector_reference import Sums, VectorState
+from systolith_sim.vector_surroundings import POLITE, Manners, Run
 
 CONFIG = CoreConfig(
     rows=4,

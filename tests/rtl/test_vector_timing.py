@@ -7,8 +7,9 @@ import pytest
 from systolith.config import CoreConfig
 from systolith.isa import Function, Opcode, Second, Statistic, XFormat, make
 from systolith.numerics import Column, Format, Row
-from systolith_sim.vector_bench import POLITE, Manners, Run, assert_as_defined
+from systolith_sim.vector_bench import assert_as_defined
 from systolith_sim.vector_reference import VectorState
+from systolith_sim.vector_surroundings import POLITE, Manners, Run
 
 
 def core(shape: tuple[int, int]) -> CoreConfig:

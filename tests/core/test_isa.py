@@ -100,12 +100,13 @@ def test_every_field_has_its_range(opcode: Opcode, config: CoreConfig) -> None:
         lowest, highest = item.limits(config)
         multiple = item.multiple(config)
         for end in (-(-lowest // multiple) * multiple, highest // multiple * multiple):
-            try:
-                instruction = make(opcode, config, **(values | {item.name: end}))
-            except IllegalInstructionError as error:
-                assert "must be from" not in str(error)
-                assert any(rule.reason in str(error) for rule in RULES[opcode])
+            changed = values | {item.name: end}
+            full = changed | {"opcode": int(opcode)}
+            if any(isa.violates(rule, full, config) for rule in RULES[opcode]):
+                with pytest.raises(IllegalInstructionError):
+                    make(opcode, config, **changed)
                 continue
+            instruction = make(opcode, config, **changed)
             image = encode(instruction)
             span = image[item.offset : item.offset + item.width // 8]
             assert int.from_bytes(span, "little", signed=item.signed) == end
@@ -233,8 +234,6 @@ def test_instructions_know_their_engine_and_waits() -> None:
         _ = i.size
     with pytest.raises(IllegalInstructionError, match="ROW has no field 'size'"):
         make(Opcode.ROW, TINY, size=1)
-    with pytest.raises(IllegalInstructionError, match="ROW has no field 'opcode'"):
-        make(Opcode.ROW, TINY, opcode=1)
 
 
 def test_each_engine_has_one_operator() -> None:

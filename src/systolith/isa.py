@@ -552,7 +552,11 @@ def fields_of(opcode: Opcode) -> tuple[Field, ...]:
 
 
 def make(
-    opcode: Opcode, config: CoreConfig, *, waits: Mapping[Engine, int] | None = None, **values: int
+    opcode: Opcode,
+    config: CoreConfig,
+    *,
+    waits: Mapping[Engine, int] | None = None,
+    **values: int,
 ) -> Instruction:
     """Make an instruction and check it.
 
@@ -583,7 +587,7 @@ def check(instruction: Instruction, config: CoreConfig) -> None:
         IllegalInstructionError: the first that is broken.
     """
     opcode = instruction.opcode
-    values = instruction.fields | {"opcode": int(opcode)}
+    values = {**instruction.fields, "opcode": int(opcode)}
     for item in fields_of(opcode):
         lowest, highest = item.limits(config)
         value = values[item.name]
@@ -650,7 +654,7 @@ def describe(rule: Rule, config: CoreConfig) -> str:
 def encode(instruction: Instruction) -> bytes:
     """Encode into 64 bytes. The instruction is taken as checked."""
     image = bytearray(INSTRUCTION_BYTES)
-    values = instruction.fields | {"opcode": int(instruction.opcode)}
+    values = {**instruction.fields, "opcode": int(instruction.opcode)}
     for item in fields_of(instruction.opcode):
         size = item.width // 8
         image[item.offset : item.offset + size] = values[item.name].to_bytes(

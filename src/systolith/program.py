@@ -207,7 +207,7 @@ class ProgramError(ValueError):
 
 
 def _from_header(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Program:
-    bindings: dict[str, tuple[Binding, ...]] = {}
+    bindings: dict[str, Any] = {}
     for side in ("inputs", "outputs"):
         made = []
         for index, entry in enumerate(header[side]):
@@ -225,7 +225,7 @@ def _from_header(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
             for name in ("name", "seq_len", "weights", "scratch_bytes", "macs", "dram_bytes")
         },
         **{name: tuple(header[name]) for name in ("layers", "host", "notes")},
-        **{name: arrays[name].tobytes() for name in _BLOBS},
+        **{name: arrays[name].tobytes() for name in _BLOBS},  # pyright: ignore[reportArgumentType]
         **bindings,
         config=CoreConfig(**header["config"]),
         watch=tuple(

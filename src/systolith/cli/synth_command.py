@@ -4,12 +4,11 @@ import argparse
 import json
 from typing import Any
 
-from systolith_sim.synthesis import DEVICES, default_device, synthesize_core
-
 from systolith.cli.exits import Exit
 from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
 from systolith.config import PRESETS
+from systolith_sim.synthesis import DEVICES, default_device, synthesize_core
 
 
 def add_parser(commands: Any) -> None:

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from systolith_rtl.export import to_verilog
-
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
@@ -33,6 +31,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
+    # Amaranth and Yosys take a second to start, which other commands need not pay.
+    from systolith_rtl.export import to_verilog
+
     config = preset_config(options.preset)
     if not options.output.parent.is_dir():
         raise UsageError(f"there is no folder {options.output.parent}")

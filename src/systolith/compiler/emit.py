@@ -134,14 +134,12 @@ class Emitter:
         opcode: Opcode,
         reads: list[Region],
         writes: list[Region],
-        *,
-        waits: bool = True,
         **fields: int,
     ) -> None:
         """Append an instruction with the waits that its accesses need."""
-        needed = self._hazards.waits(reads, writes) if waits else {}
+        waits = self._hazards.waits(reads, writes)
         self._instructions.append(
-            isa.make(opcode, self._config, waits=needed, tag=self._tag, **fields)
+            isa.make(opcode, self._config, waits=waits, tag=self._tag, **fields)  # pyright: ignore[reportArgumentType]
         )
         if opcode.engine is not None:
             self._counts[opcode.engine] += 1

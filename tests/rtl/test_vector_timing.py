@@ -85,9 +85,12 @@ def test_a_group_per_cycle(fields: dict[str, Any], first: int, end: int) -> None
     assert seen.stalls == 0
 
 
-def test_words_take_two_cycles_where_a_word_is_a_granule() -> None:
-    seen = run((4, 4), m=8, n=8, **WORDS)
-    assert seen.writes == list(range(26, 26 + 32))
+@pytest.mark.parametrize(("fields", "first"), [(WORDS, 26), (DRAIN | {"y_format": 2}, 22)])
+def test_words_take_two_cycles_where_a_word_is_a_granule(
+    fields: dict[str, Any], first: int
+) -> None:
+    seen = run((4, 4), m=8, n=8, **fields)
+    assert seen.writes == list(range(first, first + 32))
     assert seen.retired == seen.writes[-1] + 2
 
 

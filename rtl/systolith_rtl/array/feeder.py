@@ -25,7 +25,8 @@ class RowFeeder(wiring.Component):
             before, or when there is none.
         halt: `In(1)`, ask for nothing.
         loaded: `In(1)`, the next tile's weights have been granted.
-        swap: `Out(1)`, the first row of a tile is granted now.
+        offer: `Out(1)`, the first row of a tile is asked for; does not depend on `a.ready`.
+        swap: `Out(1)`, it is granted.
         free: `In(1)`, the next half of the accumulators may be claimed.
         claim: `Out(1)`, it is, by a swap.
         a: `Out(ReadSignature(config))`.
@@ -43,6 +44,7 @@ class RowFeeder(wiring.Component):
     plan: stream.Interface
     halt: Signal
     loaded: Signal
+    offer: Signal
     swap: Signal
     free: Signal
     claim: Signal
@@ -64,6 +66,7 @@ class RowFeeder(wiring.Component):
                 "plan": In(stream.Signature(feeder_plan(config))),
                 "halt": In(1),
                 "loaded": In(1),
+                "offer": Out(1),
                 "swap": Out(1),
                 "free": In(1),
                 "claim": Out(1),
@@ -104,7 +107,8 @@ class RowFeeder(wiring.Component):
             self.a.address.eq(address.address),
             self.a.valid.eq(self.active & ~address.outside & ~self.halt & (~first_row | may_begin)),
             granted.eq(self.a.valid & self.a.ready),
-            self.swap.eq(granted & first_row),
+            self.offer.eq(self.a.valid & first_row),
+            self.swap.eq(self.offer & self.a.ready),
             self.claim.eq(self.swap & first_tile),
             tile_end.eq(granted & rows.last),
             column_end.eq(tile_end & k_tiles.last),

@@ -101,6 +101,7 @@ class GemmEngine(wiring.Component):
             loader.halt.eq(self.engine.halt),
             loader.available.eq(ring.available),
             loader.ring_data.eq(ring.data),
+            loader.offer.eq(feeder.offer),
             loader.swap.eq(feeder.swap),
             ring.pop.eq(loader.pop),
             feeder.halt.eq(self.engine.halt),

@@ -22,7 +22,8 @@ class WeightLoader(wiring.Component):
         plan: `In(stream.Signature(loader_plan(config)))`, taken with the last word of the one
             before, or when there is none.
         halt: `In(1)`, ask for nothing.
-        swap: `In(1)`, the array's next tile is put to use by the row that is granted now.
+        offer: `In(1)`, a row is asked for that would put the array's next tile to use.
+        swap: `In(1)`, it is granted.
         loaded: `Out(1)`, all words of the next tile have been granted.
         b: `Out(ReadSignature(config))`.
         available, pop, ring_data: the read side of `WeightRing`.
@@ -37,6 +38,7 @@ class WeightLoader(wiring.Component):
 
     plan: stream.Interface
     halt: Signal
+    offer: Signal
     swap: Signal
     loaded: Signal
     b: Any
@@ -57,6 +59,7 @@ class WeightLoader(wiring.Component):
             {
                 "plan": In(stream.Signature(loader_plan(config))),
                 "halt": In(1),
+                "offer": In(1),
                 "swap": In(1),
                 "loaded": Out(1),
                 "b": Out(ReadSignature(config)),
@@ -94,16 +97,17 @@ class WeightLoader(wiring.Component):
         finish = Signal()
         read = current.scratchpad & ~beyond
         m.d.comb += [
-            # The swap of this very cycle frees the shadow registers for the words behind it. The
-            # scratchpad is asked a cycle later: the swap comes with its grant to the reader of A.
+            # The swap of this very cycle frees the shadow registers for the words behind it.
             due.eq(self.active & (~self.loaded | self.swap) & ~self.halt),
-            asks.eq(self.active & ~self.loaded & ~self.halt & read),
+            # It comes with the scratchpad's grant to A, on which no request may depend. So a word
+            # is asked for as soon as a swap is offered, and ignored if that is refused.
+            asks.eq(self.active & (~self.loaded | self.offer) & ~self.halt & read),
             self.outside.eq(self.active & read & address.outside),
             self.b.address.eq(address.address),
             self.b.valid.eq(asks & ~address.outside),
             self.pop.eq(due & ~current.scratchpad & self.available),
             granted.eq(
-                self.pop | (self.b.valid & self.b.ready) | (due & current.scratchpad & beyond)
+                self.pop | (due & self.b.valid & self.b.ready) | (due & current.scratchpad & beyond)
             ),
             self.blocked.eq(due & ~granted & ~self.outside),
             tile_end.eq(granted & column.all()),

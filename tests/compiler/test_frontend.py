@@ -13,8 +13,9 @@ from systolith.compiler.errors import CompileError
 from systolith.compiler.execute import run_float
 from systolith.compiler.frontend import LoadedModel, load_model
 from systolith.compiler.graph import Activation, Attention, LayerNorm, Linear
-from systolith.compiler.ops import RULES, supported_operators
+from systolith.compiler.ops import supported_operators
 from systolith.compiler.prologue import HostModel, pad_inputs
+from systolith.compiler.rules import RULES
 from systolith_sim.models import BertShape, make_bert, make_tokens, write_bert
 
 TOKENS = 16
@@ -53,7 +54,8 @@ def test_graph_computes_what_the_file_computes(name: str) -> None:
     loaded = load(model)
     session = ort.InferenceSession(model.SerializeToString())
     for sample in make_tokens(SHAPES[name], [1, 7, TOKENS]):
-        expected = session.run(None, {key: value[None] for key, value in sample.items()})[0]
+        feeds = {key: value[None] for key, value in sample.items()}
+        expected = np.asarray(session.run(None, feeds)[0])
         tolerance = 5e-3 if SHAPES[name].half else 2e-5
         np.testing.assert_allclose(run_loaded(loaded, sample), expected, atol=tolerance)
 
@@ -166,10 +168,11 @@ def test_weights_must_be_finite(weight: str, operator: str, value: float) -> Non
     assert info.value.node
 
 
-def insert(model: onnx.ModelProto, after: str, kind: str, **attributes: object) -> str:
+def insert(model: onnx.ModelProto, after: str, kind: str, **attributes: int) -> str:
     """Put a node with one input behind a tensor, in front of all its readers."""
     position = next(n for n, node in enumerate(model.graph.node) if after in node.output)
-    new = helper.make_node(kind, [after], [f"{after}.new"], name=f"new/{kind}", **attributes)
+    new = helper.make_node(kind, [after], [f"{after}.new"], name=f"new/{kind}")
+    new.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
     for node in model.graph.node:
         for slot, name in enumerate(node.input):
             if name == after:
@@ -267,7 +270,7 @@ def test_mask_that_hides_too_little_is_refused() -> None:
         if node.op_type == "Constant"
         and numpy_helper.to_array(node.attribute[0].t).ravel()[0] < -1e30
     )
-    low.attribute[0].t.CopyFrom(numpy_helper.from_array(np.float32(-3)))
+    low.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array(-3, np.float32)))
     with pytest.raises(CompileError, match="is not a mask of padding"):
         load(model)
 
@@ -279,7 +282,7 @@ def test_boolean_mask() -> None:
     add = next(node for node in model.graph.node if node.name == "/encoder/layer/0/attention/Add")
     scores, mask = add.input
     position = list(model.graph.node).index(add)
-    low, zero = np.float32(-1e30), np.float32(0)
+    low, zero = np.array(-1e30, np.float32), np.array(0, np.float32)
     model.graph.initializer.extend(
         [numpy_helper.from_array(low, "low"), numpy_helper.from_array(zero, "zero")]
     )

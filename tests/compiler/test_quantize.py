@@ -141,6 +141,7 @@ def test_operators_say_where_they_come_from(name: str) -> None:
     assert isinstance(qgraph.operators[0], Input)
     assert isinstance(qgraph.operators[-1], Output)
     for operator in qgraph.operators[1:-1]:
+        assert not isinstance(operator, Input | Output)
         assert operator.part in PARTS, operator
         assert operator.layer
         assert (operator.head is not None) == (operator.part in PER_HEAD)

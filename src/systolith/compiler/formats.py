@@ -15,7 +15,7 @@ from systolith.numerics import (
     Format,
 )
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LONGEST_SHIFT = 31
@@ -78,7 +78,7 @@ def decoded(columns: Columns) -> Floats:
     return columns.mant * 2.0 ** -(columns.shift + 7.0)
 
 
-def quantize_weight(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+def quantize_weight(weight: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int8], Floats]:
     """Round `[N, K]` to s8, symmetric, each row with its own step; return both."""
     step = np.maximum(np.abs(weight).max(1).astype(np.float64) / 127, SMALLEST_STEP)
     return np.rint(weight / step[:, None]).astype(np.int8), step

@@ -12,7 +12,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from systolith.compiler import moves as _moves  # noqa: F401 - registers its rules
 from systolith.compiler import ops
 from systolith.compiler.clean import clean, convert, fix_shapes, load
 from systolith.compiler.errors import CompileError

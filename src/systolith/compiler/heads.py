@@ -1,20 +1,16 @@
 """Quantized attention: every head is projections, scores, exponentials and context of its own."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from systolith.compiler.errors import CompileError
 from systolith.compiler.execute import LOG2_E, scores_name
 from systolith.compiler.formats import check_product, encode_columns
+from systolith.compiler.forms import Forms
 from systolith.compiler.graph import Attention, Linear
 from systolith.compiler.qgraph import Epilogue, Exp, Matmul, RowRecords, View
 from systolith.compiler.steps import channel_steps, head_steps, narrow_steps
 from systolith.isa import RowOperation, Statistic
 from systolith.numerics import Format
-
-if TYPE_CHECKING:
-    from systolith.compiler.quantize import Quantizer
 
 SCORE_FRACTION = 8
 """Scores count in `2**-8` of an octave, or with `unit` 1 in `2**-7`."""
@@ -25,31 +21,23 @@ SCORE_LIMIT = 128.0
 SCORE_MARGIN = 1.15
 """How far scores may go beyond calibration before they saturate; more takes the coarser unit."""
 
-CHANNEL_UNIT = 8
-"""A head's width is a multiple of it, since views begin there."""
 
-
-def emit_attention(quantizer: "Quantizer", node: Attention) -> None:
+def emit_attention(forms: Forms, node: Attention) -> None:
     """Emit all heads of an attention.
 
     Raises:
-        CompileError: an operand is not a linear operator's, a head's width does not suit the
-            core, or scores are too large for any unit.
+        CompileError: an operand is not a linear operator's, or scores are too large for any unit.
     """
-    projections = [_projection(quantizer, node, name) for name in node.inputs]
-    heads, width = node.heads, quantizer.graph.widths[node.v] // node.heads
-    if width % CHANNEL_UNIT:
-        raise _refused(
-            node, f"its heads have {width} channels", f"multiples of {CHANNEL_UNIT} channels"
-        )
-    if quantizer.needs_wide(node.out):
+    projections = [_projection(forms, node, name) for name in node.inputs]
+    heads, width = node.heads, forms.graph.widths[node.v] // node.heads
+    if forms.needs_wide(node.out):
         raise _refused(node, "its result is not only read by MatMul", "a projection behind it")
-    unit = _unit(quantizer, node)
-    ranges, layer = quantizer.ranges, node.layer
+    unit = _unit(forms, node)
+    ranges, layer = forms.ranges, node.layer
     q_steps, k_steps = (head_steps(ranges.absmax(name), heads) for name in (node.q, node.k))
     v_steps = channel_steps(ranges.absmax(node.v))
-    step = narrow_steps(quantizer.graph, node, node.out, ranges, quantizer.options)
-    context = quantizer.tensor(
+    step = narrow_steps(forms.graph, node, node.out, ranges, forms.options)
+    context = forms.tensor(
         f"{layer}.context",
         heads * width,
         Format.S8,
@@ -57,13 +45,13 @@ def emit_attention(quantizer: "Quantizer", node: Attention) -> None:
         source=node.out,
         step=float(step[0]),
     )
-    quantizer.set_narrow(node.out, context)
+    forms.set_narrow(node.out, context)
     for head in range(heads):
-        _emit_head(quantizer, node, head, projections, context, unit, q_steps, k_steps, v_steps)
+        _emit_head(forms, node, head, projections, context, unit, q_steps, k_steps, v_steps)
 
 
 def _emit_head(
-    quantizer: "Quantizer",
+    forms: Forms,
     node: Attention,
     head: int,
     projections: list[Linear],
@@ -73,7 +61,7 @@ def _emit_head(
     k_steps: np.ndarray,
     v_steps: np.ndarray,
 ) -> None:
-    layer, tokens = node.layer, quantizer.seq_len
+    layer, tokens = node.layer, forms.seq_len
     width = context.columns // node.heads
     channels = slice(head * width, (head + 1) * width)
     name = f"{layer}.head.{head}"
@@ -85,7 +73,7 @@ def _emit_head(
         own = len(linear.bias) // node.heads
         rows = slice(head * own, (head + 1) * own)
         source = f"{linear.out}[{rows.start}:{rows.stop}]"
-        views[part] = quantizer.tensor(
+        views[part] = forms.tensor(
             f"{name}.{part}",
             tokens if transpose else own,
             Format.S8,
@@ -94,7 +82,7 @@ def _emit_head(
             step=np.asarray(step)[:, None] if transpose else float(step),
             rows=own if transpose else None,
         )
-        quantizer.matmul(
+        forms.matmul(
             views[part],
             linear,
             step,
@@ -105,7 +93,7 @@ def _emit_head(
             part=part,
         )
     octave = 2.0 ** -(SCORE_FRACTION - unit)
-    scores = quantizer.tensor(
+    scores = forms.tensor(
         f"{name}.scores",
         tokens,
         Format.S16,
@@ -115,7 +103,7 @@ def _emit_head(
     )
     check_product(views["q"].columns, Format.S8, scores.tensor)
     scale = q_steps[head] * k_steps[head] * node.scale * LOG2_E / octave
-    quantizer.operators.append(
+    forms.operators.append(
         Matmul(
             out=scores,
             a=views["q"],
@@ -131,8 +119,8 @@ def _emit_head(
             part="scores",
         )
     )
-    numerators = quantizer.tensor(f"{name}.exp", tokens, Format.U8, layer=layer)
-    quantizer.operators += [
+    numerators = forms.tensor(f"{name}.exp", tokens, Format.U8, layer=layer)
+    forms.operators += [
         Exp(
             out=numerators,
             x=scores,
@@ -154,8 +142,8 @@ def _emit_head(
         ),
     ]
     check_product(tokens, Format.U8, context.tensor)
-    step = quantizer.tensors[context.tensor].step
-    quantizer.operators.append(
+    step = forms.tensors[context.tensor].step
+    forms.operators.append(
         Matmul(
             out=View(tensor=context.tensor, first=head * width, columns=width),
             a=numerators,
@@ -171,22 +159,22 @@ def _emit_head(
     )
 
 
-def _projection(quantizer: "Quantizer", node: Attention, name: str) -> Linear:
-    producer = quantizer.graph.producers.get(name)
-    if not isinstance(producer, Linear) or len(quantizer.graph.consumers[name]) != 1:
+def _projection(forms: Forms, node: Attention, name: str) -> Linear:
+    producer = forms.graph.producers.get(name)
+    if not isinstance(producer, Linear) or len(forms.graph.consumers[name]) != 1:
         raise _refused(
             node, f"'{name}' is not a projection of its own", "Q, K and V from one MatMul each"
         )
     return producer
 
 
-def _unit(quantizer: "Quantizer", node: Attention) -> int:
+def _unit(forms: Forms, node: Attention) -> int:
     """The finest unit that the calibrated scores fit."""
-    largest = float(quantizer.ranges.absmax(scores_name(node)).max()) * SCORE_MARGIN
+    largest = float(forms.ranges.absmax(scores_name(node)).max()) * SCORE_MARGIN
     if largest < SCORE_LIMIT:
         return 0
     if largest < 2 * SCORE_LIMIT:
-        quantizer.notes.append(
+        forms.notes.append(
             f"{node.layer}: scores reach {largest / SCORE_MARGIN:.0f} octaves, so they count in "
             "2**-7 instead of 2**-8"
         )

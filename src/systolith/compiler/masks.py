@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 
 from systolith.compiler.errors import CompileError
-from systolith.compiler.ops import MASKED_BELOW
 from systolith.compiler.prologue import HostModel
 from systolith.compiler.reading import Mask
+
+MASKED_BELOW = -1e4
+"""A number added to a score masks it from here on; float16 files use -65504."""
 
 _ACCEPTED = "masks that hide the keys beyond the input's length, and nothing else"
 

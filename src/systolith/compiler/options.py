@@ -16,7 +16,7 @@ class QuantizeOptions:
             number that suits the width.
     """
 
-    alpha: float = 0.65
+    alpha: float = 0.75
     headroom: float = 2.0
     max_chunk: int = 1536
     wide_channels: int | None = None
@@ -34,13 +34,13 @@ class QuantizeOptions:
     def chunks(self, width: int) -> list[int]:
         """Sizes of the chunks of a feed-forward width, the one of wide channels last.
 
-        All but the last two are equal. Sizes are multiples of 64, or in narrow models of 16, so
-        that the array is full.
+        The others are multiples of 64, or in narrow models of 16, as far as it goes, so that the
+        array is full.
         """
-        unit = 64 if width >= 1024 else 16
+        unit, few = (64, 32) if width >= 1024 else (16, 16)
         wide = self.wide_channels
         if wide is None:
-            wide = unit if width >= 4 * unit else 0
+            wide = few if width >= 4 * few else 0
         wide = min(wide, width)
         rest = width - wide
         count = -(-rest // max(unit, self.max_chunk // unit * unit))

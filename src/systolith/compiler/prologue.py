@@ -26,7 +26,8 @@ class HostModel:
     def run(self, feeds: Mapping[str, npt.ArrayLike]) -> Arrays:
         """Return all outputs; feeds that the model does not take are ignored."""
         used = {name: np.asarray(feeds[name]) for name in self.inputs}
-        return dict(zip(self.outputs, self._session.run(None, used), strict=True))
+        results = [np.asarray(result) for result in self._session.run(None, used)]
+        return dict(zip(self.outputs, results, strict=True))
 
 
 def pad_inputs(

@@ -12,7 +12,7 @@ from systolith.compiler.graph import Add, Attention, Graph, Linear, Node
 from systolith.compiler.options import QuantizeOptions
 from systolith.numerics import Format
 
-NEGLIGIBLE = 0.02
+NEGLIGIBLE = 0.1
 """In steps of the result: how far a function may be from its limit where its table ends."""
 
 

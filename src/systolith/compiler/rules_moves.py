@@ -1,4 +1,4 @@
-"""Operators that move elements and compute nothing: they cost no time on the core."""
+"""Rules of operators that move elements and compute nothing: they cost no time on the core."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from systolith.compiler.ops import rule
 from systolith.compiler.reading import Layout, Probabilities, Reading, Scores
+from systolith.compiler.rules import rule
 
 Index = npt.NDArray[np.int64]
 

@@ -1,0 +1,232 @@
+"""The forms in which float tensors are stored: what the quantizer keeps track of.
+
+A float tensor has up to two. Residuals, sums and norms are *wide*: s16 with one step. What a
+matmul reads is *narrow*: s8 with a step for each channel (SmoothQuant), or the u8 of a table.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from systolith.compiler.calibrate import Ranges
+from systolith.compiler.formats import (
+    Floats,
+    check_accumulator,
+    decoded,
+    encode_columns,
+    quantize_weight,
+)
+from systolith.compiler.graph import Activation, Add, Attention, Graph, LayerNorm, Linear, Node
+from systolith.compiler.options import QuantizeOptions
+from systolith.compiler.qgraph import Columns, Epilogue, Map, Matmul, Operator, Tensor, View
+from systolith.compiler.steps import fused_linear, narrow_steps, wide_steps
+from systolith.isa import Statistic
+from systolith.numerics import Format
+
+
+class Kept(NamedTuple):
+    """Which statistic an operator keeps of what it stores, and what it is called."""
+
+    statistic: Statistic = Statistic.NONE
+    name: str = ""
+
+
+class Forms:
+    """Tensors and operators of a quantized graph in the making.
+
+    Attributes:
+        graph: the operator graph.
+        ranges: of all its tensors.
+        seq_len: rows of the tensors.
+        options: the user's choices.
+        tensors: so far, by name.
+        operators: so far.
+        notes: so far.
+        wide_steps: the step of each float tensor's wide form.
+    """
+
+    def __init__(
+        self, graph: Graph, ranges: Ranges, seq_len: int, options: QuantizeOptions, result: str
+    ) -> None:
+        self.graph = graph
+        self.ranges = ranges
+        self.seq_len = seq_len
+        self.options = options
+        self.tensors: dict[str, Tensor] = {}
+        self.operators: list[Operator] = []
+        self.notes: list[str] = []
+        self.wide_steps = wide_steps(graph, ranges, options.headroom)
+        self._result = result
+        self._wide: dict[str, str] = {}
+        self._narrow: dict[str, str] = {}
+        self._moments: dict[str, str] = {}
+
+    def needs_narrow(self, name: str) -> bool:
+        """Whether a matmul reads a tensor."""
+        return any(isinstance(node, Linear) for node in self.graph.consumers[name])
+
+    def needs_wide(self, name: str) -> bool:
+        """Whether something else does, or the host."""
+        readers = self.graph.consumers[name]
+        return name == self.graph.output or any(not isinstance(node, Linear) for node in readers)
+
+    def deferred(self, linear: Linear) -> bool:
+        """Whether a linear operator's only reader makes it part of itself."""
+        readers = self.graph.consumers[linear.out]
+        if len(readers) != 1 or linear.out == self.graph.output:
+            return False
+        reader = readers[0]
+        return isinstance(reader, Activation | Attention) or (
+            isinstance(reader, Add) and fused_linear(self.graph, reader) is linear
+        )
+
+    def tensor(
+        self,
+        name: str,
+        columns: int,
+        format_: Format,
+        *,
+        layer: str,
+        source: str = "",
+        step: float | Floats = 0.0,
+        zero: int = 0,
+        rows: int | None = None,
+    ) -> View:
+        """Make a tensor of a new name; return all of it."""
+        unique, count = name, 1
+        while unique in self.tensors:
+            count += 1
+            unique = f"{name}.{count}"
+        self.tensors[unique] = Tensor(
+            name=unique,
+            rows=self.seq_len if rows is None else rows,
+            columns=columns,
+            format=format_,
+            layer=layer,
+            step=step,
+            zero=zero,
+            source=source,
+        )
+        return View(tensor=unique, first=0, columns=columns)
+
+    def make_wide(self, name: str, label: str, layer: str) -> View:
+        """Make a float tensor's s16 form."""
+        label = self._result if name == self.graph.output else label
+        step = self.wide_steps[name]
+        view = self.tensor(
+            label, self.graph.widths[name], Format.S16, layer=layer, source=name, step=step
+        )
+        self._wide[name] = view.tensor
+        return view
+
+    def wide(self, name: str) -> View:
+        """A float tensor's s16 form, which exists by now."""
+        return self._whole(self._wide[name])
+
+    def narrow(self, name: str) -> View:
+        """A float tensor's 8-bit form, which exists by now."""
+        return self._whole(self._narrow[name])
+
+    def replace_wide(self, name: str, view: View) -> None:
+        """Say that another tensor is now a float tensor's s16 form."""
+        self._wide[name] = view.tensor
+
+    def set_narrow(self, name: str, view: View) -> None:
+        """Say which tensor is a float tensor's 8-bit form."""
+        self._narrow[name] = view.tensor
+
+    def _whole(self, name: str) -> View:
+        return View(tensor=name, first=0, columns=self.tensors[name].columns)
+
+    def keep(self, name: str, view: View) -> Kept:
+        """What to keep of a float tensor's wide form: its moments, if a norm reads it."""
+        if not any(isinstance(node, LayerNorm) for node in self.graph.consumers[name]):
+            return Kept()
+        self._moments[name] = f"{view.tensor}.moments"
+        return Kept(Statistic.MOMENTS, self._moments[name])
+
+    def moments(self, name: str) -> str:
+        """What `keep` called a float tensor's moments."""
+        return self._moments[name]
+
+    def make_narrow(self, name: str, label: str, layer: str) -> tuple[View, Floats]:
+        """Make a float tensor's s8 form; return it and its steps."""
+        step = narrow_steps(
+            self.graph, self.graph.producers.get(name), name, self.ranges, self.options
+        )
+        view = self.tensor(
+            label, self.graph.widths[name], Format.S8, layer=layer, source=name, step=step
+        )
+        self.set_narrow(name, view)
+        return view, step
+
+    def map(self, out: View, x: View, epilogue: Epilogue, *, layer: str, part: str) -> None:
+        """Emit a pass over a tensor."""
+        self.operators.append(Map(out=out, x=x, epilogue=epilogue, layer=layer, part=part))
+
+    def matmul(
+        self,
+        out: View,
+        linear: Linear,
+        step: float | Floats,
+        epilogue: Callable[[Columns], Epilogue],
+        *,
+        low: float = 0.0,
+        rows: slice = slice(None),
+        transpose: bool = False,
+        head: int | None = None,
+        part: str = "",
+    ) -> None:
+        """Emit a product with weights.
+
+        Args:
+            out: where to.
+            linear: weights and bias.
+            step: of the result.
+            epilogue: makes the epilogue from the column records.
+            low: real value of the result's code 0.
+            rows: which of the weights' rows.
+            transpose: as in `Matmul`.
+            head: as in `Matmul`.
+            part: as in `Matmul`; by default what the graph says.
+        """
+        a = self.narrow(linear.x)
+        tensor = self.tensors[a.tensor]
+        weight, weight_step = quantize_weight(linear.weight[rows] * np.asarray(tensor.step))
+        check_accumulator(weight, tensor.format, out.tensor)
+        scale = decoded(encode_columns(weight_step / step, name=out.tensor))
+        # What the zero point of a adds to every sum is taken off again.
+        off = (linear.bias[rows] - low) / step - tensor.zero * weight.sum(1, dtype=np.int64) * scale
+        self.operators.append(
+            Matmul(
+                out=out,
+                a=a,
+                b=weight,
+                epilogue=epilogue(encode_columns(scale, off, name=out.tensor)),
+                transpose=transpose,
+                layer=linear.layer,
+                head=head,
+                part=part or self.part(linear),
+            )
+        )
+
+    def part(self, node: Node) -> str:
+        """Which part of a layer a node is, for the scheduler and for reports."""
+        match node:
+            case Add():
+                linear = fused_linear(self.graph, node)
+                return self.part(linear) if linear is not None else "add"
+            case Activation():
+                linear = self.graph.producers.get(node.x)
+                return "ffn_up" if isinstance(linear, Linear) else "activation"
+            case Linear():
+                producer = self.graph.producers.get(node.x)
+                if isinstance(producer, Attention):
+                    return "attention_output"
+                if isinstance(producer, Activation):
+                    return "ffn_down"
+                readers = self.graph.consumers[node.out]
+                if any(isinstance(each, Activation) for each in readers):
+                    return "ffn_up"
+        return "linear"

@@ -1,6 +1,7 @@
 """The command line. It stands above everything: it may import all, and nothing imports it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
+    except BrokenPipeError:
+        # Whoever read our output has enough of it: `systolith ops | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FINE
     except KeyboardInterrupt:
         print("systolith: interrupted", file=sys.stderr)
         return 130

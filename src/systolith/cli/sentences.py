@@ -5,10 +5,10 @@ numbers, names, punctuation. Both lists are free of each other's sentences.
 """
 
 DEMO: tuple[str, ...] = (
-    "A systolic array passes numbers from neighbour to neighbour.",
-    "In the grid, each cell hands its value on to the next one.",
-    "The baker sold the last loaf before eight in the morning.",
-    "By eight o'clock all the bread in the bakery was gone.",
+    "A man is repairing his old bicycle in the garage.",
+    "Someone fixes a bike in a workshop.",
+    "The bakery had sold all its bread by eight o'clock.",
+    "Before eight in the morning, the last loaf was gone.",
 )
 """Two pairs that mean nearly the same."""
 

@@ -16,6 +16,7 @@ instruction waits for all of them; `wait_load=3` sets one directly. A semicolon 
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from systolith.config import CoreConfig
 from systolith.isa import (
@@ -94,7 +95,7 @@ def _instruction(
         raise AssemblyError(number, f"there is no operator {mnemonic!r}")
     opcode = Opcode[mnemonic]
     fields = {item.name: item for item in fields_of(opcode) if item.name != "opcode"}
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     waits = dict.fromkeys(Engine, 0)
     for word in words:
         name, equals, value = word.partition("=")

@@ -32,7 +32,7 @@ every_preset = pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
 every_opcode = pytest.mark.parametrize("opcode", Opcode)
 
 
-def smallest(opcode: Opcode, config: CoreConfig) -> dict[str, int]:
+def smallest(opcode: Opcode, config: CoreConfig) -> dict[str, Any]:
     """The smallest legal value of every field."""
     values = {}
     for item in fields_of(opcode):
@@ -41,6 +41,10 @@ def smallest(opcode: Opcode, config: CoreConfig) -> dict[str, int]:
         if item.name != "opcode":
             values[item.name] = -(-max(lowest, 0) // multiple) * multiple
     return values
+
+
+def build(opcode: Opcode, config: CoreConfig, values: dict[str, Any]) -> Instruction:
+    return make(opcode, config, **values)
 
 
 def conditions(rule: Rule, opcode: Opcode) -> list[dict[str, int]]:
@@ -85,7 +89,7 @@ def test_rules_name_fields_and_configuration(opcode: Opcode) -> None:
 @every_preset
 @every_opcode
 def test_the_smallest_values_are_legal(opcode: Opcode, config: CoreConfig) -> None:
-    instruction = make(opcode, config, **smallest(opcode, config))
+    instruction = build(opcode, config, smallest(opcode, config))
     assert decode(encode(instruction), config) == instruction
 
 
@@ -104,9 +108,9 @@ def test_every_field_has_its_range(opcode: Opcode, config: CoreConfig) -> None:
             full = changed | {"opcode": int(opcode)}
             if any(isa.violates(rule, full, config) for rule in RULES[opcode]):
                 with pytest.raises(IllegalInstructionError):
-                    make(opcode, config, **changed)
+                    build(opcode, config, changed)
                 continue
-            instruction = make(opcode, config, **changed)
+            instruction = build(opcode, config, changed)
             image = encode(instruction)
             span = image[item.offset : item.offset + item.width // 8]
             assert int.from_bytes(span, "little", signed=item.signed) == end
@@ -114,10 +118,10 @@ def test_every_field_has_its_range(opcode: Opcode, config: CoreConfig) -> None:
         for beyond in (lowest - 1, highest + 1):
             message = f"{item.name} must be from {lowest} to {highest}, but is {beyond}"
             with pytest.raises(IllegalInstructionError, match=message):
-                make(opcode, config, **(values | {item.name: beyond}))
+                build(opcode, config, values | {item.name: beyond})
         if multiple > 1:
             with pytest.raises(IllegalInstructionError, match=f"be a multiple of {multiple}"):
-                make(opcode, config, **(values | {item.name: multiple * 3 - 1}))
+                build(opcode, config, values | {item.name: multiple * 3 - 1})
 
 
 @every_preset
@@ -130,7 +134,7 @@ def test_every_rule_is_kept(opcode: Opcode, config: CoreConfig) -> None:
             good, bad = around(rule, values, config)
             if bad is not None:
                 with pytest.raises(IllegalInstructionError) as error:
-                    make(opcode, config, **(values | bad))
+                    build(opcode, config, values | bad)
                 reasons = [each.reason for each in RULES[opcode]]
                 assert any(reason in str(error.value) for reason in reasons), error.value
                 full = values | bad | {"opcode": int(opcode)}
@@ -168,7 +172,7 @@ def test_random_instructions_come_back(config: CoreConfig) -> None:
             if item.name != "opcode":
                 values[item.name] = _draw(item, config, random)
         try:
-            instruction = make(opcode, config, **values)
+            instruction = build(opcode, config, values)
         except IllegalInstructionError:
             continue
         assert instruction.fields == values
@@ -186,7 +190,7 @@ def _draw(item: Field, config: CoreConfig, random: Random) -> int:
 
 @every_opcode
 def test_bytes_without_a_field_must_be_zero(opcode: Opcode) -> None:
-    image = encode(make(opcode, TINY, **smallest(opcode, TINY)))
+    image = encode(build(opcode, TINY, smallest(opcode, TINY)))
     covered = {
         byte
         for item in fields_of(opcode)
@@ -213,7 +217,7 @@ def test_opcodes_and_sizes() -> None:
 def test_int4_weights_need_their_chain() -> None:
     values = smallest(Opcode.GEMM, TINY) | {"b_source": isa.WeightSource.RING_S4}
     with pytest.raises(IllegalInstructionError, match="no INT4 chain"):
-        make(Opcode.GEMM, TINY, **values)
+        build(Opcode.GEMM, TINY, values)
     able = CoreConfig(
         rows=4,
         columns=4,
@@ -222,7 +226,7 @@ def test_int4_weights_need_their_chain() -> None:
         axi_data_bits=32,
         int4=True,
     )
-    assert make(Opcode.GEMM, able, **values).b_source == 1
+    assert build(Opcode.GEMM, able, values).b_source == 1
 
 
 def test_instructions_know_their_engine_and_waits() -> None:

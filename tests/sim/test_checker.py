@@ -164,6 +164,7 @@ def test_races_with_what_comes_later(
             4,
             5,
         ),
+        ([("rows=6 n=12", "rows=6 n=12 wait_row=1")], "waits for 1 of ROW, by instruc", 6, 6),
         ([("after=n", "wait_row=2")], "waits for 2 of ROW, which never happens", 7, None),
         ([("after=c,r", "after=c,r,g")], "waits for .*GEMM.*, which cannot end before", 5, 4),
     ],
@@ -369,6 +370,10 @@ def test_a_word_is_not_read_and_written_at_the_same_time() -> None:
     HALT
     """
     check(rows.format(12), config)
+    blocks = rows.replace("n1=3 n2=1 stride1=5", "n1=1 n2=3 stride2=5")
+    refuse(
+        blocks.format(7).replace("dram_stride1", "dram_stride2"), "granule 0x4", 4, 3, config=config
+    )
     refuse(rows.format(7), "data reads granule 0x4", 4, 3, config=config)
 
 

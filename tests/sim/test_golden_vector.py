@@ -139,9 +139,7 @@ def test_statistics_go_on_where_earlier_columns_ended(
 ) -> None:
     elements = np.array([y], np.int16)
     first = take_statistics(elements[:, :cut], statistic)
-    zeros = np.zeros(1, np.int64)
-    before = numerics.Statistics(zeros, zeros, zeros, zeros)._replace(**first)
-    both = take_statistics(elements[:, cut:], statistic, before)
+    both = take_statistics(elements[:, cut:], statistic, first)
     whole = take_statistics(elements, statistic)
     assert {name: values.tolist() for name, values in both.items()} == {
         name: values.tolist() for name, values in whole.items()

@@ -300,7 +300,7 @@ def test_fine_steps_have_rings_and_halves_of_their_real_size() -> None:
 )
 def test_what_no_core_promises_is_an_error(text: str, message: str) -> None:
     device = ready("LOAD base=2 n0=2 n1=1 n2=1 address=0\n" + text + HALT, b2=b"\5\0")
-    device.machine.statistics.total[0] = 2
+    device.machine.statistics["total"][0] = 2
     with pytest.raises(DeviceError, match=message):
         run(device)
 

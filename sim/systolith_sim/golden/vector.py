@@ -4,7 +4,7 @@ It knows nothing of addresses: the instruction simulator hands it what an instru
 model runner hands it whole tensors.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ from systolith.numerics import (
     Format,
     Row,
     Source,
-    Statistics,
 )
 from systolith_sim.golden.affine import DTYPES, affine
 
@@ -89,7 +88,7 @@ def exp2(scores: npt.ArrayLike, maximum: npt.ArrayLike, *, unit: int) -> Element
         ValueError: a score is above its row's maximum.
     """
     x = np.asarray(scores, np.int64)
-    distance = (x - maximum) << unit
+    distance = (x - np.asarray(maximum, np.int64)) << unit
     if distance.size and distance.max() > 0:
         raise ValueError(f"a score is {int(distance.max()) >> unit} above its row's maximum")
     octaves = np.minimum(-(distance >> 8), MAX_EXP_SHIFT)
@@ -104,14 +103,14 @@ def lookup(table: npt.ArrayLike, index: Elements, *, out_format: Format) -> Elem
 
 
 def take_statistics(
-    y: Elements, statistic: Statistic, before: Statistics | None = None
-) -> dict[str, Any]:
-    """What a pass keeps of its rows: the members of `numerics.Statistics` that it replaces.
+    y: Elements, statistic: Statistic, before: Mapping[str, Ints] | None = None
+) -> dict[str, Ints]:
+    """What a pass keeps of its rows: [rows] arrays of `numerics.Statistics` that it replaces.
 
     Args:
         y: [rows, columns] stored elements that count, maybe no columns at all.
         statistic: which members.
-        before: [rows] arrays of what earlier columns of the same pass gave.
+        before: what earlier columns of the same pass gave.
 
     Raises:
         ValueError: a sum does not fit its width.
@@ -121,8 +120,8 @@ def take_statistics(
         maximum = wide.max(1, initial=MASKED)
         absmax = np.abs(wide).max(1, initial=0)
         if before is not None:
-            maximum = np.maximum(maximum, before.maximum)
-            absmax = np.maximum(absmax, before.absmax)
+            maximum = np.maximum(maximum, before["maximum"])
+            absmax = np.maximum(absmax, before["absmax"])
         return {"maximum": maximum, "absmax": absmax}
     if statistic == Statistic.NONE:
         return {}
@@ -131,8 +130,8 @@ def take_statistics(
     if statistic == Statistic.MOMENTS:
         squares = np.einsum("mn,mn->m", wide, wide)
     if before is not None:
-        total = total + before.total
-        squares = squares + before.squares
+        total = total + before["total"]
+        squares = squares + before["squares"]
     half = 1 << TOTAL_SUM_WIDTH - 1
     if np.any((total < -half) | (total >= half)) or np.any(squares >> SQUARES_WIDTH):
         raise ValueError("the sum of a row does not fit its width")

@@ -115,7 +115,7 @@ class Machine:
         scratchpad: bytes.
         columns: column records, `COLUMN_DTYPE`.
         tables: entries of all function tables.
-        statistics: [row_slots] arrays.
+        statistics: [row_slots] arrays, by name as in `numerics.Statistics`.
         records: [row_slots] arrays.
         ring, accumulators: what is under way between engines.
         bases, limits, scalars: as in the CSRs, steady while a program runs.
@@ -127,7 +127,9 @@ class Machine:
         self.scratchpad = np.zeros(config.scratchpad_bytes, np.uint8)
         self.columns = np.zeros(config.column_slots, COLUMN_DTYPE)
         self.tables = np.zeros(config.table_slots * TABLE_ENTRIES, "<i2")
-        self.statistics = Statistics(*(np.zeros(config.row_slots, np.int64) for _ in range(4)))
+        self.statistics = {
+            name: np.zeros(config.row_slots, np.int64) for name in Statistics._fields
+        }
         self.records = Row(*(np.zeros(config.row_slots, np.int64) for _ in range(3)))
         self.bases = [0] * BASES
         self.limits = [0] * BASES
@@ -145,7 +147,7 @@ class Machine:
         for memory in (self.scratchpad, self.columns, self.tables):
             raw = memory.view(np.uint8)
             raw[:] = random.integers(0, 256, raw.size)
-        for member in (*self.statistics, *self.records):
+        for member in (*self.statistics.values(), *self.records):
             member[:] = random.integers(0, 1 << 15, member.size)
 
     def tensor(

@@ -28,7 +28,6 @@ from systolith.numerics import (
     Format,
     Row,
     Source,
-    Statistics,
     layer_norm_row,
     recip,
     rms_norm_row,
@@ -161,7 +160,7 @@ def vector(machine: Machine, i: Instruction, fine: bool) -> Steps:
         missing = drains and machine.accumulators.full < step
         return "a full accumulator half" if missing else ""
 
-    statistics: Statistics | None = None
+    statistics: dict[str, npt.NDArray[np.int64]] | None = None
     for g in range(0, groups, step):
         yield sums
         first, end = g * c, min((g + step) * c, i.n)
@@ -169,11 +168,9 @@ def vector(machine: Machine, i: Instruction, fine: bool) -> Steps:
         _write(machine, i, y, first)
         if i.statistic != Statistic.NONE:
             valid = y[:, : max(0, _valid(machine, i) - first)]
-            taken = take_statistics(valid, Statistic(i.statistic), statistics)
-            for name, values in taken.items():
-                member = machine.slots(getattr(machine.statistics, name), i.stat_out, i.m)
-                member[:] = values
-            statistics = Statistics(**(dict.fromkeys(Statistics._fields, 0) | taken))
+            statistics = take_statistics(valid, Statistic(i.statistic), statistics)
+            for name, values in statistics.items():
+                machine.slots(machine.statistics[name], i.stat_out, i.m)[:] = values
 
 
 def _valid(machine: Machine, i: Instruction) -> int:
@@ -199,7 +196,7 @@ def _pass(machine: Machine, i: Instruction, first: int, end: int, halves: int) -
         source = Source.PRODUCT
     column, row, maximum = NO_COLUMN, NO_ROW, 0
     if i.function == Function.EXP:
-        slots = machine.slots(machine.statistics.maximum, i.row_in, i.m)
+        slots = machine.slots(machine.statistics["maximum"], i.row_in, i.m)
         maximum = slots[:, None]
     elif i.broadcast:
         column = machine.column_records(i.column, 1)
@@ -250,8 +247,7 @@ def row(machine: Machine, i: Instruction, fine: bool) -> Steps:
         if fine or at == 0:
             yield _now
         total, squares = (
-            int(member[i.source + at])
-            for member in (machine.statistics.total, machine.statistics.squares)
+            int(machine.statistics[name][i.source + at]) for name in ("total", "squares")
         )
         try:
             match RowOperation(i.operation):

@@ -1,6 +1,6 @@
 """VECTOR and ROW instructions of random programs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -229,6 +229,8 @@ def put_pass(b: Builder, p: Pass, step: int = 0) -> None:
     assert p.y is not None
     if p.y not in b.tensors:
         b.tensors.append(p.y)
+    # The zeros behind a row's end are elements like any others from now on.
+    p.y.n = -(-p.y.n // b.config.columns) * b.config.columns
     if p.slots is not None:
         b.new_slots(p.slots)
 
@@ -248,8 +250,9 @@ def exponentials(b: Builder, largest: int) -> None:
     slots = b.random.choice([each for each in b.slots if each.kind == "maximum" and each.tensor])
     t = slots.tensor
     assert t is not None
-    m, n = b.random.randint(1, t.m), b.random.randint(1, t.n)
-    view = _view(b, t, m, n)
+    m, n = b.random.randint(1, t.m), b.random.randint(1, slots.n)
+    view = _view(b, replace(t, n=slots.n), m, n)
+    view.tensor = t
     first = (view.address - t.address) // t.row
     p = Pass(fields={"m": m, "n": n, "x_format": XFormat.S16, "y_format": Format.U8})
     p.fields |= {"function": Function.EXP, "unit": b.random.randrange(2)}
@@ -266,7 +269,7 @@ def row_records(b: Builder, largest: int) -> None:
     rows = b.random.choice([slots.count, slots.count, b.random.randint(1, slots.count)])
     source = slots.first + b.random.randint(0, slots.count - rows)
     operations = []
-    if min(b.machine.statistics.total[source : source + rows]) >= 0:
+    if min(b.machine.statistics["total"][source : source + rows]) >= 0:
         operations.append(RowOperation.RECIPROCAL)
     if slots.kind == "moments":
         operations += [RowOperation.LAYER_NORM, RowOperation.RMS_NORM]

@@ -173,7 +173,8 @@ class Program:
             ProgramError: it is no program, damaged, or of another version.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # NumPy leaves a file open that it cannot read.
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             header = json.loads(arrays["header"].tobytes())
             version = header["format"]

@@ -55,7 +55,7 @@ def load_arrays(path: Path) -> list[Sample]:
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: np.atleast_2d(file[name]) for name in file.files}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is no .npz file of plain arrays") from error

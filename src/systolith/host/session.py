@@ -240,6 +240,8 @@ def _to_bytes(values: np.ndarray, binding: Binding) -> bytes:
     expected = binding.rows, binding.columns
     if values.shape != expected:
         raise ValueError(f"{binding.name} must have shape {expected}, but has {values.shape}")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"{binding.name} must be integer codes, but is {values.dtype}")
     low, high = binding.format.limits
     if values.min() < low or values.max() > high:
         raise ValueError(

@@ -1,0 +1,107 @@
+"""Sessions: what a driver does to any device, and what it says when a device misbehaves."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from systolith import isa
+from systolith.compiler.schedule import schedule
+from systolith.config import PRESETS
+from systolith.host.device import DeviceError
+from systolith.host.session import DeviceFaultError, Session
+from systolith.isa import Engine, Opcode
+from systolith.program import Program
+from systolith.regs import FaultCause
+from systolith_sim.golden.qgraph import run_qgraph
+from systolith_sim.graphs import encoder, inputs_for
+from systolith_sim.iss import IssDevice
+
+CONFIG = PRESETS["tiny"]
+GRAPH = encoder(16)
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return schedule(GRAPH, CONFIG, name="small", seq_len=16)
+
+
+def test_runs_again_with_other_inputs_and_lengths(program: Program) -> None:
+    session = Session(IssDevice(CONFIG), program)
+    for seed, length in ((1, 16), (2, 3), (1, 16)):
+        inputs = inputs_for(GRAPH, seed)
+        (output,) = session.run(inputs, length=length).values()
+        expected = run_qgraph(GRAPH, inputs, length)[program.outputs[0].name]
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_another_core_is_refused(program: Program) -> None:
+    other = dataclasses.replace(CONFIG, queue_depth=8)
+    with pytest.raises(DeviceError, match=r"compiled for a core with hash .* Compile it for"):
+        Session(IssDevice(other), program)
+
+
+def test_too_little_memory_is_refused(program: Program) -> None:
+    with pytest.raises(DeviceError, match=r"needs 0\.1 MiB of memory, and iss has 0\.0 MiB"):
+        Session(IssDevice(CONFIG, memory_bytes=16 << 10), program)
+
+
+def test_a_silent_device_is_refused(program: Program) -> None:
+    class Silent(IssDevice):
+        def read_csr(self, offset: int) -> int:
+            return 0
+
+    with pytest.raises(DeviceError, match="its id register reads 0x00000000 instead of 0x5953544c"):
+        Session(Silent(CONFIG), program)
+
+
+@pytest.mark.parametrize("length", [0, 17])
+def test_lengths_out_of_range_are_refused(program: Program, length: int) -> None:
+    session = Session(IssDevice(CONFIG), program)
+    with pytest.raises(ValueError, match=f"length must be from 1 to 16, but is {length}"):
+        session.run(inputs_for(GRAPH, 1), length=length)
+
+
+def test_bad_inputs_are_refused(program: Program) -> None:
+    session = Session(IssDevice(CONFIG), program)
+    with pytest.raises(ValueError, match="the input input is missing"):
+        session.run({}, length=16)
+    with pytest.raises(ValueError, match=r"must have shape \(16, 64\), but has \(15, 64\)"):
+        session.run({"input": np.zeros((15, 64), np.int16)}, length=16)
+    with pytest.raises(ValueError, match="must be from -32768 to 32767, but goes from 0 to 40000"):
+        session.run({"input": np.linspace(0, 40000, 1024, dtype=int).reshape(16, 64)}, length=16)
+    with pytest.raises(ValueError, match="must be integer codes, but is float64"):
+        session.run({"input": np.zeros((16, 64))}, length=16)
+
+
+def with_address(program: Program, opcode: Opcode, field: str, value: int) -> tuple[Program, int]:
+    """The program with one field of its first instruction of a kind changed, and its index."""
+    images = [program.code[at : at + 64] for at in range(0, len(program.code), 64)]
+    index = next(i for i, image in enumerate(images) if image[0] == opcode)
+    old = isa.decode(images[index], program.config)
+    new = isa.Instruction(opcode, {**old.fields, field: value})
+    images[index] = isa.encode(new)
+    return dataclasses.replace(program, code=b"".join(images)), index
+
+
+def test_a_fault_names_layer_instruction_and_address(program: Program) -> None:
+    broken, index = with_address(program, Opcode.GEMM, "a_address", 1 << 20)
+    session = Session(IssDevice(CONFIG), broken)
+    with pytest.raises(
+        DeviceFaultError, match=rf"SCRATCHPAD_BOUND: instruction {index} \(GEMM, layer 0 v head 0"
+    ) as caught:
+        session.run(inputs_for(GRAPH, 1), length=16)
+    assert caught.value.cause == FaultCause.SCRATCHPAD_BOUND
+    assert caught.value.engine == Engine.GEMM
+    assert caught.value.pc == index
+
+
+def test_a_core_runs_again_after_a_fault_and_a_reset(program: Program) -> None:
+    broken, _ = with_address(program, Opcode.STREAM, "dram_offset", 0x7FFF_FFC0)
+    device = IssDevice(CONFIG)
+    with pytest.raises(DeviceFaultError, match="DRAM_LIMIT"):
+        Session(device, broken).run(inputs_for(GRAPH, 1), length=16)
+    inputs = inputs_for(GRAPH, 1)
+    (output,) = Session(device, program).run(inputs, length=16).values()
+    expected = run_qgraph(GRAPH, inputs, 16)[program.outputs[0].name]
+    np.testing.assert_array_equal(output, expected)

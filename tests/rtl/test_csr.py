@@ -1,0 +1,285 @@
+"""The register port: every register as the table says, and AXI4-Lite in every order."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from amaranth.hdl import Fragment
+
+from systolith import regs
+from systolith.config import ISA_VERSION, preset
+from systolith.isa import Engine
+from systolith_rtl.control.csr import Csr
+from systolith_sim.testbench import SimulatorContext, simulate
+
+CONFIG = preset("tiny")
+
+WRITABLE = [
+    register for register in regs.REGISTERS if register.writable and register.name != "control"
+]
+CONSTANTS = {
+    "id": regs.MAGIC,
+    "version": ISA_VERSION,
+    "config_hash_lo": CONFIG.hash & 0xFFFF_FFFF,
+    "config_hash_hi": CONFIG.hash >> 32,
+    "control": 0,
+}
+INPUTS = [
+    register
+    for register in regs.REGISTERS
+    if not register.writable and register.name not in CONSTANTS
+]
+
+HOLES = sorted(set(range(0, regs.SPAN, 4)) - {register.offset for register in regs.REGISTERS})
+
+
+class Host:
+    """The other side of the port; `order` says what of a write comes first."""
+
+    def __init__(self, ctx: SimulatorContext, dut: Csr, *, seed: int | None = None) -> None:
+        self.ctx = ctx
+        self.bus = dut.s_axil
+        self.random = random.Random(seed) if seed is not None else None
+
+    async def idle(self) -> None:
+        """Let some cycles go by, if this host is a slow one."""
+        if self.random is not None:
+            for _ in range(self.random.choice([0, 0, 1, 3])):
+                await self.ctx.tick()
+
+    async def transfer(self, channel: object, **payload: int) -> None:
+        """Offer on one channel until it is taken."""
+        ctx = self.ctx
+        for name, value in payload.items():
+            ctx.set(getattr(channel, name), value)
+        ctx.set(channel.valid, 1)
+        ready = 0
+        while not ready:
+            _, _, ready = await ctx.tick().sample(channel.ready)
+        ctx.set(channel.valid, 0)
+
+    async def response(self, channel: object) -> int:
+        """Take a response; return its data, or 0 for a write."""
+        ctx = self.ctx
+        await self.idle()
+        ctx.set(channel.ready, 1)
+        data = channel.data if hasattr(channel, "data") else channel.resp
+        valid = 0
+        while not valid:
+            _, _, valid, value, resp = await ctx.tick().sample(channel.valid, data, channel.resp)
+        ctx.set(channel.ready, 0)
+        assert resp == 0
+        return value
+
+    async def write(self, offset: int, value: int, *, strobe: int = 15, order: str = "aw") -> None:
+        """Write, address first (`aw`) or data first (`wa`)."""
+        for channel in order:
+            if channel == "a":
+                await self.transfer(self.bus.aw, addr=offset)
+            else:
+                await self.transfer(self.bus.w, data=value, strb=strobe)
+            await self.idle()
+        await self.response(self.bus.b)
+
+    async def read(self, offset: int) -> int:
+        """Read."""
+        await self.transfer(self.bus.ar, addr=offset)
+        return await self.response(self.bus.r)
+
+
+def run(*benches: Callable[[SimulatorContext, Csr], object], max_cycles: int = 5000) -> None:
+    """Simulate the registers with some test benches."""
+    dut = Csr(CONFIG)
+
+    def bind(bench: Callable) -> Callable:
+        async def bound(ctx: SimulatorContext) -> None:
+            await bench(ctx, dut)
+
+        return bound
+
+    simulate(dut, *map(bind, benches), max_cycles=max_cycles)
+
+
+def test_every_writable_register() -> None:
+    """It starts at its reset value, keeps what its mask lets through, and is its own."""
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut)
+        generator = random.Random(0)
+        written = {}
+        for register in WRITABLE:
+            assert await host.read(register.offset) == register.reset
+            value = generator.getrandbits(32) | 1
+            await host.write(register.offset, value)
+            written[register] = value & register.mask
+        for register, value in written.items():
+            assert await host.read(register.offset) == value, register.name
+            assert ctx.get(getattr(dut, register.name)) == value
+        for register in WRITABLE:
+            await host.write(register.offset, 0xFFFF_FFFF)
+            assert await host.read(register.offset) == register.mask
+
+    run(bench)
+
+
+def test_every_read_only_register() -> None:
+    """It shows what the core says, and a write changes nothing."""
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut)
+        generator = random.Random(1)
+        values = {register: generator.getrandbits(32) for register in INPUTS}
+        for register, value in values.items():
+            ctx.set(getattr(dut, register.name), value)
+        for register, value in values.items():
+            assert await host.read(register.offset) == value, register.name
+            await host.write(register.offset, ~value & 0xFFFF_FFFF)
+            assert await host.read(register.offset) == value
+        for name, value in CONSTANTS.items():
+            assert await host.read(regs.offset(name)) == value, name
+            if name != "control":
+                await host.write(regs.offset(name), 0)
+                assert await host.read(regs.offset(name)) == value
+
+    run(bench)
+
+
+def test_the_rest_reads_zero() -> None:
+    """And a write to it is answered and lost."""
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut)
+        for register in INPUTS:
+            ctx.set(getattr(dut, register.name), 0xFFFF_FFFF)
+        for offset in HOLES:
+            await host.write(offset, 0xFFFF_FFFF)
+        for offset in HOLES:
+            assert await host.read(offset) == 0, hex(offset)
+        for register in WRITABLE:
+            assert ctx.get(getattr(dut, register.name)) == register.reset
+
+    run(bench)
+
+
+@pytest.mark.parametrize("strobe", range(16))
+def test_strobes(strobe: int) -> None:
+    """Only the bytes that are meant change."""
+    mask = sum(0xFF << 8 * index for index in range(4) if strobe >> index & 1)
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut)
+        offset = regs.offset("scalar2")
+        await host.write(offset, 0x1234_5678)
+        await host.write(offset, 0xA9CB_EDFF, strobe=strobe)
+        assert await host.read(offset) == (0x1234_5678 & ~mask) | (0xA9CB_EDFF & mask)
+
+    run(bench)
+
+
+def test_commands_last_one_cycle() -> None:
+    """Each bit of `control`, once per write, and not at all without its byte's strobe."""
+    seen = []
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut)
+        for value in (1, 2, 4, 8, 15, 0xFFFF_FFF0):
+            await host.write(regs.offset("control"), value)
+        await host.write(regs.offset("control"), 15, strobe=0b1110)
+        await host.write(regs.offset("scalar0"), 15)
+
+    dut = Csr(CONFIG)
+
+    async def bound(ctx: SimulatorContext) -> None:
+        await bench(ctx, dut)
+
+    async def watch(ctx: SimulatorContext) -> None:
+        for _ in range(60):
+            _, _, control = await ctx.tick().sample(dut.control)
+            if control:
+                seen.append(control)
+
+    simulate(dut, bound, watch, max_cycles=200)
+    assert seen == [1, 2, 4, 8, 15]
+
+
+@pytest.mark.parametrize("order", ["aw", "wa"])
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_orders_and_pauses(order: str, seed: int | None) -> None:
+    """Address first, data first, hosts that take their time."""
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut, seed=seed)
+        for value in range(1, 20):
+            offset = 0x80 + 4 * (value % 4)
+            await host.write(offset, value, order=order)
+            assert await host.read(offset) == value
+
+    run(bench)
+
+
+def test_address_and_data_together() -> None:
+    """Both in the same cycle, as most hosts do; a write takes 4 cycles."""
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut)
+        bus = dut.s_axil
+        ctx.set(bus.b.ready, 1)
+        for value in (7, 8, 9):
+            ctx.set(bus.aw.addr, regs.offset("scalar1"))
+            ctx.set(bus.w.data, value)
+            ctx.set(bus.w.strb, 15)
+            ctx.set(bus.aw.valid, 1)
+            ctx.set(bus.w.valid, 1)
+            _, _, address, data = await ctx.tick().sample(bus.aw.ready, bus.w.ready)
+            assert address
+            assert data
+            ctx.set(bus.aw.valid, 0)
+            ctx.set(bus.w.valid, 0)
+            await ctx.tick()
+            assert ctx.get(dut.scalar1) == value
+            assert ctx.get(bus.b.valid)
+            await ctx.tick()
+        ctx.set(bus.b.ready, 0)
+        assert await host.read(regs.offset("scalar1")) == 9
+
+    run(bench)
+
+
+def test_one_of_each_at_a_time() -> None:
+    """Nothing is accepted while a response waits, and reads do not wait for writes."""
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut)
+        bus = dut.s_axil
+        await host.transfer(bus.aw, addr=regs.offset("scalar0"))
+        ctx.set(bus.aw.valid, 1)
+        for _ in range(5):
+            _, _, ready = await ctx.tick().sample(bus.aw.ready)
+            assert not ready
+        ctx.set(bus.aw.valid, 0)
+        # Half a write is under way, and a read is answered.
+        assert await host.read(regs.offset("id")) == regs.MAGIC
+        await host.transfer(bus.ar, addr=regs.offset("version"))
+        # The read's answer is not taken, and the write ends.
+        await host.transfer(bus.w, data=5, strb=15)
+        await host.response(bus.b)
+        assert ctx.get(dut.scalar0) == 5
+        ctx.set(bus.ar.valid, 1)
+        for _ in range(5):
+            _, _, ready, valid = await ctx.tick().sample(bus.ar.ready, bus.r.valid)
+            assert not ready
+        assert valid
+        ctx.set(bus.ar.valid, 0)
+        assert await host.response(bus.r) == ISA_VERSION
+
+    run(bench)
+
+
+def test_table_is_complete() -> None:
+    """Every register of the table has a port or is a constant."""
+    dut = Csr(CONFIG)
+    Fragment.get(dut, None)
+    for register in (*WRITABLE, *INPUTS):
+        assert len(getattr(dut, register.name)) == 32
+    assert len(WRITABLE) + len(INPUTS) + len(CONSTANTS) == len(regs.REGISTERS)
+    assert sum(register.name.endswith("_retired") for register in INPUTS) == len(Engine)

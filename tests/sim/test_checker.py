@@ -6,12 +6,12 @@ import pytest
 
 from systolith import isa
 from systolith.assembler import assemble
-from systolith.config import PRESETS, CoreConfig, preset
+from systolith.config import CoreConfig, preset
 from systolith.host.device import DeviceError
-from systolith.isa import INSTRUCTION_BYTES, Engine
+from systolith.isa import Engine
 from systolith_sim.checker import CheckError, Report, check_program
 from systolith_sim.iss import IssDevice
-from systolith_sim.programs import RandomProgram, random_program
+from systolith_sim.programs import RandomProgram
 
 TINY = preset("tiny")
 """4 x 4: a granule and a word have 4 bytes."""
@@ -370,10 +370,12 @@ def test_a_word_is_not_read_and_written_at_the_same_time() -> None:
     HALT
     """
     check(rows.format(12), config)
-    blocks = rows.replace("n1=3 n2=1 stride1=5", "n1=1 n2=3 stride2=5")
-    refuse(
-        blocks.format(7).replace("dram_stride1", "dram_stride2"), "granule 0x4", 4, 3, config=config
+    # So do blocks: at 0, 7 and 14, in the words 0, 1 and 3.
+    blocks = rows.replace("n1=3 n2=1 stride1=5", "n1=1 n2=3 stride2=7").replace(
+        "_stride1", "_stride2"
     )
+    check(blocks.format(8), config)
+    refuse(blocks.format(13), "data reads granule 0xc", 4, 3, config=config)
     refuse(rows.format(7), "data reads granule 0x4", 4, 3, config=config)
 
 
@@ -393,74 +395,6 @@ def test_clashes_are_counted() -> None:
         ("GEMM b", "STORE data"): 1,
     }
     assert check(text.format(b=64, wait=1, after=1)).clashes == {("GEMM a", "GEMM b"): 1}
-
-
-# --- against random programs ------------------------------------------------------------------
-
-
-def check_random(program: RandomProgram, code: bytes) -> None:
-    limits, scalars = dict(enumerate(program.limits)), dict(enumerate(program.scalars))
-    check_program(code, program.config, limits=limits, scalars=scalars)
-
-
-def result(program: RandomProgram, code: bytes, seed: int | None) -> bytes | str:
-    """DRAM in the end, or what went wrong."""
-    device = IssDevice(program.config, memory_bytes=program.memory_bytes, seed=seed, poison=7)
-    program.start(device)
-    device.write_memory(program.bases[0], code)
-    try:
-        device.wait_interrupt(max_cycles=1)
-    except DeviceError as error:
-        return str(error)
-    return device.read_memory(0, len(program.dram))
-
-
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("seed", range(8))
-def test_what_passes_has_one_result(name: str, seed: int) -> None:
-    """Random damage to random programs: what the checker lets through, no interleaving changes."""
-    program = random_program(preset(name), 500 + seed, steps=8, largest=12)
-    random = Random(seed)
-    refused = 0
-    for _ in range(6):
-        code = damaged(program.code, program.config, random)
-        try:
-            check_random(program, code)
-        except CheckError:
-            refused += 1
-            continue
-        results = {result(program, code, order) for order in (None, 1, 2, 3)}
-        assert len(results) == 1
-        assert isinstance(results.pop(), bytes)
-    assert refused
-
-
-def damaged(code: bytes, config: CoreConfig, random: Random) -> bytes:
-    """A program with a wait less, an address moved, or two instructions swapped."""
-    while True:
-        images = [
-            code[at : at + INSTRUCTION_BYTES] for at in range(0, len(code), INSTRUCTION_BYTES)
-        ]
-        at = random.randrange(len(images) - 1)
-        instruction = isa.decode(images[at], config)
-        kind = random.choice(["wait", "wait", "wait", "swap", "address"])
-        if kind == "swap":
-            images[at : at + 2] = images[at + 1], images[at]
-            if at + 2 == len(images) or images[at] == images[at + 1]:
-                continue
-        else:
-            names = [
-                name
-                for name, value in instruction.fields.items()
-                if (name.startswith("wait_") and value if kind == "wait" else "address" in name)
-            ]
-            if not names:
-                continue
-            name = random.choice(names)
-            value = instruction.fields[name] + 2 * config.word_granules
-            fields = dict(instruction.fields) | {name: 0 if kind == "wait" else value}
-            images[at] = isa.encode(isa.Instruction(instruction.opcode, fields))
-        return b"".join(images)
 
 
 @pytest.mark.parametrize("wait", ["after=x", "after=c,r", "after=v", "after=n", "after=e"])

@@ -35,7 +35,7 @@ class DmaBench:
         side: writes to the side, as (tables, address, data).
         retired: for each engine, the cycles in which it retired.
         fault: engine, cause and address of the first fault, if any.
-        fault_cycle: when that was.
+        retired_at_fault: instructions that each engine had retired when it came up.
         fetched: data and error of each fetched beat.
         pushes: cycles in which words were pushed.
         grants: cycles in which scratchpad writes were granted.
@@ -102,7 +102,7 @@ class DmaBench:
         self.side: list[tuple[int, int, int]] = []
         self.retired: dict[Engine, list[int]] = {engine: [] for engine in MOVERS}
         self.fault: tuple[Engine, FaultCause, int] | None = None
-        self.fault_cycle = 0
+        self.retired_at_fault: dict[Engine, int] = {}
         self.fetched: list[tuple[int, int]] = []
         self.pushes: list[int] = []
         self.grants: list[int] = []
@@ -184,7 +184,11 @@ class DmaBench:
                 for port in self._ports.values():
                     ctx.set(port.halt, 1)
                 halted = True
+                # A burst whose address is raised is not new; no other may follow. The memory
+                # notes what was accepted with this edge only after this process has run.
+                raised = ctx.get(dut.axi.ar.valid), ctx.get(dut.axi.aw.valid)
                 await ctx.tick()
+                may_end_with = len(self.axi.reads) + raised[0], len(self.axi.writes) + raised[1]
                 while not all(ctx.get(port.idle) for port in self._ports.values()):
                     await ctx.tick()
             else:
@@ -198,6 +202,8 @@ class DmaBench:
             assert self.axi.idle
             assert started == len(self.axi.reads) + len(self.axi.writes)
             assert self.axi.refused_reads == 0
+            if halted:
+                assert (len(self.axi.reads), len(self.axi.writes)) == may_end_with
 
         feeders = [feeder(engine) for engine in MOVERS if queues[engine]]
         simulate(
@@ -276,7 +282,7 @@ class DmaBench:
                 port = self._ports[engine]
                 cause = FaultCause(ctx.get(port.fault_cause))
                 self.fault = engine, cause, ctx.get(port.fault_address)
-                self.fault_cycle = self.cycle
+                self.retired_at_fault = {e: len(cycles) for e, cycles in self.retired.items()}
 
     def _drive(self, ctx: SimulatorContext, granted: int | None) -> None:
         """Set what the neighbours show in the next cycle."""

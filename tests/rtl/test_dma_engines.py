@@ -10,7 +10,7 @@ import pytest
 from systolith.config import CoreConfig, preset
 from systolith.isa import Engine, Fill, Instruction, Opcode, Space, make
 from systolith.regs import FaultCause
-from systolith_rtl.interfaces import AxiSignature
+from systolith_rtl.interfaces import WRITE_LATENCY, AxiSignature
 from systolith_sim.axi import AxiFaults
 from systolith_sim.dma_bench import DmaBench
 
@@ -299,12 +299,39 @@ def test_gather_waits_for_the_load_of_its_list(config: CoreConfig) -> None:
         assert bench.scratchpad[at : at + 7] == memory[5 + 3 * index : 12 + 3 * index]
 
 
+def test_index_lists_and_stores_share_the_read_port() -> None:
+    """Both want it again and again, and each gets its own words."""
+    config = WIDE
+    memory = bytearray(random.Random(8).randbytes(8192))
+    bench = DmaBench(config, memory, latency=4)
+    stored = random.Random(9).randbytes(3000)
+    bench.scratchpad[4096:7096] = stored
+    indices = [random.Random(n).randrange(64) for n in range(40)]
+    bench.scratchpad[2048:2208] = b"".join(index.to_bytes(4, "little") for index in indices)
+    source = bytes(memory[:1024])
+    bench.run(
+        make(Opcode.STORE, config, dram_offset=4096, address=512, n0=3000, n1=1, n2=1),
+        make(
+            Opcode.LOAD,
+            config,
+            fill=Fill.GATHER,
+            index=256,
+            dram_stride1=8,
+            stride1=1,
+            n0=8,
+            n1=40,
+            n2=1,
+        ),
+    )
+    assert memory[4096:7096] == stored
+    assert bench.scratchpad[:320] == b"".join(source[8 * i : 8 * i + 8] for i in indices)
+
+
 def test_offsets_are_exact() -> None:
-    """Products of 64 bits that cancel: nothing wraps, nothing saturates."""
+    """Products of 2**62 that cancel but for 77: nothing wraps, nothing saturates."""
     memory = bytearray(random.Random(2).randbytes(4096))
     bench = DmaBench(TINY, memory, latency=4, scalars=[0xFFFFFFFF])
-    bench.scratchpad[400:404] = (0xFFFFFFFF).to_bytes(4, "little")
-    stride = (1 << 31) - 1
+    bench.scratchpad[400:404] = (1 << 31).to_bytes(4, "little")
     bench.run(
         make(
             Opcode.LOAD,
@@ -312,9 +339,10 @@ def test_offsets_are_exact() -> None:
             fill=Fill.GATHER,
             index=100,
             scalar=1,
-            scalar_stride=-stride,
-            dram_stride1=stride,
-            dram_offset=77,
+            # 2**30 - 2**62, then 2**62 - 2**31: the bits of one do not cancel those of the other.
+            scalar_stride=-(1 << 30),
+            dram_stride1=(1 << 31) - 1,
+            dram_offset=(1 << 30) + 77,
             n0=9,
             n1=1,
             n2=1,
@@ -372,6 +400,8 @@ def test_load_takes_a_beat_every_cycle(latency: int) -> None:
     assert len(cycles) >= 6 * 64
     assert cycles[-1] - cycles[0] < len(cycles) + 8
     assert bench.retired[LOAD][0] - cycles[0] < len(cycles) + 25
+    # A read that is granted in the cycle after sees the last write.
+    assert bench.retired[LOAD] == [bench.grants[-1] + WRITE_LATENCY - 1]
 
 
 def test_store_sends_a_beat_every_cycle() -> None:
@@ -469,23 +499,32 @@ def fault_bench(faults: AxiFaults | None = None, seed: int = 0, **options: Any) 
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+def beats_of(instruction: Instruction) -> int:
+    """Beats that an instruction of these reads; for a STORE, the bursts that it writes."""
+    if instruction.opcode is Opcode.STREAM:
+        return instruction.size // WIDE.axi_bytes
+    burst = 32 * WIDE.axi_bytes
+    unit = burst if instruction.opcode is Opcode.STORE else WIDE.axi_bytes
+    starts = [instruction.dram_offset + i * instruction.dram_stride1 for i in range(instruction.n1)]
+    return sum((at + instruction.n0 - 1) // unit - at // unit + 1 for at in starts)
+
+
+@pytest.mark.parametrize("where", ["first", "last", "next instruction", "later"])
 @pytest.mark.parametrize("victim", [STREAM, LOAD, STORE], ids=lambda engine: engine.name)
-def test_error_response_stops_everything(victim: Engine, seed: int) -> None:
-    """The fault names the beat; what came before is done; AXI ends in good order."""
-    number = random.Random(f"{victim} {seed}").randrange(100)
-    if victim is STREAM:
-        faults = AxiFaults(reads={(AxiSignature.STREAM_ID, number)})
-    elif victim is LOAD:
-        faults = AxiFaults(reads={(AxiSignature.LOAD_ID, number)})
-    else:
-        number %= 8
+def test_error_response_stops_everything(victim: Engine, where: str) -> None:
+    """The fault names the beat; what came before is done and retired; AXI ends in good order."""
+    instruction = {STREAM: LONG_STREAM, LOAD: LONG_LOAD, STORE: LONG_STORE}[victim]
+    each = beats_of(instruction)
+    number = {"first": 0, "last": each - 1, "next instruction": each, "later": each + 3}[where]
+    burst_id = {STREAM: AxiSignature.STREAM_ID, LOAD: AxiSignature.LOAD_ID}.get(victim)
+    if burst_id is None:
         faults = AxiFaults(writes={number})
-    bench = fault_bench(faults, seed)
+    else:
+        faults = AxiFaults(reads={(burst_id, number)})
+    bench = fault_bench(faults, seed=number)
     before = bytes(bench.memory)
     bench.run(LONG_STREAM, LONG_LOAD, LONG_STORE, LONG_STREAM, LONG_LOAD, LONG_STORE)
 
-    burst_id = {STREAM: AxiSignature.STREAM_ID, LOAD: AxiSignature.LOAD_ID}.get(victim)
     if victim is STORE:
         address = bench.axi.writes[number].address
     else:
@@ -497,6 +536,8 @@ def test_error_response_stops_everything(victim: Engine, seed: int) -> None:
         ]
         address = beats[number]
     assert bench.fault == (victim, FaultCause.AXI_ERROR, address)
+    assert bench.retired_at_fault[victim] == number // each
+    assert len(bench.retired[victim]) == number // each
     if victim is STREAM:
         words = number * WIDE.axi_bytes // WIDE.rows
         assert b"".join(bench.words) == (before[:1024] * 2)[: words * WIDE.rows]
@@ -511,6 +552,21 @@ def test_halt_at_any_time(seed: int) -> None:
     owed = sum(burst.beats for burst in bench.axi.writes)
     assert len(bench.axi.write_beats) == owed
     assert len(bench.axi.read_beats) == sum(burst.beats for burst in bench.axi.reads)
+
+
+def test_error_right_behind_another_load() -> None:
+    """Its beat comes in the next cycle: the LOAD before it is written and retired all the same."""
+    memory = bytearray(random.Random(4).randbytes(4096))
+    faults = AxiFaults(reads={(AxiSignature.LOAD_ID, 1)})
+    bench = DmaBench(WIDE, memory, latency=4, faults=faults)
+    loads = [make(Opcode.LOAD, WIDE, dram_offset=8 * n, n0=8, n1=1, n2=1) for n in (5, 6)]
+    # While the beats of one STREAM burst arrive, both LOADs are asked for.
+    bench.run(make(Opcode.STREAM, WIDE, size=256), *loads)
+    first, second = (cycle for cycle, id_ in bench.axi.read_beats if id_ == AxiSignature.LOAD_ID)
+    assert second == first + 1
+    assert bench.fault == (LOAD, FaultCause.AXI_ERROR, 48)
+    assert bench.retired_at_fault[LOAD] == 1
+    assert bench.scratchpad[:8] == memory[40:48]
 
 
 def test_halted_load_writes_no_zeros_more() -> None:
@@ -558,7 +614,7 @@ OUTSIDE: dict[str, Callable[[], LimitCase]] = {
     "load by a scalar": lambda: (
         make(Opcode.LOAD, WIDE, base=1, n0=1, n1=1, n2=1, scalar=1, scalar_stride=1 << 30),
         FaultCause.DRAM_LIMIT,
-        0x2000 + (6 << 30) & 0xFFFFFFFF,
+        0x2000 + (8 << 30) & 0xFFFFFFFF,
     ),
     "gather": lambda: (
         make(
@@ -633,7 +689,7 @@ def test_refuses_what_lies_outside(case: str) -> None:
         memory,
         bases=(0, 0x2000),
         limits=(0x2000, 0x7FF),
-        scalars=(6,),
+        scalars=(8,),
         latency=20,
         stall=0.2,
     )
@@ -645,7 +701,7 @@ def test_refuses_what_lies_outside(case: str) -> None:
     }[instruction.engine]
     bench.run(before, instruction)
     assert bench.fault == (instruction.engine, cause, address)
-    assert len(bench.retired[instruction.engine]) == 1
+    assert bench.retired_at_fault[instruction.engine] == 1
 
 
 def test_last_bytes_within_the_limits_are_legal() -> None:

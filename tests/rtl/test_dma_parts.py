@@ -12,7 +12,9 @@ from amaranth.lib.wiring import In, Out
 from systolith.config import preset
 from systolith_rtl.dma.burst import BOUNDARY, Splitter, check_max_beats
 from systolith_rtl.dma.fifo import BeatFifo, Skid
+from systolith_rtl.dma.read import ReadChannel
 from systolith_rtl.dma.realign import Realigner
+from systolith_rtl.interfaces import AxiSignature
 from systolith_sim.formal import HandshakeProperty
 from systolith_sim.testbench import (
     SimulatorContext,
@@ -245,6 +247,33 @@ def test_skid_keeps_order_and_rate(stall: float) -> None:
     assert values == list(range(100))
     if not stall:
         assert monitor.cycles == list(range(1, 101))
+
+
+def test_readers_take_turns_and_fetches_go_first() -> None:
+    """All three want to read all the time."""
+    dut = ReadChannel(CONFIG)
+    ids: list[int] = []
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.ar.ready, 1)
+        ctx.set(dut.stream_burst.valid, 1)
+        ctx.set(dut.load_burst.valid, 1)
+        for cycle in range(40):
+            ctx.set(dut.fetch.request.valid, int(cycle in range(20, 24)))
+            _, _, valid, id_ = await ctx.tick().sample(dut.ar.valid, dut.ar.id)
+            if valid:
+                ids.append(id_)
+
+    simulate(dut, bench, max_cycles=100)
+    stream, load, fetch = (
+        AxiSignature.STREAM_ID,
+        AxiSignature.LOAD_ID,
+        AxiSignature.FETCH_ID,
+    )
+    others = [id_ for id_ in ids if id_ != fetch]
+    assert len(ids) == 20
+    assert ids[10:12] == [fetch, fetch]
+    assert others == [stream, load] * 9
 
 
 class SplitterProperty(wiring.Component):

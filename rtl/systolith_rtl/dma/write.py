@@ -19,7 +19,7 @@ class WriteChannel(wiring.Component):
     """Raise AW for each burst, send its beats, and report its response.
 
     Beats of a burst are sent as soon as AW is raised, so the memory may wait for either. Once
-    `stopped`, no burst is started, and the beats that are owed carry no byte.
+    `stopped`, the beats that are owed carry no byte; the writer must offer no more bursts.
 
     Members:
         aw, w, b: `Out`, AXI.
@@ -81,7 +81,7 @@ class WriteChannel(wiring.Component):
         m.d.comb += [
             # A burst is owed from here on, though its AW is raised in the next cycle.
             start.eq(burst.valid & burst.ready),
-            burst.ready.eq(~raised & owed.i.ready & lengths.i.ready & ~self.stopped),
+            burst.ready.eq(~raised & owed.i.ready & lengths.i.ready),
             owed.i.valid.eq(start),
             owed.i.p.address.eq(burst.p.address),
             owed.i.p.last.eq(burst.p.last),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -20,13 +20,16 @@ from systolith_rtl.vector.row_file import (
     SlotWriteSignature,
 )
 
-MIN_PERIOD = BlockRam.LATENCY + 2
-"""Cycles after which a row may come again: it is read, combined and written by then."""
+MIN_PERIOD = BlockRam.LATENCY + 3
+"""Cycles after which a row may come again: it is read, combined in two cycles, written by then."""
 
 
 def statistics_latency(config: CoreConfig) -> int:
     """Cycles from a row's words to the cycle in which the last of its statistics is written."""
-    return 2 + Multiplier.LATENCY + exact_log2(config.columns)
+    levels = exact_log2(config.columns)
+    extremes = 1 + 2 * levels
+    sums = 1 + Multiplier.LATENCY + levels
+    return max(extremes, sums) + 2
 
 
 class RowStatistics(wiring.Component):
@@ -34,10 +37,11 @@ class RowStatistics(wiring.Component):
 
     ::
 
-        words -> counted -> [square ->] tree, a level a cycle -> combine -> write
-                                  read what earlier groups gave ----^
+        words -> counted -> [square ->] tree -> combine, two cycles -> write
+                   read what earlier groups gave ---^
 
-    Squares come from the lanes' auxiliary multipliers.
+    A level of a tree takes a cycle where it adds, two where it compares and chooses. Squares come
+    from the lanes' auxiliary multipliers.
 
     Members:
         valid: `In(1)`, `words` are stored in this cycle.
@@ -122,80 +126,104 @@ class RowStatistics(wiring.Component):
 
         # Extremes. The read is timed so that its data meets the end of the tree.
         words = list(self.word)
-        ready = 1 + levels
-        maximum = _tree(m, "maximum", words, _larger, valid[1:] & is_extremes.replicate(latency))
-        absmax = _tree(m, "absmax", magnitudes, _larger, valid[1:] & is_extremes.replicate(latency))
-        before = self.extremes.data
+        ready = 1 + 2 * levels
+        enable = valid & is_extremes.replicate(latency + 1)
+        maximum = _tree(m, "maximum", words, enable[1:], 2, _larger)
+        absmax = _tree(m, "absmax", magnitudes, enable[1:], 2, _larger)
         first = places[ready][1]
-        with m.If(valid[ready] & is_extremes):
-            m.d.sync += [
-                self.extremes_write.data.maximum.eq(
-                    Mux(first, maximum, _larger(maximum, before.maximum))
-                ),
-                self.extremes_write.data.absmax.eq(
-                    Mux(first, absmax, _larger(absmax, before.absmax))
-                ),
-            ]
-        m.d.comb += [
-            self.extremes.read.eq(valid[ready - BlockRam.LATENCY] & is_extremes),
-            self.extremes.slot.eq(places[ready - BlockRam.LATENCY][0]),
-            self.extremes_write.write.eq(valid[ready + 1] & is_extremes),
-            self.extremes_write.slot.eq(places[ready + 1][0]),
-        ]
+        before = self.extremes.data
+        written = self.extremes_write.data
+        stages = enable[ready : ready + 2]
+        for name, value, earlier, target in (
+            ("maximum", maximum, before.maximum, written.maximum),
+            ("absmax", absmax, before.absmax, written.absmax),
+        ):
+            m.d.comb += target.eq(_larger(m, f"{name}_combined", value, earlier, stages, first))
+        self._connect(m, self.extremes, self.extremes_write, enable, places, ready)
 
         # Sums. The total waits for the squares, which a multiplier holds up.
-        total = _tree(m, "total", words, _plus, valid[1:] & ~is_extremes.replicate(latency))
+        enable = valid & ~is_extremes.replicate(latency + 1)
+        total = _tree(m, "total", words, enable[1:], 1, _sum)
+        ready = 1 + levels
         for stage in range(Multiplier.LATENCY):
-            waiting = Signal(total.shape(), name=f"total_waiting{stage}", reset_less=True)
-            with m.If(valid[ready + stage]):
-                m.d.sync += waiting.eq(total)
-            total = waiting
-        squared = 1 + Multiplier.LATENCY
-        moments = valid[squared:] & is_moments.replicate(latency + 1 - squared)
-        squares = _tree(m, "squares", list(self.square), _plus, moments)
-        ready = squared + levels
-        before = self.sums.data
+            total = _register(m, f"total_waiting{stage}", total, enable[ready + stage])
+        ready += Multiplier.LATENCY
+        squared = (enable & is_moments.replicate(latency + 1))[1 + Multiplier.LATENCY :]
+        squares = _tree(m, "squares", list(self.square), squared, 1, _sum)
         first = places[ready][1]
-        with m.If(valid[ready] & ~is_extremes):
-            m.d.sync += self.sums_write.data.total.eq(Mux(first, 0, before.total) + total)
-            m.d.sync += self.sums_write.data.squares.eq(
-                Mux(is_moments, Mux(first, 0, before.squares) + squares, 0)
-            )
-        m.d.comb += [
-            self.sums.read.eq(valid[ready - BlockRam.LATENCY] & ~is_extremes),
-            self.sums.slot.eq(places[ready - BlockRam.LATENCY][0]),
-            self.sums_write.write.eq(valid[ready + 1] & ~is_extremes),
-            self.sums_write.slot.eq(places[ready + 1][0]),
-        ]
-        assert ready + 1 == latency
+        before = self.sums.data
+        written = self.sums_write.data
+        for name, value, earlier, target in (
+            ("total", total, before.total, written.total),
+            ("squares", Mux(is_moments, squares, 0), before.squares, written.squares),
+        ):
+            # Only what is kept is of use: MOMENTS keeps all squares, SUM none.
+            kept = Mux(first | ((name == "squares") & ~is_moments), 0, earlier)
+            kept = _register(m, f"{name}_before", kept, enable[ready])
+            value = _register(m, f"{name}_new", value, enable[ready])
+            result = _register(m, f"{name}_combined", kept + value, enable[ready + 1])
+            m.d.comb += target.eq(result)
+        self._connect(m, self.sums, self.sums_write, enable, places, ready)
         return m
 
+    def _connect(
+        self,
+        m: Module,
+        reader: wiring.PureInterface,
+        writer: wiring.PureInterface,
+        enable: Value,
+        places: Sequence[tuple[Signal, Signal]],
+        ready: int,
+    ) -> None:
+        """Read so that the data is there when the tree is ready; write two cycles later."""
+        m.d.comb += [
+            reader.read.eq(enable[ready - BlockRam.LATENCY]),
+            reader.slot.eq(places[ready - BlockRam.LATENCY][0]),
+            writer.write.eq(enable[ready + 2]),
+            writer.slot.eq(places[ready + 2][0]),
+        ]
 
-def _larger(a: Value, b: Value) -> Value:
-    return Mux(a > b, a, b)
+
+def _register(m: Module, name: str, value: Value, enable: Value) -> Signal:
+    register = Signal(value.shape(), name=name, reset_less=True)
+    with m.If(enable):
+        m.d.sync += register.eq(value)
+    return register
 
 
-def _plus(a: Value, b: Value) -> Value:
-    return a + b
+def _sum(m: Module, name: str, a: Value, b: Value, enable: Value) -> Signal:
+    """Add in one cycle."""
+    return _register(m, name, a + b, enable[0])
+
+
+def _larger(
+    m: Module, name: str, a: Value, b: Value, enable: Value, always_a: ValueLike = 0
+) -> Signal:
+    """Compare in one cycle, choose in the next: both in one are slower than a DSP block."""
+    choose_a = _register(m, f"{name}_choice", (a > b) | always_a, enable[0])
+    a = _register(m, f"{name}_a", a, enable[0])
+    b = _register(m, f"{name}_b", b, enable[0])
+    return _register(m, name, Mux(choose_a, a, b), enable[1])
 
 
 def _tree(
     m: Module,
     name: str,
     values: Sequence[Value],
-    combine: Callable[[Value, Value], Value],
     enable: Value,
+    cycles: int,
+    combine: Callable[[Module, str, Value, Value, Value], Signal],
 ) -> Value:
-    """Combine values pairwise, one level a cycle; bit k of `enable` is for level k."""
+    """Combine values pairwise, level by level, each so many cycles.
+
+    Bit k of `enable` is high k cycles after the values are there.
+    """
     level = 0
     while len(values) > 1:
-        pairs = []
-        for index in range(0, len(values), 2):
-            value = combine(values[index], values[index + 1])
-            register = Signal(value.shape(), name=f"{name}{level}_{index}", reset_less=True)
-            with m.If(enable[level]):
-                m.d.sync += register.eq(value)
-            pairs.append(register)
-        values = pairs
+        stages = enable[level * cycles : (level + 1) * cycles]
+        values = [
+            combine(m, f"{name}{level}_{index}", values[index], values[index + 1], stages)
+            for index in range(0, len(values), 2)
+        ]
         level += 1
     return values[0]

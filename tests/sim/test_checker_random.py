@@ -39,14 +39,14 @@ def test_what_passes_has_one_result(name: str, seed: int) -> None:
     program = random_program(preset(name), 500 + seed, steps=8, largest=12)
     random = Random(seed)
     refused = 0
-    for _ in range(6):
+    for _ in range(12):
         code = damaged(program.code, program.config, random)
         try:
             check_random(program, code)
         except CheckError:
             refused += 1
             continue
-        results = {result(program, code, order) for order in (None, 1, 2, 3)}
+        results = {result(program, code, order) for order in (None, 1, 2)}
         assert len(results) == 1
         assert isinstance(results.pop(), bytes)
     assert refused

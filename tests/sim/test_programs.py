@@ -155,5 +155,5 @@ def _legal(x: int, second: int, function: int, use_row: int, statistic: int) -> 
 
 def test_a_core_that_is_too_small_is_refused() -> None:
     small = CoreConfig(rows=4, columns=4, scratchpad_bytes=4096, ring_bytes=256, axi_data_bits=32)
-    with pytest.raises(ValueError, match="there is no room for"):
+    with pytest.raises(ValueError, match="8 tensors of 64 x 64 words do not fit the core"):
         random_program(small, 1, largest=64)

@@ -30,6 +30,10 @@ Accesses = Sequence[tuple[str, Cells]]
 """Memories and which cells of them are touched: words of the scratchpad, bytes of DRAM, slots."""
 
 
+class RoomError(ValueError):
+    """Tensors or data do not fit where they have to."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Tensor:
     """A tensor in the scratchpad: rows start at granule `address + m * row`."""
@@ -200,7 +204,7 @@ class Builder:
         offset = -(-self.used[base] // alignment) * alignment
         self.used[base] = offset + len(data)
         if self.used[base] > REGION:
-            raise ValueError("the program needs too much DRAM")
+            raise RoomError("the program needs too much DRAM")
         self.machine.dram_run(base, offset, len(data))[:] = np.frombuffer(data, np.uint8)
         return offset
 
@@ -209,7 +213,7 @@ class Builder:
         offset = self.used[base] + self.random.randrange(0, 9)
         self.used[base] = offset + size
         if self.used[base] > REGION:
-            raise ValueError("the program needs too much DRAM")
+            raise RoomError("the program needs too much DRAM")
         return offset
 
     def bytes(self, size: int) -> bytes:
@@ -226,7 +230,7 @@ class Builder:
             aligned: whether a GEMM may read it.
 
         Raises:
-            ValueError: there is no room.
+            RoomError: there is no room.
         """
         config, size = self.config, 2 if element == Format.S16 else 1
         unit = max(size, config.word_granules) if aligned else size
@@ -245,7 +249,7 @@ class Builder:
             if not any(self._collide(tensor, other) for other in (*self.tensors, *self.pinned)):
                 self.tensors.append(tensor)
                 return tensor
-        raise ValueError(f"there is no room for {m} rows of {row} granules")
+        raise RoomError(f"there is no room for {m} rows of {row} granules")
 
     @contextmanager
     def pin(self, *tensors: Tensor) -> Iterator[None]:

@@ -14,9 +14,15 @@ from systolith.config import CoreConfig
 from systolith.host.device import Device
 from systolith.isa import BASE_ALIGNMENT, BASES, Opcode, encode
 from systolith.program import CODE_BASE, OUTPUT_BASE
-from systolith_sim.programs.builder import REGION, WRITTEN_BASES, Builder
+from systolith_sim.programs.builder import REGION, WRITTEN_BASES, Builder, RoomError
 from systolith_sim.programs.steps import add_step
 from systolith_sim.programs.transfers import load_tensor, pool, store
+
+TENSORS = 8
+"""Tensors of the largest size that a program must have room for."""
+
+ATTEMPTS = 10
+"""Programs that are begun before one must have room for its tensors."""
 
 SCALAR_LIMIT = 24
 """Run-time scalars of a random program are below it."""
@@ -98,11 +104,27 @@ def random_program(
         steps: operators to add between the first loads and the last stores; a matmul with its
             loads counts as one.
         largest: M, N and K are at most this.
+
+    Raises:
+        ValueError: `largest` or `steps` is too much for the core or for `REGION`.
     """
+    width = -(-2 * largest // config.rows) * config.word_granules
+    if TENSORS * largest * width > config.granules or largest > config.row_slots // 4:
+        raise ValueError(f"{TENSORS} tensors of {largest} x {largest} words do not fit the core")
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return _attempt(config, f"{seed} {attempt}", steps, largest)
+        except RoomError:
+            continue
+    return _attempt(config, f"{seed} {ATTEMPTS - 1}", steps, largest)
+
+
+def _attempt(config: CoreConfig, seed: str, steps: int, largest: int) -> RandomProgram:
+    """Make a program, or raise RoomError if chance has cut the scratchpad to pieces."""
     random = Random(f"{config.hash} {seed} {steps} {largest}")
     scalars = tuple(random.randrange(SCALAR_LIMIT) for _ in range(4))
     width = -(-2 * largest // config.rows) * config.word_granules
-    arena = random.choice([8, 12, 40]) * largest * width
+    arena = random.choice([TENSORS, 12, 40]) * largest * width
     builder = Builder(config, random, scalars, arena)
     pool(builder, largest)
     for _ in range(3):

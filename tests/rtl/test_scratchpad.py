@@ -1,6 +1,7 @@
 """`Scratchpad` against a Python model: arbitration, latency, byte masks, throughput, clashes."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -35,7 +36,7 @@ class Request:
     data: int = 0
 
 
-Cycle = tuple[list[Request | None], list[Request | None]]
+Cycle = tuple[Sequence[Request | None], Sequence[Request | None]]
 """The requests of all readers and of all writers."""
 
 
@@ -88,7 +89,7 @@ def expect(config: CoreConfig, cycles: list[Cycle]) -> Trace:
     for now, (reads, writes) in enumerate(cycles):
         ready = []
         for requests in (reads, writes):
-            taken: set[int] = set()
+            taken: set[int | None] = set()
             ready.append([])
             for request in requests:
                 bank = None if request is None else request.address // config.bank_words

@@ -76,14 +76,17 @@ class Scratchpad(wiring.Component):
             write_grants.append(_connect_writers(m, bank, ram, self.write))
 
         ports = [*self.read, *self.write]
-        refused = Signal(len(ports))
+        asked = Signal(len(ports))
+        granted = Signal(len(ports))
         for group, grants in ((self.read, read_grants), (self.write, write_grants)):
             for index, port in enumerate(group):
                 m.d.comb += port.ready.eq(Cat(bank[index] for bank in grants).any())
-        m.d.sync += refused.eq(Cat(port.valid & ~port.ready for port in ports))
+        # Registered as they are: `ready` is late enough without anything behind it.
+        m.d.sync += asked.eq(Cat(port.valid for port in ports))
+        m.d.sync += granted.eq(Cat(port.ready for port in ports))
         for index, port in enumerate(self.read):
             _answer(m, f"read{index}", port, Cat(bank[index] for bank in read_grants), rams)
-        m.d.sync += self.clashes.eq(sum(refused))
+        m.d.sync += self.clashes.eq(sum(asked & ~granted))
         return m
 
 

@@ -262,6 +262,10 @@ def test_one_of_each_at_a_time() -> None:
         await host.transfer(bus.ar, addr=regs.offset("version"))
         # The read's answer is not taken, and the write ends.
         await host.transfer(bus.w, data=5, strb=15)
+        while not ctx.get(bus.b.valid):
+            await ctx.tick()
+        assert not ctx.get(bus.aw.ready)
+        assert not ctx.get(bus.w.ready)
         await host.response(bus.b)
         assert ctx.get(dut.scalar0) == 5
         ctx.set(bus.ar.valid, 1)

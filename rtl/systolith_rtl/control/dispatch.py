@@ -119,10 +119,8 @@ class Dispatch(wiring.Component):
         reached = Signal()
         halts = Signal()
         m.d.comb += halts.eq(legal & (opcode == Opcode.HALT))
-        m.d.sync += reached.eq(
-            halts
-            & Cat(self.retired[engine] >= Value.cast(waits[engine]) for engine in Engine).all()
-        )
+        counted = Cat(self.retired[engine] >= waits[engine] for engine in Engine).all()
+        m.d.sync += reached.eq(halts & counted)
         m.d.comb += [
             self.next.pc.eq(pc),
             self.next.tag.eq(instruction.tag),

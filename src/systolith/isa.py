@@ -473,6 +473,13 @@ RULES: dict[Opcode, tuple[Rule, ...]] = {
             reason="column records must lie in the column memory",
         ),
         Fits(
+            first="column",
+            count="broadcast",
+            limit="column_slots",
+            when={"function": (0, 1), "broadcast": (1,)},
+            reason="the shared column record must lie in the column memory",
+        ),
+        Fits(
             first="row_in",
             count="m",
             limit="row_slots",

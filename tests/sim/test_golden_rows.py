@@ -1,6 +1,7 @@
 """The vectorised row functions against the definition."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ EDGES = sorted(
 )
 
 
-def as_rows(record: Row) -> list[Row[int]]:
+def as_rows(record: Row[npt.NDArray[np.int64]]) -> list[Row[int]]:
     """Turn a record of arrays into a list of records."""
     return [Row(*(int(member) for member in members)) for members in zip(*record, strict=True)]
 

@@ -59,21 +59,21 @@ DRAIN = {"x_format": XFormat.ACCUMULATOR}
     ("fields", "first", "end"),
     [
         # A drain waits for the C column records; bytes and words alike.
-        (DRAIN, 22, 3),
-        (DRAIN | {"y_format": Format.S16, "second": Second.ADD}, 25, 3),
+        (DRAIN, 23, 3),
+        (DRAIN | {"y_format": Format.S16, "second": Second.ADD}, 26, 3),
         # From the scratchpad, the first group takes 8 cycles.
-        ({}, 25, 3),
-        (WORDS, 25, 3),
+        ({}, 26, 3),
+        (WORDS, 26, 3),
         # Tables and the exponential take five cycles more, and rows' statistics land later.
-        ({"function": Function.TABLE}, 30, 3),
+        ({"function": Function.TABLE}, 31, 3),
         (
             {"x_format": XFormat.S16, "y_format": Format.U8, "function": Function.EXP},
-            30,
+            31,
             3,
         ),
-        (WORDS | {"statistic": Statistic.MOMENTS}, 25, 7),
+        (WORDS | {"statistic": Statistic.MOMENTS}, 26, 6),
         # Blocks leave when they are complete.
-        (DRAIN | {"transpose": 1}, 26, 3),
+        (DRAIN | {"transpose": 1}, 27, 3),
     ],
     ids=str,
 )
@@ -85,7 +85,7 @@ def test_a_group_per_cycle(fields: dict[str, Any], first: int, end: int) -> None
     assert seen.stalls == 0
 
 
-@pytest.mark.parametrize(("fields", "first"), [(WORDS, 26), (DRAIN | {"y_format": 2}, 22)])
+@pytest.mark.parametrize(("fields", "first"), [(WORDS, 27), (DRAIN | {"y_format": 2}, 23)])
 def test_words_take_two_cycles_where_a_word_is_a_granule(
     fields: dict[str, Any], first: int
 ) -> None:
@@ -96,7 +96,7 @@ def test_words_take_two_cycles_where_a_word_is_a_granule(
 
 def test_words_in_and_bytes_out_read_for_two_cycles() -> None:
     seen = run((4, 4), m=8, n=8, x_format=XFormat.S16)
-    assert seen.writes == list(range(26, 26 + 32, 2))
+    assert seen.writes == list(range(27, 27 + 32, 2))
 
 
 def test_short_groups_wait_for_their_column_records() -> None:
@@ -120,7 +120,7 @@ def test_a_transposed_tail_is_filled_up() -> None:
     """Groups of five rows take the eight cycles of the granules that they become."""
     seen = run((8, 4), m=5, n=8, transpose=1, **DRAIN)
     assert seen.issues == [5, 6, 7, 8, 9, 13, 14, 15, 16, 17]
-    assert seen.writes == list(range(26, 26 + 16))
+    assert seen.writes == list(range(27, 27 + 16))
 
 
 def test_late_accumulators_count_as_stalls() -> None:
@@ -130,7 +130,7 @@ def test_late_accumulators_count_as_stalls() -> None:
     assert waited > 0
     # Waiting starts before the column records are there.
     assert waited <= seen.stalls <= waited + 4
-    assert seen.writes == [cycle + 17 for cycle in seen.issues]
+    assert seen.writes == [cycle + 18 for cycle in seen.issues]
 
 
 def test_refused_reads_count_as_stalls() -> None:

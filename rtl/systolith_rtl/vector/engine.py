@@ -8,15 +8,15 @@ that it takes is there, and then goes through a pipeline that never waits::
            4  lanes (affine)
           15  result; for tables and the exponential, five cycles more
           16  words as they are stored; row statistics branch off
-          17  write, unless it is transposed
+          18  write, unless it is transposed
 """
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith.isa import Function, Mask, Opcode, Second, Statistic, XFormat
+from systolith.isa import Opcode
 from systolith.numerics import (
     ACC_WIDTH,
     FRACTION,
@@ -128,11 +128,9 @@ class VectorEngine(wiring.Component):
             m.d.comb += sequence.fault[index].eq(part.fault)
             m.d.comb += sequence.fault_address[index].eq(part.fault_address)
         m.d.comb += sequence.final.eq(store.final)
-        drained = op.x_format == XFormat.ACCUMULATOR
-        has_r = op.second != Second.NONE
-        is_exp = op.function == Function.EXP
-        is_affine = op.function == Function.AFFINE
-        takes = op.statistic != Statistic.NONE
+        flags = sequence.flags
+        drained = flags.x_drained
+        is_exp = flags.exp
         for part in (x_fetch, r_fetch, issue, finish):
             m.d.comb += [part.m.eq(op.m), part.n.eq(op.n)]
         for part in (columns, issue, finish, store):
@@ -147,14 +145,14 @@ class VectorEngine(wiring.Component):
             x_fetch.start.eq(start & ~drained),
             x_fetch.address.eq(op.x_address),
             x_fetch.stride.eq(op.x_row),
-            x_fetch.words.eq(op.x_format == XFormat.S16),
-            x_fetch.signed.eq(op.x_format == XFormat.S8),
+            x_fetch.words.eq(flags.x_words),
+            x_fetch.signed.eq(flags.x_signed),
             x_fetch.pop.eq(issue.issue & ~drained),
-            r_fetch.start.eq(start & has_r),
+            r_fetch.start.eq(start & flags.r_used),
             r_fetch.address.eq(op.r_address),
             r_fetch.stride.eq(op.r_row),
             r_fetch.words.eq(1),
-            r_fetch.pop.eq(issue.issue & has_r),
+            r_fetch.pop.eq(issue.issue & flags.r_used),
         ]
 
         # Column records and tables, written by LOAD.
@@ -187,10 +185,10 @@ class VectorEngine(wiring.Component):
         wiring.connect(m, issue.drain, wiring.flipped(self.drain))
         m.d.comb += [
             issue.drained.eq(drained),
-            issue.two_writes.eq((op.y_format == Format.S16) & (config.word_granules == 1)),
+            issue.two_writes.eq(flags.y_words & (config.word_granules == 1)),
             issue.transpose.eq(op.transpose),
-            issue.statistic.eq(takes),
-            issue.operands.eq((drained | x_fetch.available) & (~has_r | r_fetch.available)),
+            issue.statistic.eq(flags.statistic),
+            issue.operands.eq((drained | x_fetch.available) & (~flags.r_used | r_fetch.available)),
             issue.columns.eq(columns.ready),
             columns.swap.eq(first_row[-1]),
         ]
@@ -208,30 +206,30 @@ class VectorEngine(wiring.Component):
             row_file.extremes.slot.eq(Mux(is_exp, slot, statistics.extremes.slot)),
             statistics.extremes.data.eq(row_file.extremes.data),
         ]
-        self._operands(m, valid[MEETING], op, x_fetch, r_fetch, row_file, lanes)
+        self._operands(m, valid[MEETING], sequence, x_fetch, r_fetch, row_file, lanes)
         m.d.comb += lanes.valid.eq(valid[LANES_AT:RESULT_AT])
         m.d.comb += lanes.column.eq(columns.records)
         with m.If(start):
             source = Mux(drained, Source.ACCUMULATOR, Source.SCRATCHPAD)
             m.d.sync += [
-                lanes.source.eq(Mux(op.second == Second.MULTIPLY, Source.PRODUCT, source)),
+                lanes.source.eq(Mux(flags.product, Source.PRODUCT, source)),
                 lanes.out_format.eq(
-                    Mux(is_exp, Format.S16, Mux(is_affine, op.y_format, Format.U8))
+                    Mux(is_exp, Format.S16, Mux(flags.affine, op.y_format, Format.U8))
                 ),
             ]
 
         # From results to words.
         m.d.comb += [
-            tables.valid.eq(valid[RESULT_AT:TABLE_AT] & (~is_affine).replicate(Tables.LATENCY)),
+            tables.valid.eq(valid[RESULT_AT:TABLE_AT] & (~flags.affine).replicate(Tables.LATENCY)),
             tables.word.eq(lanes.value),
             tables.exp.eq(is_exp),
             tables.table.eq(op.table),
             tables.out_format.eq(op.y_format),
-            finish.masked.eq(op.mask == Mask.LENGTH),
+            finish.masked.eq(flags.masked),
             finish.length.eq(Array(self.bases.scalar[index] for index in range(4))[op.length[:2]]),
             finish.stat_out.eq(op.stat_out),
-            finish.coming.eq(Mux(is_affine, valid[RESULT_AT - 1], valid[TABLE_AT - 1])),
-            finish.results.eq(Mux(is_affine, lanes.value.as_value(), tables.value.as_value())),
+            finish.coming.eq(Mux(flags.affine, valid[RESULT_AT - 1], valid[TABLE_AT - 1])),
+            finish.results.eq(Mux(flags.affine, lanes.value.as_value(), tables.value.as_value())),
         ]
 
         # Statistics and the way into the scratchpad.
@@ -246,13 +244,13 @@ class VectorEngine(wiring.Component):
             statistics.slot.eq(finish.slot),
             statistics.first.eq(finish.first_group),
             statistics.kind.eq(op.statistic),
-            lanes.lend.eq(op.statistic == Statistic.MOMENTS),
+            lanes.lend.eq(flags.moments),
             lanes.square_valid.eq(statistics.square_valid),
             lanes.word.eq(statistics.word),
             statistics.square.eq(lanes.square),
             store.address.eq(op.y_address),
             store.stride.eq(op.y_row),
-            store.wide.eq(op.y_format == Format.S16),
+            store.wide.eq(flags.y_words),
             store.transpose.eq(op.transpose),
             store.valid.eq(finish.valid),
             store.words.eq(finish.words),
@@ -270,31 +268,30 @@ class VectorEngine(wiring.Component):
         self,
         m: Module,
         valid: Signal,
-        op: data.View,
+        sequence: Sequence,
         x_fetch: OperandFetch,
         r_fetch: OperandFetch,
         row_file: RowFile,
         lanes: Lanes,
     ) -> None:
         """Register what the lanes get."""
-        is_exp = op.function == Function.EXP
-        drained = op.x_format == XFormat.ACCUMULATOR
+        flags = sequence.flags
         x = Signal(lanes.x.shape(), reset_less=True)
         r = Signal(lanes.r.shape(), reset_less=True)
         row = Signal(ROW_LAYOUT, reset_less=True)
         with m.If(valid):
             for lane in range(self.config.columns):
                 fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
-                second = Mux(op.second == Second.NONE, 0, r_fetch.group[lane])
+                second = Mux(flags.r_used, r_fetch.group[lane], 0)
                 # A masked score gets a residual below every distance, and so a numerator of 0,
                 # even in a row in which all are masked.
-                masked = is_exp & (x_fetch.group[lane] == MASKED)
+                masked = flags.exp & (x_fetch.group[lane] == MASKED)
                 m.d.comb += fetched.eq(x_fetch.group[lane])
-                m.d.sync += x[lane].eq(Mux(drained, self.drain.data[lane], fetched))
+                m.d.sync += x[lane].eq(Mux(flags.x_drained, self.drain.data[lane], fetched))
                 m.d.sync += r[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
             m.d.sync += row.eq(_NO_ROW)
-            with m.If(op.use_row):
+            with m.If(sequence.op.use_row[0]):
                 m.d.sync += row.eq(row_file.record.data)
-            with m.If(is_exp):
+            with m.If(flags.exp):
                 m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
         m.d.comb += [lanes.x.eq(x), lanes.r.eq(r), lanes.row.eq(row)]

@@ -1,6 +1,6 @@
 """Brings an operand of the vector engine from the scratchpad, group after group."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -89,7 +89,7 @@ class OperandFetch(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the walk, the request register, the way back and the memory, in this order."""
+        """Build the walk, the requests, the way back and the memory, in this order."""
         m = Module()
         config = self.config
         sub_width = exact_log2(config.word_granules)
@@ -122,25 +122,33 @@ class OperandFetch(wiring.Component):
             with m.If(advance):
                 m.d.sync += second.eq(self.words & ~second)
 
-        # The request, in a register, so that neither adder nor bound check is in an arbiter.
-        tag = Signal(max(sub_width, 1))
-        asking = Signal()
+        # Two requests in registers, so that the walk depends neither on the arbiter nor, until it
+        # has gone a step too far, on the bound.
+        tag = Signal(max(sub_width, 1), reset_less=True)
         word = Signal.like(self.port.address, reset_less=True)
-        ready = ~asking | (self.port.ready & ~self.stop)
-        m.d.comb += advance.eq(
-            loop.active & ready & (credits != 0) & ~outside & ~self.fault & ~self.stop
-        )
-        with m.If(ready):
-            m.d.sync += asking.eq(advance)
-        with m.If(advance):
-            m.d.sync += word.eq(address[sub_width:] | (second if beats else 0))
-            m.d.sync += tag.eq(last_beat if beats else address[:sub_width])
-        with m.If(loop.active & outside & ~self.fault & ~self.stop):
-            m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
+        spare_tag = Signal.like(tag, reset_less=True)
+        spare_word = Signal.like(word, reset_less=True)
+        asking = Signal()
+        spare = Signal()
+        free = ~asking | (self.port.ready & ~self.stop)
+        new_word = Value.cast(address[sub_width:] | (second if beats else 0))[: len(word)]
+        new_tag = last_beat if beats else address[:sub_width]
         m.d.comb += [
+            advance.eq(loop.active & (credits != 0) & ~spare & ~self.fault & ~self.stop),
             self.port.address.eq(word),
             self.port.valid.eq(asking & ~self.stop),
         ]
+        with m.If(free):
+            m.d.sync += asking.eq(spare | (advance & ~outside))
+            m.d.sync += spare.eq(0)
+            m.d.sync += word.eq(Mux(spare, spare_word, new_word))
+            m.d.sync += tag.eq(Mux(spare, spare_tag, new_tag))
+        with m.Elif(advance):
+            m.d.sync += spare.eq(~outside)
+        with m.If(advance):
+            m.d.sync += [spare_word.eq(new_word), spare_tag.eq(new_tag)]
+        with m.If(advance & outside):
+            m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
 
         # The way back: what is wanted of the word travels beside it.
         tags = tag

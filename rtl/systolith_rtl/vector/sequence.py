@@ -5,7 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith.isa import Opcode, Statistic
+from systolith.isa import Function, Mask, Opcode, Second, Statistic, XFormat
+from systolith.numerics import Format
 from systolith.regs import FaultCause
 from systolith_rtl.interfaces import (
     READ_LATENCY,
@@ -20,12 +21,31 @@ PARTS = 3
 """Parts that can find an address outside of the scratchpad: x, r, y, in order of precedence."""
 
 
+FLAGS = data.StructLayout(
+    {
+        "x_drained": 1,
+        "x_words": 1,
+        "x_signed": 1,
+        "r_used": 1,
+        "product": 1,
+        "affine": 1,
+        "exp": 1,
+        "y_words": 1,
+        "masked": 1,
+        "statistic": 1,
+        "moments": 1,
+    }
+)
+"""What an instruction's fields are compared with, in registers beside them."""
+
+
 class Sequence(wiring.Component):
     """Holds the instruction, and retires it when its last write and statistic have landed.
 
     Members:
         engine: `Out(EngineSignature(Opcode.VECTOR))`.
         op: `Out`, the instruction's operands, from `start` until it is retired.
+        flags: `Out(FLAGS)`, likewise.
         start: `Out(1)`, the first cycle of an instruction.
         stop: `Out(1)`, nothing new may be started.
         waiting: `In(1)`, somebody else is waited for.
@@ -36,6 +56,7 @@ class Sequence(wiring.Component):
 
     engine: wiring.PureInterface
     op: data.View
+    flags: data.View
     start: Signal
     stop: Signal
     waiting: Signal
@@ -49,6 +70,7 @@ class Sequence(wiring.Component):
             {
                 "engine": Out(EngineSignature(Opcode.VECTOR)),
                 "op": Out(operand_layout(Opcode.VECTOR)),
+                "flags": Out(FLAGS),
                 "start": Out(1),
                 "stop": Out(1),
                 "waiting": In(1),
@@ -66,21 +88,37 @@ class Sequence(wiring.Component):
         op = Signal(operand_layout(Opcode.VECTOR), reset_less=True)
         accepted = command.valid & command.ready
         m.d.comb += command.ready.eq(~engine.busy & ~self.stop)
-        m.d.comb += self.op.eq(op)
+        flags = Signal(FLAGS, reset_less=True)
+        m.d.comb += [self.op.eq(op), self.flags.eq(flags)]
         m.d.sync += self.start.eq(accepted)
         with m.If(accepted):
             m.d.sync += [op.eq(command.payload), engine.busy.eq(1)]
+            new = command.payload
+            comparisons = {
+                "x_drained": new.x_format == XFormat.ACCUMULATOR,
+                "x_words": new.x_format == XFormat.S16,
+                "x_signed": new.x_format == XFormat.S8,
+                "r_used": new.second != Second.NONE,
+                "product": new.second == Second.MULTIPLY,
+                "affine": new.function == Function.AFFINE,
+                "exp": new.function == Function.EXP,
+                "y_words": new.y_format == Format.S16,
+                "masked": new.mask == Mask.LENGTH,
+                "statistic": new.statistic != Statistic.NONE,
+                "moments": new.statistic == Statistic.MOMENTS,
+            }
+            m.d.sync += [flags[name].eq(value) for name, value in comparisons.items()]
         m.d.sync += engine.stall.eq(engine.busy & self.waiting)
 
         # A write is requested a cycle after `final`, and seen by reads that are granted
-        # `WRITE_LATENCY` later; statistics take longer.
+        # `WRITE_LATENCY` later. Statistics take longer, but have started a cycle before `final`.
         write_only = WRITE_LATENCY
-        both = max(WRITE_LATENCY, statistics_latency(self.config))
+        both = max(WRITE_LATENCY, statistics_latency(self.config) - 1)
         settling = Signal()
         left = Signal(range(both))
         with m.If(self.final):
             m.d.sync += settling.eq(1)
-            m.d.sync += left.eq(Mux(op.statistic == Statistic.NONE, write_only, both) - 1)
+            m.d.sync += left.eq(Mux(flags.statistic, both, write_only) - 1)
         with m.Elif(settling):
             m.d.sync += left.eq(left - 1)
         m.d.comb += engine.retire.eq(settling & (left == 0) & ~engine.fault)

@@ -200,7 +200,8 @@ def _larger(
     m: Module, name: str, a: Value, b: Value, enable: Value, always_a: ValueLike = 0
 ) -> Signal:
     """Compare in one cycle, choose in the next: both in one are slower than a DSP block."""
-    choose_a = _register(m, f"{name}_choice", (a > b) | always_a, enable[0])
+    # The sign of a difference is faster than a comparison, whose carry leaves its chain.
+    choose_a = _register(m, f"{name}_choice", (b - a)[-1] | always_a, enable[0])
     a = _register(m, f"{name}_a", a, enable[0])
     b = _register(m, f"{name}_b", b, enable[0])
     return _register(m, name, Mux(choose_a, a, b), enable[1])

@@ -16,8 +16,8 @@ class Store(wiring.Component):
     """Writes C words per cycle as bytes or words, in rows or transposed.
 
     A group of bytes is one granule, a group of words two; where a scratchpad word is but one
-    granule, words leave in two cycles, and the next may come two cycles later. Bytes are
-    written the cycle after they are `valid`, transposed ones when their block is complete.
+    granule, words leave in two cycles, and the next may come two cycles later. Words are
+    written two cycles after they are `valid`, transposed ones when their block is complete.
 
     The write port is never refused, since the vector engine is the first in its order.
 
@@ -96,29 +96,39 @@ class Store(wiring.Component):
             turn.last_group.eq(self.last_group),
         ]
 
+        # What is written next, and which loops end with it.
         second = Signal()
-        if beats:
-            m.d.sync += second.eq(self.valid & self.wide)
         emit = Signal()
-        inner_end = Signal()
-        middle_end = Signal()
-        outer_end = Signal()
+        inner_end = Signal(reset_less=True)
+        middle_end = Signal(reset_less=True)
+        outer_end = Signal(reset_less=True)
+        written = Signal(len(words), reset_less=True)
+        granule = written[:granule_width]
         with m.If(self.transpose):
-            m.d.comb += [
-                emit.eq(turn.granule_valid),
-                inner_end.eq(turn.last_column),
-                middle_end.eq(turn.last_block),
-                outer_end.eq(turn.final),
-            ]
+            m.d.sync += emit.eq(turn.granule_valid)
+            with m.If(turn.granule_valid):
+                m.d.sync += [
+                    granule.eq(turn.granule),
+                    inner_end.eq(turn.last_column),
+                    middle_end.eq(turn.last_block),
+                    outer_end.eq(turn.final),
+                ]
         with m.Else():
-            # Groups are the middle loop, and there is no outer one.
-            m.d.comb += [
-                emit.eq(self.valid | second),
-                inner_end.eq(self.last_row),
-                outer_end.eq(self.last_group),
-            ]
+            if beats:
+                m.d.sync += second.eq(emit & ~second & self.wide)
+                m.d.sync += emit.eq(self.valid | (emit & ~second & self.wide))
+            else:
+                m.d.sync += emit.eq(self.valid)
+            with m.If(self.valid):
+                # Groups are the middle loop, and there is no outer one.
+                m.d.sync += [
+                    written.eq(Mux(self.wide, words, narrow)),
+                    inner_end.eq(self.last_row),
+                    middle_end.eq(0),
+                    outer_end.eq(self.last_group),
+                ]
         # Of two beats, the second one is the step.
-        step = emit & (second | ~self.wide | self.transpose) if beats else emit
+        step = emit & (second | ~self.wide) if beats else emit
         m.d.comb += self.final.eq(step & inner_end & outer_end & (middle_end | ~self.transpose))
 
         # Inner, middle and outer loop go by a row, by one group or block, by C rows.
@@ -145,15 +155,14 @@ class Store(wiring.Component):
         with m.If(going & outside):
             m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
         m.d.sync += self.y.valid.eq(going & ~outside)
-        granule = Mux(self.transpose, turn.granule, narrow)
         with m.If(emit):
             m.d.sync += self.y.address.eq(address[sub_width:] | second)
             if beats:
-                half = words.word_select(second, granule_width)
+                half = written.word_select(second, granule_width)
                 m.d.sync += self.y.data.eq(Mux(self.wide, half, granule))
                 m.d.sync += self.y.mask.eq(-1)
             else:
-                pair = words.replicate(granules // 2)
+                pair = written.replicate(granules // 2)
                 m.d.sync += self.y.data.eq(Mux(self.wide, pair, granule.replicate(granules)))
                 sub = address[:sub_width]
                 m.d.sync += self.y.mask.eq(

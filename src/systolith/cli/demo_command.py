@@ -1,14 +1,14 @@
 """`systolith demo`: sentences in, similarities out, on the simulated core."""
 
 import argparse
-import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from systolith.cli.execute import FloatModel, embedding, execute, first_output, summary
+from systolith.cli.execute import FloatModel, embedding, execute, summary
 from systolith.cli.exits import UsageError
 from systolith.cli.inputs import load_tokenizer, tokenize
 from systolith.cli.options import (
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         for side in ("reference", "outputs"):
             vectors = np.stack(
                 [
-                    embedding(first_output(getattr(result, side)), length)
+                    embedding(getattr(result, side), length)
                     for result, length in zip(outcome.results, lengths, strict=True)
                 ]
             )
@@ -111,9 +111,9 @@ def packaged(package: str, file: str) -> Path:
     Raises:
         UsageError: it is not installed.
     """
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, file)
+    # Not by import: a package of data may have a name that no import can spell.
+    for folder in sys.path:
+        path = Path(folder, package, file)
         if path.is_file():
             return path
     raise UsageError(

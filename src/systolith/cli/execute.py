@@ -1,7 +1,7 @@
 """Runs inputs through a compiled model and puts the float model beside it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from tqdm import tqdm
 
+from systolith.cli.exits import UsageError
 from systolith.cli.inputs import Sample
 from systolith.host.device import Device
 from systolith.host.figures import roofline_fraction, utilization
@@ -86,16 +87,23 @@ class FloatModel:
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
 
-def embedding(output: np.ndarray, length: int) -> np.ndarray:
-    """The unit vector that a model's output stands for: token outputs are averaged."""
-    value = np.asarray(output, np.float64)
-    vector = value.reshape(-1, value.shape[-1])[:length].mean(0) if value.ndim > 1 else value
+def embedding(outputs: Mapping[str, np.ndarray], length: int) -> np.ndarray:
+    """The unit vector that a model's outputs stand for.
+
+    A sentence output, `[1, channels]`, is taken as it is; of token outputs, `[1, tokens,
+    channels]`, the valid tokens are averaged.
+    """
+    real = [np.asarray(value) for value in outputs.values() if value.dtype.kind == "f"]
+    sentence = [value for value in real if value.ndim <= 2]
+    tokens = [value for value in real if value.ndim > 2]
+    if sentence:
+        vector = sentence[-1].reshape(-1)
+    elif tokens:
+        vector = tokens[0].reshape(-1, tokens[0].shape[-1])[:length].mean(0)
+    else:
+        raise UsageError("the model has no floating-point output to judge it by")
+    vector = vector.astype(np.float64)
     return vector / max(float(np.linalg.norm(vector)), 1e-12)
-
-
-def first_output(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The output that results are judged by."""
-    return next(iter(outputs.values()))
 
 
 def execute(
@@ -144,9 +152,7 @@ def execute(
         expected = reference.run(sample) if reference else {}
         cosine = None
         if expected:
-            cosine = float(
-                embedding(first_output(outputs), length) @ embedding(first_output(expected), length)
-            )
+            cosine = float(embedding(outputs, length) @ embedding(expected, length))
         results.append(
             Result(
                 outputs=outputs,

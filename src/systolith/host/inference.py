@@ -163,7 +163,15 @@ class HostParts:
             value = padded[info.name] if info.name in padded else next(remaining)
             feeds[info.name] = value.astype(_dtype(info.type))
         names = [each.name for each in self._epilogue.get_outputs()]
-        return dict(zip(names, self._epilogue.run(names, feeds), strict=True))
+        outputs = dict(zip(names, self._epilogue.run(names, feeds), strict=True))
+        return {name: self._cut(np.asarray(value), length) for name, value in outputs.items()}
+
+    def _cut(self, value: np.ndarray, length: int) -> np.ndarray:
+        """Drop the padding of an output by token: `[1, seq_len, channels]`, or integers."""
+        by_token = value.ndim > 2 or (value.ndim == 2 and value.dtype.kind != "f")
+        if by_token and value.shape[1] == self.program.seq_len:
+            return value[:, :length]
+        return value
 
 
 def _session(model: bytes) -> Any:

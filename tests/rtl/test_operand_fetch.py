@@ -10,7 +10,7 @@ from systolith_rtl.interfaces import READ_LATENCY
 from systolith_rtl.vector.fetch import DEPTH, POP_LATENCY, OperandFetch
 from systolith_sim.testbench import SimulatorContext, simulate
 
-MEMORY = random.Random(5).randbytes(2048)
+MEMORY = random.Random(5).randbytes(2040) + bytes([0, 0x80] * 4)
 
 
 @cache
@@ -77,8 +77,8 @@ def run(
                 ctx.set(dut.pop, pop)
                 if pop:
                     pops.append(cycle)
-                _, _, grant, address, group = await ctx.tick().sample(
-                    dut.port.valid & dut.port.ready, dut.port.address, dut.group
+                _, _, grant, address, group, masked = await ctx.tick().sample(
+                    dut.port.valid & dut.port.ready, dut.port.address, dut.group, dut.masked
                 )
                 if grant:
                     grants.append(cycle)
@@ -87,6 +87,8 @@ def run(
                     answers[cycle + READ_LATENCY] = int.from_bytes(word, "little")
                 if cycle - POP_LATENCY in pops:
                     groups.append(list(group))
+                    marks = [masked >> lane & 1 for lane in range(config.columns)]
+                    assert marks == [element == -32768 for element in group]
                 cycle += 1
             found.append(groups)
             granted.append(grants)

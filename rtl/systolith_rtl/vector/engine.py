@@ -285,7 +285,7 @@ class VectorEngine(wiring.Component):
                 second = Mux(flags.r_used, r_fetch.group[lane], 0)
                 # A masked score gets a residual below every distance, and so a numerator of 0,
                 # even in a row in which all are masked.
-                masked = flags.exp & (x_fetch.group[lane] == MASKED)
+                masked = flags.exp & x_fetch.masked[lane]
                 m.d.comb += fetched.eq(x_fetch.group[lane])
                 m.d.sync += x[lane].eq(Mux(flags.x_drained, self.drain.data[lane], fetched))
                 m.d.sync += r[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
-from systolith.numerics import WORD_WIDTH
+from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
 from systolith_rtl.vector.loop import COLUMNS_WIDTH, TileLoop, rows_shape
 
@@ -48,6 +48,7 @@ class OperandFetch(wiring.Component):
         available: `Out(1)`, a group may be popped.
         pop: `In(1)`, take it.
         group: `Out`, C elements, `POP_LATENCY` cycles after `pop`; holds until the next.
+        masked: `Out(C)`, with it: those of them that are -32768.
         fault: `Out(1)`, the next address is outside of the scratchpad; stays high until reset.
         fault_address: `Out(32)`, that granule.
     """
@@ -64,6 +65,7 @@ class OperandFetch(wiring.Component):
     available: Signal
     pop: Signal
     group: data.View
+    masked: Signal
     fault: Signal
     fault_address: Signal
 
@@ -83,6 +85,7 @@ class OperandFetch(wiring.Component):
                 "available": Out(1),
                 "pop": In(1),
                 "group": Out(data.ArrayLayout(signed(WORD_WIDTH), config.columns)),
+                "masked": Out(config.columns),
                 "fault": Out(1),
                 "fault_address": Out(ADDRESS_WIDTH),
             }
@@ -177,8 +180,11 @@ class OperandFetch(wiring.Component):
             self.available.eq(level != 0),
             self.group.as_value().eq(taken),
         ]
+        with m.If(arrived & ~self.pop):
+            m.d.sync += level.eq(level + 1)
+        with m.Elif(self.pop & ~arrived):
+            m.d.sync += level.eq(level - 1)
         m.d.sync += [
-            level.eq(level + arrived - self.pop),
             credits.eq(credits + popped[-1] - (advance & last_beat)),
             popped.eq(Cat(self.pop, popped)),
         ]
@@ -186,6 +192,10 @@ class OperandFetch(wiring.Component):
             m.d.sync += write.addr.eq(write.addr + 1)
         with m.If(popped[-1]):
             m.d.sync += [read.addr.eq(read.addr + 1), taken.eq(read.data)]
+            m.d.sync += [
+                self.masked[lane].eq(read.data.word_select(lane, WORD_WIDTH).as_signed() == MASKED)
+                for lane in range(config.columns)
+            ]
         return m
 
     def _select(self, m: Module, tag: Signal) -> Cat:

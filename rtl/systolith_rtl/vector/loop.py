@@ -71,8 +71,10 @@ class TileLoop(wiring.Component):
         """Build the counters; the flags are computed a step ahead, so they come from registers."""
         m = Module()
         columns = self.config.columns
+        before_last = Signal.like(self.row, reset_less=True)
         with m.If(self.start):
             m.d.sync += [
+                before_last.eq(self.m - 2),
                 self.active.eq(1),
                 self.row.eq(0),
                 self.left.eq(self.n),
@@ -85,7 +87,7 @@ class TileLoop(wiring.Component):
             m.d.sync += [
                 self.row.eq(Mux(self.last_row, 0, self.row + 1)),
                 self.first_row.eq(self.last_row),
-                self.last_row.eq(Mux(self.last_row, self.m == 1, self.row + 2 == self.m)),
+                self.last_row.eq(Mux(self.last_row, self.m == 1, self.row == before_last)),
             ]
             with m.If(self.last_row):
                 m.d.sync += [

@@ -203,11 +203,16 @@ class DmaBench:
             assert started == len(self.axi.reads) + len(self.axi.writes)
             assert self.axi.refused_reads == 0
             if halted:
-                assert (len(self.axi.reads), len(self.axi.writes)) == may_end_with
+                assert (len(self.axi.reads), len(self.axi.writes)) == may_end_with  # pyright: ignore[reportPossiblyUnboundVariable]
 
         feeders = [feeder(engine) for engine in MOVERS if queues[engine]]
         simulate(
-            self.dut, *feeders, fetch, until_done, monitors=[self, self.axi], max_cycles=max_cycles
+            self.dut,
+            *feeders,
+            fetch,
+            until_done,
+            monitors=[self, self.axi],
+            max_cycles=max_cycles,  # pyright: ignore[reportArgumentType]
         )
 
     async def watch(self, ctx: SimulatorContext) -> None:

@@ -71,7 +71,7 @@ class PysimDevice(SimulatedDevice):
         """Put the core under a clock that the device drives itself, and reset it."""
         m = Module()
         m.domains.sync = sync = ClockDomain("sync")
-        m.submodules.core = core
+        m.submodules.core = core  # pyright: ignore[reportArgumentType]
         self._ports: dict[str, Value] = {name: port for name, (port, _) in flat_ports(core).items()}
         self._values = dict.fromkeys(self._ports, 0)
         self._clock, reset = sync.clk, sync.rst

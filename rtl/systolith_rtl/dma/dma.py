@@ -54,7 +54,7 @@ class Dma(wiring.Component):
     ring: wiring.PureInterface
     write: wiring.PureInterface
     read: wiring.PureInterface
-    side: stream.Interface
+    side: stream.Interface  # pyright: ignore[reportInvalidTypeForm]
     bases: wiring.PureInterface
     quiet: Signal
 

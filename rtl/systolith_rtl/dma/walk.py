@@ -66,13 +66,13 @@ class Walker(wiring.Component):
         m = Module()
         command = Signal(self.command.payload.shape(), reset_less=True)
         raw = stream.Signature(raw_layout()).create(path=("raw",))
-        facts = self._facts(m, command)
+        facts = self._facts(m, command)  # pyright: ignore[reportArgumentType]
         depth = check_runs(
             m,
             self.config,
             i=raw,
             o=self.o,
-            command=command,
+            command=command,  # pyright: ignore[reportArgumentType]
             facts=facts,
             is_load=self.is_load,
         )
@@ -85,7 +85,7 @@ class Walker(wiring.Component):
             m.d.sync += refused.eq(1)
         may_take = Signal()
         m.d.comb += may_take.eq((checking == 0) & ~refused & ~self.halt)
-        self._walk(m, command, facts, raw, may_take)
+        self._walk(m, command, facts, raw, may_take)  # pyright: ignore[reportArgumentType]
         return m
 
     def _facts(self, m: Module, command: data.View) -> SimpleNamespace:

@@ -211,8 +211,8 @@ class DmaBench:
             *feeders,
             fetch,
             until_done,
-            monitors=[self, self.axi],
-            max_cycles=max_cycles,  # pyright: ignore[reportArgumentType]
+            monitors=[self, self.axi],  # pyright: ignore[reportArgumentType]
+            max_cycles=max_cycles,
         )
 
     async def watch(self, ctx: SimulatorContext) -> None:

@@ -96,7 +96,7 @@ class VectorReference:
         for row, elements in enumerate(result):
             taken = numerics.statistics(elements[:length])
             slot = op.stat_out + row
-            before = state.statistics[slot] if op.statistic else None
+            before = state.statistics[slot] if op.statistic else taken
             match op.statistic:
                 case Statistic.MAX:
                     taken = before._replace(maximum=taken.maximum, absmax=taken.absmax)
@@ -222,7 +222,7 @@ class VectorDraw:
                 "column": rng.randint(0, max(0, self.config.column_slots - n)),
             } | fields
             try:
-                return make(Opcode.VECTOR, self.config, **fields)
+                return make(Opcode.VECTOR, self.config, **fields)  # pyright: ignore[reportArgumentType]
             except IllegalInstructionError:
                 assert not set(fixed) - {"m", "n"} or rng.random() < 0.999, "hardly ever legal"
 

@@ -139,6 +139,7 @@ class Surroundings:
             seen = await self._tick(ctx)
             if self.halted:
                 # A write that is in the port's register may leave in the cycle of the halt.
+                assert self._manners.halt is not None
                 late = seen.write and now > self._manners.halt
                 accesses = late or seen.x or seen.r or seen.enable
                 assert not accesses, "access after a halt"

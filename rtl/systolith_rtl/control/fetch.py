@@ -163,4 +163,4 @@ class Fetch(wiring.Component):
             self.o.p.word.eq(word),
             self.o.p.cause.eq(Mux(error, FaultCause.AXI_ERROR, FaultCause.NONE)),
         ]
-        return ~full & (stored == 0)
+        return ~full & (stored == 0)  # pyright: ignore[reportReturnType]

@@ -11,7 +11,7 @@ that it takes is there, and then goes through a pipeline that never waits::
           18  write, unless it is transposed
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -65,7 +65,7 @@ TABLE_AT = RESULT_AT + Tables.LATENCY
 assert MEETING == ACC_READ_LATENCY == POP_LATENCY == ColumnRecords.SWAP_LATENCY
 assert MEETING == 1 + BlockRam.LATENCY  # of row records and maxima, with their slot in a register
 
-_NO_ROW = ROW_LAYOUT.const(NO_ROW._asdict())
+_NO_ROW = ROW_LAYOUT.const(NO_ROW._asdict())  # pyright: ignore[reportArgumentType]
 
 
 class VectorEngine(wiring.Component):
@@ -267,7 +267,7 @@ class VectorEngine(wiring.Component):
     def _operands(
         self,
         m: Module,
-        valid: Signal,
+        valid: Value,
         sequence: Sequence,
         x_fetch: OperandFetch,
         r_fetch: OperandFetch,

@@ -1,6 +1,6 @@
 """What happens to results before they are stored: masks, tails, and who they are."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -122,11 +122,11 @@ class Finish(wiring.Component):
         return m
 
 
-def _repeat(bit: Signal) -> Signal:
+def _repeat(bit: Value) -> Value:
     return bit.replicate(COLUMNS_WIDTH)
 
 
-def _exceeds(value: Signal, columns: int) -> Signal:
+def _exceeds(value: Value, columns: int) -> Value:
     """Whether a number is at least C, which is a power of two."""
     return value[exact_log2(columns) :].any()
 

@@ -113,7 +113,7 @@ class RowStatistics(wiring.Component):
             places.append((slot, first))
 
         magnitudes = []
-        for lane, (word, counts) in enumerate(zip(self.words, self.counted, strict=True)):
+        for lane, (word, counts) in enumerate(zip(self.words, self.counted, strict=True)):  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
             magnitude = Signal(WORD_WIDTH, name=f"magnitude{lane}", reset_less=True)
             absolute = Mux(word[-1], -word, word)[:WORD_WIDTH]
             nothing = Mux(is_extremes, MASKED, 0)
@@ -125,7 +125,7 @@ class RowStatistics(wiring.Component):
         m.d.comb += self.square_valid.eq(valid[1] & is_moments)
 
         # Extremes. The read is timed so that its data meets the end of the tree.
-        words = list(self.word)
+        words = list(self.word)  # pyright: ignore[reportArgumentType]
         ready = 1 + 2 * levels
         enable = valid & is_extremes.replicate(latency + 1)
         maximum = _tree(m, "maximum", words, enable[1:], 2, _larger)
@@ -149,7 +149,7 @@ class RowStatistics(wiring.Component):
             total = _register(m, f"total_waiting{stage}", total, enable[ready + stage])
         ready += Multiplier.LATENCY
         squared = (enable & is_moments.replicate(latency + 1))[1 + Multiplier.LATENCY :]
-        squares = _tree(m, "squares", list(self.square), squared, 1, _sum)
+        squares = _tree(m, "squares", list(self.square), squared, 1, _sum)  # pyright: ignore[reportArgumentType]
         first = places[ready][1]
         before = self.sums.data
         written = self.sums_write.data

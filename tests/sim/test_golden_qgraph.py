@@ -143,12 +143,11 @@ def encoder_layer(seed: int) -> QGraph:
     )
 
 
-@pytest.mark.parametrize("name", PRESETS)
+# A view must begin at a granule, and those of `large` are wider than these heads.
+@pytest.mark.parametrize("name", [name for name, each in PRESETS.items() if each.columns <= HEAD])
 @pytest.mark.parametrize("length", [TOKENS, 7])
 def test_program_on_the_simulator_gives_the_golden_tensors(name: str, length: int) -> None:
     """Every tensor of the program, in program order and out of it."""
-    if PRESETS[name].columns > HEAD:
-        pytest.skip("views are aligned to 8 columns")
     graph = encoder_layer(seed=1)
     x = np.random.default_rng(2).integers(-20000, 20000, (TOKENS, WIDTH))
     golden = run_qgraph(graph, {"x": x}, length)

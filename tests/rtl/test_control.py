@@ -139,8 +139,9 @@ class World:
         await ctx.tick()
         ctx.set(bus.aw.valid, 0)
         ctx.set(bus.w.valid, 0)
-        await ctx.tick()
-        await ctx.tick()
+        answered = 0
+        while not answered:
+            _, _, answered = await ctx.tick().sample(bus.b.valid)
 
     async def read(self, ctx: SimulatorContext, name: str) -> int:
         """Read a register."""

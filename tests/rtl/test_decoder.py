@@ -160,8 +160,10 @@ def test_every_rule_is_broken_and_kept(config: CoreConfig) -> None:
                 match rule:
                     case Fits(first=first, count=count, limit=limit):
                         total = 1 if limit == "one" else getattr(config, limit)
-                        many = generator.randint(1, min(total, 500)) if count else 0
+                        many = 0
                         if count:
+                            _, highest = fields[count].limits(config)
+                            many = generator.randint(1, min(total, highest, 500))
                             image = put(image, fields[count], many)
                         images += [
                             put(image, fields[first], value)

@@ -11,7 +11,7 @@ from systolith import regs
 from systolith.config import CoreConfig
 from systolith.isa import BASES, INSTRUCTION_BYTES, SCALARS, Engine, Opcode
 from systolith.regs import NO_ENGINE, FaultCause, State
-from systolith_rtl.control.counters import EVENTS, Counters
+from systolith_rtl.control.counters import Counters
 from systolith_rtl.control.csr import Csr
 from systolith_rtl.control.decoder import Decoder
 from systolith_rtl.control.dispatch import Dispatch
@@ -131,7 +131,7 @@ class Control(wiring.Component):
             self.working.eq(Cat(port.busy for port in engines)),
             self.irq.eq(csr.interrupt_pending[0] & csr.interrupt_enable[0]),
         ]
-        self._export(m, csr, dispatch, counters)
+        self._export(m, csr, dispatch)
 
         state = self._run(m, csr, fetcher, dispatch, engines)
         self._blame(m, csr, dispatch, engines, state)
@@ -143,11 +143,13 @@ class Control(wiring.Component):
             counters.read_beat.eq(self.read_beat),
             counters.write_beat.eq(self.write_beat),
             counters.clashes.eq(self.clashes),
+            counters.index.eq(csr.counter),
+            csr.count.eq(counters.value),
         ]
         return m
 
-    def _export(self, m: Module, csr: Csr, dispatch: Dispatch, counters: Counters) -> None:
-        """Show the host what is counted, and the engines what the host has set."""
+    def _export(self, m: Module, csr: Csr, dispatch: Dispatch) -> None:
+        """Show the host the progress counts, and the engines what the host has set."""
         for index in range(BASES):
             low, high = getattr(csr, f"base{index}_lo"), getattr(csr, f"base{index}_hi")
             m.d.comb += [
@@ -156,10 +158,6 @@ class Control(wiring.Component):
             ]
         for index in range(SCALARS):
             m.d.comb += self.bases.scalar[index].eq(getattr(csr, f"scalar{index}"))
-        m.d.comb += csr.bank_clashes.eq(counters.bank_clashes)
-        for name in EVENTS:
-            counter = getattr(counters, name)
-            m.d.comb += Cat(getattr(csr, f"{name}_lo"), getattr(csr, f"{name}_hi")).eq(counter)
         for engine in Engine:
             register = getattr(csr, f"{engine.name.lower()}_retired")
             m.d.comb += register.eq(dispatch.retired[engine])

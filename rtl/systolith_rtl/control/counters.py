@@ -1,7 +1,8 @@
-"""Performance counters."""
+"""Performance counters, in a small RAM instead of a thousand registers."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systolith.isa import Engine
@@ -9,32 +10,46 @@ from systolith.isa import Engine
 COUNTER_WIDTH = 48
 """Bits of a counter: three weeks at 150 MHz. Registers show them as 64."""
 
-EVENTS = (
+COUNTERS = (
     "cycles",
     "read_beats",
     "write_beats",
     *(f"{engine.name.lower()}_{what}" for engine in Engine for what in ("busy", "stall")),
+    "bank_clashes",
 )
-"""Counters by the names of their registers."""
+"""Counters by the names of their registers, in the order of their index."""
+
+_MOST_CLASHES = 5
+"""Clashes of a cycle: readers and writers of the scratchpad, less one of each."""
 
 
 class Counters(wiring.Component):
-    """Count what happens between `clear` and the end of `run`, all of it two cycles late.
+    """Count what happens while `run` is high.
+
+    An adder visits the counters in turn, one in each cycle, and adds what has happened since its
+    last visit, which a few bits hold. So a counter is up to date `DELAY` cycles after the event.
 
     Members:
-        clear: `In(1)`.
+        clear: `In(1)`, all counters become 0.
         run: `In(1)`, also what `cycles` counts.
         busy, stall: `In(6)`, by engine; stalls count only while busy.
         read_beat, write_beat: `In(1)`.
         clashes: `In(3)`, how many in this cycle.
-        <name>: `Out(COUNTER_WIDTH)`, for each of `EVENTS`.
-        bank_clashes: `Out(32)`.
+        index: `In(4)`, a counter.
+        value: `Out(COUNTER_WIDTH)`, the counter, `DELAY` cycles after `index` has been set.
     """
+
+    DELAY = len(COUNTERS) + 6
 
     clear: Signal
     run: Signal
+    busy: Signal
+    stall: Signal
+    read_beat: Signal
+    write_beat: Signal
     clashes: Signal
-    bank_clashes: Signal
+    index: Signal
+    value: Signal
 
     def __init__(self) -> None:
         super().__init__(
@@ -45,32 +60,63 @@ class Counters(wiring.Component):
                 "stall": In(len(Engine)),
                 "read_beat": In(1),
                 "write_beat": In(1),
-                "clashes": In(3),
-                "bank_clashes": Out(32),
-                **{name: Out(COUNTER_WIDTH) for name in EVENTS},
+                "clashes": In(range(_MOST_CLASHES + 1)),
+                "index": In(range(len(COUNTERS))),
+                "value": Out(COUNTER_WIDTH),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Register what happens, then count it."""
+        """Register what happens, sum it up until the visit, visit."""
         m = Module()
-        happens = {"cycles": self.run, "read_beats": self.read_beat, "write_beats": self.write_beat}
+        events = {
+            "cycles": self.run,
+            "read_beats": self.read_beat,
+            "write_beats": self.write_beat,
+            "bank_clashes": self.clashes,
+        }
         for engine in Engine:
             name = engine.name.lower()
-            happens[f"{name}_busy"] = self.busy[engine]
-            happens[f"{name}_stall"] = self.busy[engine] & self.stall[engine]
-        for name in EVENTS:
-            event = Signal(name=f"{name}_event")
-            counter = getattr(self, name)
-            m.d.sync += event.eq(happens[name] & self.run)
+            events[f"{name}_busy"] = self.busy[engine]  # pyright: ignore[reportArgumentType]
+            events[f"{name}_stall"] = self.busy[engine] & self.stall[engine]  # pyright: ignore[reportArgumentType]
+
+        place = Signal(range(len(COUNTERS)))
+        m.d.sync += place.eq(Mux(place == len(COUNTERS) - 1, 0, place + 1))
+        recent = []
+        for position, name in enumerate(COUNTERS):
+            most = _MOST_CLASHES if name == "bank_clashes" else 1
+            event = Signal(range(most + 1), name=f"{name}_event")
+            total = Signal(range(most * len(COUNTERS) + 1), name=f"{name}_recent")
+            m.d.sync += event.eq(Mux(self.run, events[name], 0))
             with m.If(self.clear):
-                m.d.sync += counter.eq(0)
-            with m.Elif(event):
-                m.d.sync += counter.eq(counter + 1)
-        clashes = Signal.like(self.clashes, name="clashes_event")
-        m.d.sync += clashes.eq(self.clashes & self.run.replicate(len(self.clashes)))
+                m.d.sync += [event.eq(0), total.eq(0)]
+            with m.Elif(place == position):
+                m.d.sync += total.eq(event)
+            with m.Else():
+                m.d.sync += total.eq(total + event)
+            recent.append(total)
+
+        m.submodules.totals = totals = Memory(shape=COUNTER_WIDTH, depth=len(COUNTERS), init=[])
+        read = totals.read_port(domain="comb")
+        write = totals.write_port()
+        # What a counter holds does not count until its first visit after `clear`.
+        stale = Signal(len(COUNTERS), init=-1)
+        before = Signal(COUNTER_WIDTH, reset_less=True)
+        amount = Signal.like(recent[-1], name="amount", reset_less=True)
+        visited = Signal.like(place)
         with m.If(self.clear):
-            m.d.sync += self.bank_clashes.eq(0)
+            m.d.sync += stale.eq(-1)
         with m.Else():
-            m.d.sync += self.bank_clashes.eq(self.bank_clashes + clashes)
+            m.d.sync += stale.bit_select(place, 1).eq(0)
+        m.d.comb += read.addr.eq(place)
+        m.d.sync += [
+            before.eq(Mux(stale.bit_select(place, 1), 0, read.data)),
+            amount.eq(Array(recent)[place]),
+            visited.eq(place),
+            write.addr.eq(visited),
+            write.data.eq(before + amount),
+            write.en.eq(1),
+        ]
+        with m.If(write.addr == self.index):
+            m.d.sync += self.value.eq(write.data)
         return m

@@ -190,9 +190,28 @@ class Decoder(wiring.Component):
                 return None if legal else Value.cast(1)
             case Fits():
                 count = fields[rule.count] if rule.count else None
-                return tests.sum(fields[rule.first], count) > limit_of(rule, self.config)
+                return _exceeds(tests.sum(fields[rule.first], count), limit_of(rule, self.config))
             case Aligned():
                 return tests.misaligned(fields[rule.name], unit_of(rule, self.config))
+
+
+def _exceeds(value: Value, limit: int) -> Value:
+    """Return whether an unsigned value is above a constant.
+
+    It is if it has a one where the limit has a zero, and all ones of the limit above that. Limits
+    are powers of two or one less, so this is a few gates instead of a carry chain.
+    """
+    assert not value.shape().signed
+    assert limit >= 0
+    ways = [
+        Cat(
+            value[bit],
+            *(value[above] for above in range(bit + 1, len(value)) if limit >> above & 1),
+        ).all()
+        for bit in range(len(value))
+        if not limit >> bit & 1
+    ]
+    return Cat(ways).any()
 
 
 class _Tests:
@@ -214,10 +233,10 @@ class _Tests:
         tests = []
         if highest < smallest + span - 1:
             key = ("above", field.offset, field.width, highest)
-            tests.append(self._register(key, value > highest))
+            tests.append(self._register(key, _exceeds(value, highest)))
         if lowest > smallest:
             key = ("below", field.offset, field.width, lowest)
-            tests.append(self._register(key, value < lowest))
+            tests.append(self._register(key, ~_exceeds(value, lowest - 1)))
         if field.multiple(config) > 1:
             tests.append(self.misaligned(field, field.multiple(config)))
         return tests

@@ -1,0 +1,103 @@
+"""Performance counters against a count in Python."""
+
+import random
+from collections import Counter
+
+from systolith.isa import Engine
+from systolith_rtl.control.counters import COUNTERS, Counters
+from systolith_sim.testbench import SimulatorContext, simulate
+
+
+async def drive(
+    ctx: SimulatorContext, dut: Counters, generator: random.Random, cycles: int, density: float
+) -> Counter[str]:
+    """Let things happen; return how often each did while `run` was high."""
+    counts: Counter[str] = Counter()
+    for _ in range(cycles):
+        run = generator.random() < 0.9
+        busy, stall = ([generator.random() < density for _ in Engine] for _ in range(2))
+        read, write = (generator.random() < density for _ in range(2))
+        clashes = generator.randint(0, 5) if generator.random() < density else 0
+        ctx.set(dut.run, run)
+        ctx.set(dut.busy, sum(bit << engine for engine, bit in zip(Engine, busy, strict=True)))
+        ctx.set(dut.stall, sum(bit << engine for engine, bit in zip(Engine, stall, strict=True)))
+        ctx.set(dut.read_beat, read)
+        ctx.set(dut.write_beat, write)
+        ctx.set(dut.clashes, clashes)
+        await ctx.tick()
+        if run:
+            counts["cycles"] += 1
+            counts["read_beats"] += read
+            counts["write_beats"] += write
+            counts["bank_clashes"] += clashes
+            for engine in Engine:
+                name = engine.name.lower()
+                counts[f"{name}_busy"] += busy[engine]
+                counts[f"{name}_stall"] += busy[engine] and stall[engine]
+    ctx.set(dut.run, 0)
+    return counts
+
+
+async def read_all(ctx: SimulatorContext, dut: Counters) -> dict[str, int]:
+    """Read every counter, each after the time it may take."""
+    values = {}
+    for index, name in enumerate(COUNTERS):
+        ctx.set(dut.index, index)
+        for _ in range(Counters.DELAY):
+            await ctx.tick()
+        values[name] = ctx.get(dut.value)
+    return values
+
+
+def test_counts() -> None:
+    """Rare events and ones in every cycle, and nothing of what was before `clear`."""
+    dut = Counters()
+    generator = random.Random(0)
+
+    async def bench(ctx: SimulatorContext) -> None:
+        assert not any((await read_all(ctx, dut)).values())
+        for density in (1.0, 0.1, 0.5):
+            counts = await drive(ctx, dut, generator, 300, density)
+            values = await read_all(ctx, dut)
+            assert values == {name: counts[name] for name in COUNTERS}
+            await drive(ctx, dut, generator, generator.randint(1, 40), density)
+            ctx.set(dut.clear, 1)
+            await ctx.tick()
+            ctx.set(dut.clear, 0)
+
+    simulate(dut, bench, max_cycles=5000)
+
+
+def test_carries() -> None:
+    """Beyond 16 bits."""
+    dut = Counters()
+
+    async def bench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.run, 1)
+        ctx.set(dut.clashes, 5)
+        for _ in range(14_000):
+            await ctx.tick()
+        ctx.set(dut.run, 0)
+        assert (await read_all(ctx, dut))["bank_clashes"] == 70_000
+
+    simulate(dut, bench, max_cycles=20_000)
+
+
+def test_last_event_counts() -> None:
+    """An event in the last cycle is there `DELAY` cycles later, whichever counter is next."""
+    for offset in range(len(COUNTERS)):
+        dut = Counters()
+
+        async def bench(ctx: SimulatorContext, dut: Counters = dut, offset: int = offset) -> None:
+            for _ in range(offset):
+                await ctx.tick()
+            ctx.set(dut.index, COUNTERS.index("read_beats"))
+            ctx.set(dut.run, 1)
+            ctx.set(dut.read_beat, 1)
+            await ctx.tick()
+            ctx.set(dut.run, 0)
+            for _ in range(Counters.DELAY - 1):
+                await ctx.tick()
+            assert ctx.get(dut.value) == 1
+
+        simulate(dut, bench, max_cycles=200)

@@ -14,10 +14,11 @@ from systolith.config import CoreConfig
 from systolith.host.device import DeviceError
 from systolith.isa import Engine
 from systolith.program import WatchPoint
+from systolith_rtl.export import flat_ports
 from systolith_sim.memory_model import AxiViolationError, MemoryModel, MemoryTiming
 from systolith_sim.simulated import MEMORY_BYTES, Activity, Capture, SimulatedDevice
 from systolith_sim.testbench import CLOCK_PERIOD, SimulatorContext
-from systolith_sim.verilator.design import Design, core_design, flat_ports
+from systolith_sim.verilator.design import Design, core_design
 
 CSR_PATIENCE = 10_000
 """Cycles after which a register access counts as unanswered."""

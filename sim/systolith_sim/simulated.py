@@ -57,6 +57,10 @@ class Activity:
 class SimulatedDevice(Device):
     """A core in a simulator, clock by clock, with the memory of `systolith_sim.memory_model`.
 
+    A watched tensor is captured when its engine's count is reached, a few cycles after its last
+    byte was written: an instruction that overwrites it must have waited for that count, as every
+    one does that follows a reader of the tensor.
+
     Args:
         config: the core.
         memory_bytes: DRAM.

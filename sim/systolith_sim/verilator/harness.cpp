@@ -95,7 +95,11 @@ class Harness {
   public:
     Harness(uint8_t* memory, const Options& options)
         : memory_(memory), options_(options), random_{options.seed},
-          context_(new VerilatedContext), core_(new Vcore(context_.get(), "core")) {
+          context_(new VerilatedContext) {
+#ifdef TRACED
+        context_->traceEverOn(true);
+#endif
+        core_.reset(new Vcore(context_.get(), "core"));
         beat_ = sizeof(core_->m_axi_rdata);
         tokens_per_beat_ = uint64_t(beat_) << TOKEN_SHIFT;
         bucket_ = tokens_per_beat_ + options.bandwidth;

@@ -157,6 +157,7 @@ def test_an_exception_in_the_memory_model_is_a_device_error() -> None:
         device.write_csr(regs.offset("base0_lo"), 4096)
         device.write_csr(regs.offset("program_size"), 1)
         device.write_csr(regs.offset("scalar0"), 1)
-        device.write_csr(regs.offset("control"), 1)
-        with pytest.raises(DeviceError, match="outside of the memory"):
+        # The access may go out while the register is still being written.
+        with pytest.raises(DeviceError, match="outside of the memory"):  # noqa: PT012
+            device.write_csr(regs.offset("control"), 1)
             device.wait_interrupt(max_cycles=100)

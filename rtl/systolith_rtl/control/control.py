@@ -2,15 +2,15 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
 from systolith import regs
 from systolith.config import CoreConfig
-from systolith.isa import BASES, INSTRUCTION_BYTES, SCALARS, Engine, Opcode
-from systolith.regs import NO_ENGINE, FaultCause, State
+from systolith.isa import BASES, SCALARS, Engine, Opcode
+from systolith.regs import FaultCause, State
+from systolith_rtl.control.blame import Blame
 from systolith_rtl.control.counters import Counters
 from systolith_rtl.control.csr import Csr
 from systolith_rtl.control.decoder import Decoder
@@ -302,73 +302,29 @@ class Control(wiring.Component):
         engines: list[wiring.PureInterface],
         state: SimpleNamespace,
     ) -> None:
-        """Keep the first fault: in the cycle after it, the engine is known, and then the rest."""
-        engine = Signal(3, init=NO_ENGINE)
-        cause = Signal(FaultCause)
-        pc = Signal.like(dispatch.next.pc)
-        tag = Signal.like(dispatch.next.tag)
-        address = Signal(64)
-        look = Signal()
-        by_engine = Signal()
-        by_fetch = Signal()
-        faults = Cat(port.fault for port in engines)
+        """Connect what faults come from, and the registers that tell of them."""
+        m.submodules.blame = blame = Blame()
         m.d.comb += [
-            csr.fault_engine.eq(engine),
-            csr.fault_cause.eq(cause),
-            csr.fault_pc.eq(pc),
-            csr.fault_tag.eq(tag),
-            Cat(csr.fault_address_lo, csr.fault_address_hi).eq(address),
+            blame.take.eq(state.faulted),
+            blame.clear.eq(state.clear),
+            blame.mismatch.eq(state.mismatch),
+            blame.expired.eq(state.expired),
+            blame.origins.eq(dispatch.origins),
+            blame.pending.eq(dispatch.pending),
+            blame.next_pc.eq(dispatch.next.pc),
+            blame.next_tag.eq(dispatch.next.tag),
+            blame.next_cause.eq(dispatch.cause),
+            blame.base.eq(Cat(csr.base0_lo, csr.base0_hi)),
+            blame.limit.eq(csr.limit0),
+            csr.fault_engine.eq(blame.engine),
+            csr.fault_cause.eq(blame.cause),
+            csr.fault_pc.eq(blame.pc),
+            csr.fault_tag.eq(blame.tag),
+            Cat(csr.fault_address_lo, csr.fault_address_hi).eq(blame.address),
         ]
-        m.d.sync += look.eq(state.faulted)
-        with m.If(look):
-            # Dispatch stands still in front of what is wrong.
-            m.d.sync += [pc.eq(dispatch.next.pc), tag.eq(Mux(by_fetch, dispatch.next.tag, 0))]
-            with m.If(by_fetch & (cause != FaultCause.ILLEGAL_INSTRUCTION)):
-                m.d.sync += address.eq(_fetch_address(csr, dispatch.next.pc, cause))
-            for index, port in enumerate(engines):
-                with m.If(engine == index):
-                    m.d.sync += [
-                        pc.eq(dispatch.origins[index].pc),
-                        tag.eq(dispatch.origins[index].tag),
-                    ]
-                    with m.If(by_engine):
-                        m.d.sync += [cause.eq(port.fault_cause), address.eq(port.fault_address)]
-        with m.If(state.faulted):
-            m.d.sync += [by_engine.eq(faults.any()), by_fetch.eq(0), engine.eq(NO_ENGINE)]
-            with m.If(faults.any()):
-                m.d.sync += engine.eq(_lowest(faults))
-            with m.Elif(dispatch.cause != FaultCause.NONE):
-                m.d.sync += [cause.eq(dispatch.cause), by_fetch.eq(1)]
-            with m.Elif(state.expired):
-                m.d.sync += cause.eq(FaultCause.WATCHDOG)
-                with m.If(dispatch.pending.any()):
-                    m.d.sync += engine.eq(_lowest(dispatch.pending))
-            with m.Else():
-                m.d.sync += cause.eq(FaultCause.ABORT)
-        with m.If(state.clear):
-            m.d.sync += [
-                engine.eq(NO_ENGINE),
-                cause.eq(Mux(state.mismatch, FaultCause.CONFIG_MISMATCH, FaultCause.NONE)),
-                pc.eq(0),
-                tag.eq(0),
-                address.eq(0),
+        for index, port in enumerate(engines):
+            m.d.comb += [
+                blame.faults[index].eq(port.fault),
+                blame.causes[index].eq(port.fault_cause),
+                blame.addresses[index].eq(port.fault_address),
             ]
-
-
-def _lowest(bits: Value) -> Value:
-    """Return the index of the lowest bit that is set, if one is."""
-    index = Value.cast(len(bits) - 1)
-    for position in reversed(range(len(bits) - 1)):
-        index = Mux(bits[position], position, index)
-    return index
-
-
-def _fetch_address(csr: Csr, pc: Value, cause: Value) -> Value:
-    """Return the address of an instruction, or the first one that is beyond the limit.
-
-    An instruction that does not lie within the limit begins in the limit's own 64 bytes.
-    """
-    shift = exact_log2(INSTRUCTION_BYTES)
-    instruction = Cat(csr.base0_lo, csr.base0_hi)[shift:] + pc
-    beyond = Mux(cause == FaultCause.DRAM_LIMIT, csr.limit0[:shift], 0)
-    return Cat(beyond, instruction[: 64 - shift])

@@ -33,8 +33,11 @@ TAG_WIDTH = 16
 FETCHED_LAYOUT = data.StructLayout({"word": WORD_WIDTH, "cause": FaultCause})
 """An instruction as fetched; with a cause, it is the fault that comes in its place."""
 
-DECODED_LAYOUT = data.StructLayout({"word": WORD_WIDTH, "cause": FaultCause, "tag": TAG_WIDTH})
-"""An instruction and why it must not be carried out, if so; then `tag` is 0 if it has no word."""
+DECODED_LAYOUT = data.StructLayout(
+    {"word": WORD_WIDTH, "operators": len(Opcode), "cause": FaultCause, "tag": TAG_WIDTH}
+)
+"""An instruction with a bit for each opcode, in order; none is set if there is a cause for which it
+must not be carried out. Then `tag` is 0 if nothing was fetched."""
 
 _FIELDS = {opcode: {field.name: field for field in fields_of(opcode)} for opcode in Opcode}
 
@@ -64,6 +67,26 @@ def packed_layout(opcode: Opcode, config: CoreConfig) -> data.StructLayout:
         width = field.width if field.signed else highest.bit_length()
         members[field.name] = Shape(width, field.signed)
     return data.StructLayout(members)
+
+
+def used_bits(config: CoreConfig) -> list[tuple[int, int]]:
+    """Return the bits that may not be 0 in a legal instruction other than HALT, as half-open runs.
+
+    Opcode and tag are left out.
+    """
+    used = set[int]()
+    for opcode in Opcode:
+        if opcode is Opcode.HALT:
+            continue
+        for field in fields_of(opcode):
+            if field.name in ("opcode", "tag"):
+                continue
+            _, highest = field.limits(config)
+            width = field.width if field.signed else highest.bit_length()
+            used.update(range(8 * field.offset, 8 * field.offset + width))
+    firsts = sorted(bit for bit in used if bit - 1 not in used)
+    ends = sorted(bit + 1 for bit in used if bit + 1 not in used)
+    return list(zip(firsts, ends, strict=True))
 
 
 def packed_operands(word: Value, opcode: Opcode, config: CoreConfig) -> Value:
@@ -135,17 +158,16 @@ class Decoder(wiring.Component):
                 m.d.sync += bits.eq(Cat(failures))
             m.d.comb += verdict.eq(bits.any())
 
-        legal = Signal()
-        m.d.comb += legal.eq(
-            Cat(is_it & ~bad for is_it, bad in zip(chosen, illegal, strict=True)).any()
-        )
+        legal = Signal(len(Opcode))
+        m.d.comb += legal.eq(Cat(is_it & ~bad for is_it, bad in zip(chosen, illegal, strict=True)))
         fetched = cause == FaultCause.NONE
         result = self.o.payload
         valid = Signal()
         with m.If(stage[2]):
             m.d.sync += [
                 valid.eq(1),
-                result.cause.eq(Mux(fetched & ~legal, FaultCause.ILLEGAL_INSTRUCTION, cause)),
+                result.operators.eq(legal & fetched.replicate(len(legal))),
+                result.cause.eq(Mux(fetched & ~legal.any(), FaultCause.ILLEGAL_INSTRUCTION, cause)),
                 result.tag.eq(Mux(fetched, word[16:32], 0)),
             ]
         with m.If(self.o.valid & self.o.ready):

@@ -1,26 +1,19 @@
 """Dispatch: instructions in program order, each to the queue of its engine."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith.isa import OPERANDS, Engine, Opcode
+from systolith.isa import INSTRUCTION_BYTES, OPERANDS, Engine, Opcode
 from systolith.regs import FaultCause
-from systolith_rtl.control.decoder import (
-    DECODED_LAYOUT,
-    field_of,
-    opcode_of,
-    packed_operands,
-    waits_of,
-)
-from systolith_rtl.control.queue import (
-    COUNTS_LAYOUT,
-    ORIGIN_LAYOUT,
-    WAITS_LAYOUT,
-    EngineQueue,
-)
+from systolith_rtl.control.decoder import DECODED_LAYOUT, TAG_WIDTH, field_of, waits_of
+from systolith_rtl.control.pool import Pool
+from systolith_rtl.control.queue import COUNTS_LAYOUT, ORIGIN_LAYOUT, EngineQueue
 from systolith_rtl.interfaces import operand_layout
+
+PC_WIDTH = 33 - (INSTRUCTION_BYTES - 1).bit_length()
+"""Bits of an instruction's index: a limit of 32 bits ends the program before."""
 
 ENGINE_OPCODES = tuple(Opcode[engine.name] for engine in Engine)
 """Opcodes by engine."""
@@ -71,7 +64,7 @@ class Dispatch(wiring.Component):
                 "origins": Out(data.ArrayLayout(ORIGIN_LAYOUT, len(Engine))),
                 "pending": Out(len(Engine)),
                 "waiting": Out(COUNTS_LAYOUT),
-                "next": Out(ORIGIN_LAYOUT),
+                "next": Out(data.StructLayout({"pc": PC_WIDTH, "tag": TAG_WIDTH})),
                 "cause": Out(FaultCause),
                 "halted": Out(1),
                 "halt_code": Out(32),
@@ -79,46 +72,49 @@ class Dispatch(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the queues, and what happens at the front."""
+        """Build the queues and their pool, and what happens at the front."""
         m = Module()
         instruction = self.i.payload
-        opcode = opcode_of(instruction.word)
+        operators = Signal(len(Opcode))
+        m.d.comb += operators.eq(instruction.operators & self.i.valid.replicate(len(Opcode)))
+        halts = operators[list(Opcode).index(Opcode.HALT)]
         pc = Signal.like(self.next.pc)
-        legal = Signal()
-        m.d.comb += legal.eq(self.i.valid & (instruction.cause == FaultCause.NONE))
+        m.submodules.pool = pool = Pool(self.config)
 
-        waits = Signal(WAITS_LAYOUT)
-        for engine, count in zip(Engine, waits_of(instruction.word), strict=True):
-            m.d.comb += waits[engine].eq(count)
-        taken = []
+        # Who gets the instruction is decided in one cycle and done in the next, because it reaches
+        # everything that is held of an instruction.
+        chosen = Signal(len(Engine))
+        wanted = []
         for engine, mine in zip(Engine, ENGINE_OPCODES, strict=True):
             queue = EngineQueue(mine, self.config)
             m.submodules[engine.name.lower()] = queue
-            entry = queue.i.payload
-            operands = packed_operands(instruction.word, mine, self.config)
+            wanted.append(operators[list(Opcode).index(mine)] & queue.room)
             m.d.comb += [
-                queue.i.valid.eq(legal & (opcode == mine)),
-                Value.cast(entry.operands).eq(operands),
-                entry.waits.eq(waits),
-                entry.origin.pc.eq(pc),
-                entry.origin.tag.eq(instruction.tag),
+                queue.push.eq(chosen[engine]),
+                queue.slot.eq(pool.slot),
+                queue.origin.pc.eq(pc),
+                queue.origin.tag.eq(instruction.tag),
+                pool.asks[engine].eq(queue.asks),
+                pool.asked[engine].eq(queue.asked),
+                queue.grant.eq(pool.grant[engine]),
+                queue.word.eq(pool.result),
                 queue.counts.eq(self.retired),
                 queue.retire.eq(self.retire[engine]),
-                self.origins[engine].eq(queue.origin),
+                self.origins[engine].eq(queue.oldest),
                 self.pending[engine].eq(~queue.empty),
                 self.waiting[engine].eq(queue.waiting),
             ]
             wiring.connect(m, wiring.flipped(getattr(self, engine.name.lower())), queue.command)
-            taken.append(queue.i.valid & queue.i.ready)
             with m.If(self.retire[engine]):
                 m.d.sync += self.retired[engine].eq(self.retired[engine] + 1)
-        m.d.comb += self.i.ready.eq(Cat(taken).any())
-        with m.If(self.i.ready):
+        goes = chosen.any()
+        m.d.sync += chosen.eq(Cat(wanted) & (pool.free & ~goes).replicate(len(Engine)))
+        m.d.comb += [self.i.ready.eq(goes), pool.push.eq(goes), pool.word.eq(instruction.word)]
+        with m.If(goes):
             m.d.sync += pc.eq(pc + 1)
 
         reached = Signal()
-        halts = Signal()
-        m.d.comb += halts.eq(legal & (opcode == Opcode.HALT))
+        waits = waits_of(instruction.word)
         counted = Cat(self.retired[engine] >= waits[engine] for engine in Engine).all()
         m.d.sync += reached.eq(halts & counted)
         m.d.comb += [

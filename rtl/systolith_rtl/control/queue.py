@@ -6,15 +6,18 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith.isa import INSTRUCTION_BYTES, MAX_PER_ENGINE, WAIT_WIDTH, Engine, Opcode
-from systolith_rtl.control.decoder import TAG_WIDTH, packed_layout
+from systolith.isa import MAX_PER_ENGINE, WAIT_WIDTH, Engine, Opcode
+from systolith_rtl.control.decoder import (
+    TAG_WIDTH,
+    WORD_WIDTH,
+    packed_layout,
+    packed_operands,
+    waits_of,
+)
 from systolith_rtl.interfaces import operand_layout
 
 IN_FLIGHT = 8
 """Instructions that an engine may hold at a time."""
-
-PC_WIDTH = 33 - (INSTRUCTION_BYTES - 1).bit_length()
-"""Bits of an instruction's index: a limit of 32 bits ends the program before."""
 
 COUNTS_LAYOUT = data.ArrayLayout(WAIT_WIDTH, len(Engine))
 """Progress counts by engine."""
@@ -22,19 +25,19 @@ COUNTS_LAYOUT = data.ArrayLayout(WAIT_WIDTH, len(Engine))
 WAITS_LAYOUT = data.ArrayLayout(MAX_PER_ENGINE.bit_length(), len(Engine))
 """Legal wait counts by engine."""
 
-ORIGIN_LAYOUT = data.StructLayout({"pc": PC_WIDTH, "tag": TAG_WIDTH})
-"""Where an instruction comes from."""
+ORIGIN_LAYOUT = data.StructLayout(
+    {"pc": (len(Engine) * MAX_PER_ENGINE).bit_length(), "tag": TAG_WIDTH}
+)
+"""Where an instruction comes from: its index in a program of legal length, and its tag."""
 
 
-def entry_layout(opcode: Opcode, config: CoreConfig) -> data.StructLayout:
-    """Return what a queue holds of a legal instruction."""
-    return data.StructLayout(
-        {
-            "operands": packed_layout(opcode, config),
-            "waits": WAITS_LAYOUT,
-            "origin": ORIGIN_LAYOUT,
-        }
-    )
+def pool_size(config: CoreConfig) -> int:
+    """Instructions that may wait in front of all engines together.
+
+    It is at least what a LUT RAM holds, whatever its depth, and twice the share of an engine: no
+    compiled program was faster with more.
+    """
+    return max(16, 2 * config.queue_depth)
 
 
 class LutFifo:
@@ -80,26 +83,41 @@ class LutFifo:
 class EngineQueue(wiring.Component):
     """Instructions of one engine, from dispatch until they are retired.
 
-    The oldest one that is not handed over is the head. It is compared with the progress counts in
-    each cycle, and offered to the engine from the cycle after on if all have been reached. The
-    head follows its predecessor by 3 cycles at the earliest. The engine may hold `IN_FLIGHT`
-    instructions; where each comes from is kept until it is retired.
+    The instructions themselves wait in a pool, and their places in it wait here. The oldest one
+    that is not handed over moves from the pool to the head as soon as there is none. The head is
+    compared with the progress counts in each cycle, and offered to the engine from the cycle after
+    on if all have been reached. The engine may hold `IN_FLIGHT` instructions; where each comes
+    from is kept until it is retired.
 
     Members:
-        i: legal instructions.
+        push: `In(1)`, an instruction has got the place `slot` in the pool. There must be `room`.
+        slot: `In`, its place.
+        origin: `In`, where it comes from.
+        room: `Out(1)`, there is room for another one.
+        asks: `Out(1)`, the head is to be fetched from the pool.
+        asked: `Out`, its place.
+        grant: `In(1)`, it will be on `word` in the next cycle. May depend on `asks`.
+        word: `In(512)`, an instruction from the pool.
         counts: `In`, the progress counts.
         retire: `In(1)`, the oldest instruction is complete.
         command: to the engine.
-        origin: `Out`, of the oldest instruction not yet retired, unless `empty`.
+        oldest: `Out`, origin of the oldest instruction not yet retired, unless `empty`.
         empty: `Out(1)`, all are retired.
         waiting: `Out(16)`, instructions not yet handed over.
     """
 
-    i: stream.Interface
+    push: Signal
+    slot: Signal
+    origin: data.View
+    room: Signal
+    asks: Signal
+    asked: Signal
+    grant: Signal
+    word: Signal
     counts: data.View
     retire: Signal
     command: stream.Interface
-    origin: data.View
+    oldest: data.View
     empty: Signal
     waiting: Signal
 
@@ -108,57 +126,63 @@ class EngineQueue(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i": In(stream.Signature(entry_layout(opcode, config))),
+                "push": In(1),
+                "slot": In(range(pool_size(config))),
+                "origin": In(ORIGIN_LAYOUT),
+                "room": Out(1),
+                "asks": Out(1),
+                "asked": Out(range(pool_size(config))),
+                "grant": In(1),
+                "word": In(WORD_WIDTH),
                 "counts": In(COUNTS_LAYOUT),
                 "retire": In(1),
                 "command": Out(stream.Signature(operand_layout(opcode))),
-                "origin": Out(ORIGIN_LAYOUT),
+                "oldest": Out(ORIGIN_LAYOUT),
                 "empty": Out(1),
                 "waiting": Out(16),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Queue operands up to the engine, and origins up to the end."""
+        """Queue places up to the head, and origins up to the end."""
         m = Module()
-        entry = self.i.payload
-        layout = data.StructLayout(
-            {"operands": packed_layout(self.opcode, self.config), "waits": WAITS_LAYOUT}
-        )
         depth = self.config.queue_depth
-        queued = Cat(Value.cast(entry.operands), Value.cast(entry.waits))
-        queue = LutFifo(m, "queue", queued, depth=depth)
-        origins = LutFifo(m, "origins", Value.cast(entry.origin), depth=2 * max(depth, IN_FLIGHT))
-
-        head = Signal(layout, reset_less=True)
+        slots = LutFifo(m, "slots", self.slot, depth=depth)
+        origins = LutFifo(m, "origins", Value.cast(self.origin), depth=2 * max(depth, IN_FLIGHT))
+        operands = Signal(packed_layout(self.opcode, self.config), reset_less=True)
+        waits = Signal(WAITS_LAYOUT, reset_less=True)
+        moving = Signal()
         head_valid = Signal()
         satisfied = Signal()
         held = Signal(range(IN_FLIGHT + 1))
-        push = Signal()
-        pop = Signal()
         handed = Signal()
-        reached = [self.counts[engine] >= head.waits[engine] for engine in Engine]
+        reached = Cat(self.counts[engine] >= waits[engine] for engine in Engine).all()
         m.d.comb += [
-            self.i.ready.eq(queue.room & origins.room),
-            push.eq(self.i.valid & self.i.ready),
-            pop.eq((queue.level != 0) & ~head_valid),
+            self.room.eq(slots.room & origins.room),
+            self.asks.eq((slots.level != 0) & ~head_valid & ~moving),
+            self.asked.eq(slots.data),
             self.command.valid.eq(satisfied),
             handed.eq(satisfied & self.command.ready),
-            Value.cast(self.origin).eq(origins.data),
+            Value.cast(self.oldest).eq(origins.data),
             self.empty.eq(origins.level == 0),
-            self.waiting.eq(queue.level + head_valid),
+            self.waiting.eq(slots.level + moving + head_valid),
         ]
-        queue.drive(push=push, pop=pop)
-        origins.drive(push=push, pop=self.retire)
-        for name in layout.members["operands"].members:  # pyright: ignore[reportAttributeAccessIssue]
-            m.d.comb += self.command.payload[name].eq(head.operands[name])
+        slots.drive(push=self.push, pop=self.grant)
+        origins.drive(push=self.push, pop=self.retire)
+        for name in packed_layout(self.opcode, self.config).members:
+            m.d.comb += self.command.payload[name].eq(operands[name])
 
-        with m.If(pop):
-            m.d.sync += [Value.cast(head).eq(queue.data), head_valid.eq(1)]
+        m.d.sync += moving.eq(self.grant)
+        with m.If(moving):
+            m.d.sync += [
+                Value.cast(operands).eq(packed_operands(self.word, self.opcode, self.config)),
+                *(waits[engine].eq(waits_of(self.word)[engine]) for engine in Engine),
+                head_valid.eq(1),
+            ]
         with m.If(handed):
             m.d.sync += [head_valid.eq(0), satisfied.eq(0)]
         with m.Elif(head_valid & ~satisfied):
-            m.d.sync += satisfied.eq(Cat(reached).all() & (held != IN_FLIGHT))
+            m.d.sync += satisfied.eq(reached & (held != IN_FLIGHT))
         with m.If(handed & ~self.retire):
             m.d.sync += held.eq(held + 1)
         with m.Elif(self.retire & ~handed):

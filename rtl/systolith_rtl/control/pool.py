@@ -1,0 +1,106 @@
+"""The pool in which the instructions of all engines wait."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from systolith.config import CoreConfig
+from systolith.isa import Engine
+from systolith_rtl.control.decoder import WORD_WIDTH, used_bits
+from systolith_rtl.control.queue import pool_size
+
+
+class Pool(wiring.Component):
+    """A LUT RAM for instructions, with one place written and one read in a cycle.
+
+    All queues share it, because LUT RAM has a fixed depth, and six memories of their own would be
+    half empty and four times as large. Only bits that a legal instruction may have are stored.
+
+    Members:
+        word: `In(512)`, an instruction.
+        push: `In(1)`, store it at `slot`, which must be `free`. The next one may come 2 cycles
+            later.
+        slot: `Out`, a place that is not in use, if `free`.
+        free: `Out(1)`, there is one.
+        asks: `In(6)`, which queues want an instruction.
+        asked: `In`, for each queue the place of it, which it then gives back.
+        grant: `Out(6)`, who will get it: the lowest that asks.
+        result: `Out(512)`, in the cycle after the grant, the instruction.
+    """
+
+    word: Signal
+    push: Signal
+    slot: Signal
+    free: Signal
+    asks: Signal
+    asked: list[Signal]
+    grant: Signal
+    result: Signal
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        self.size = pool_size(config)
+        super().__init__(
+            {
+                "word": In(WORD_WIDTH),
+                "push": In(1),
+                "slot": Out(range(self.size)),
+                "free": Out(1),
+                "asks": In(len(Engine)),
+                "asked": In(range(self.size)).array(len(Engine)),
+                "grant": Out(len(Engine)),
+                "result": Out(WORD_WIDTH),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Keep a map of the places in use, and choose the next one ahead."""
+        m = Module()
+        runs = used_bits(self.config)
+        stored = Cat(self.word[first:end] for first, end in runs)
+        m.submodules.memory = memory = Memory(shape=len(stored), depth=self.size, init=[])
+        write = memory.write_port()
+        read = memory.read_port(domain="comb")
+        unused = Signal(self.size, init=-1)
+        leaving = Signal()
+        place = Signal(range(self.size), reset_less=True)
+        granted = self.asks & ~(self.asks - 1)[: len(self.asks)]
+        m.d.comb += [
+            write.addr.eq(self.slot),
+            write.data.eq(stored),
+            write.en.eq(self.push),
+            read.addr.eq(place),
+            self.grant.eq(granted),
+            self.result.eq(_expand(read.data, runs)),
+        ]
+        with m.If(self.asks.any()):
+            m.d.sync += place.eq(lowest(self.asks, list(self.asked)))
+        m.d.sync += leaving.eq(self.asks.any())
+        with m.If(self.push):
+            m.d.sync += [unused.bit_select(self.slot, 1).eq(0), self.free.eq(0)]
+        with m.Elif(~self.free):
+            places = [Const(index, len(self.slot)) for index in range(self.size)]
+            m.d.sync += [self.slot.eq(lowest(unused, places)), self.free.eq(unused.any())]
+        with m.If(leaving):
+            m.d.sync += unused.bit_select(place, 1).eq(1)
+        return m
+
+
+def lowest(bits: Value, values: list) -> Value:
+    """Return the value beside the lowest bit that is set; the last one if none is."""
+    result = values[-1]
+    for position in reversed(range(len(values) - 1)):
+        result = Mux(bits[position], values[position], result)
+    return result
+
+
+def _expand(stored: Value, runs: list[tuple[int, int]]) -> Value:
+    """Put what is stored back to its places in an instruction, and zeros between."""
+    parts = []
+    position = taken = 0
+    for first, end in runs:
+        parts += [Const(0, first - position), stored[taken : taken + end - first]]
+        taken += end - first
+        position = end
+    return Cat(*parts, Const(0, WORD_WIDTH - position))

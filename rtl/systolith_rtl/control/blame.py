@@ -76,7 +76,7 @@ class Blame(wiring.Component):
                 "base": In(64),
                 "limit": In(32),
                 "cause": Out(FaultCause),
-                "engine": Out(3, init=NO_ENGINE),
+                "engine": Out(3, init=NO_ENGINE),  # pyright: ignore[reportCallIssue]
                 "pc": Out(PC_WIDTH),
                 "tag": Out(TAG_WIDTH),
                 "address": Out(64),

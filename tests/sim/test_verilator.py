@@ -291,6 +291,31 @@ def test_watching_needs_a_probe(open_copy: Open) -> None:
     assert copy(device, 16).errors == 0
 
 
+def test_retirements_are_recorded() -> None:
+    """Of the last run alone, in its cycles. The copy's last one comes with the interrupt."""
+    device = VerilatorDevice(CONFIG, memory_bytes=MEMORY, design=copy_design(CONFIG, probed=True))
+    found = []
+    for _ in range(2):
+        start(device, 64, 16)
+        begin = device.activity.cycles
+        device.wait_interrupt(max_cycles=5000)
+        cycles = device.activity.cycles - begin
+        (retirement,) = device.retirements(cycles)
+        assert (retirement.engine, retirement.count) == (Engine.LOAD, 1)
+        assert 64 < retirement.cycle < cycles - 64
+        found.append(retirement.cycle)
+        device.write_csr(regs.offset("control"), 1 << regs.Control.ACKNOWLEDGE)
+    assert found[0] == found[1]
+    device.close()
+
+
+def test_retirements_need_a_probe() -> None:
+    device = VerilatorDevice(CONFIG, memory_bytes=MEMORY, design=copy_design(CONFIG, probed=False))
+    with pytest.raises(NotImplementedError, match="open it with probed=True"):
+        device.retirements(0)
+    device.close()
+
+
 def test_a_watch_point_must_lie_in_the_scratchpad(open_copy: Open) -> None:
     last = CONFIG.granules - 4
     open_copy().watch([point("x", Engine.LOAD, address=last)])

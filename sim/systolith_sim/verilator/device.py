@@ -1,10 +1,12 @@
 """The core compiled by Verilator, as a device: about a million cycles per second."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from systolith import isa
 from systolith.config import CoreConfig
 from systolith.program import WatchPoint
 from systolith_sim.memory_model import MemoryTiming
@@ -12,7 +14,10 @@ from systolith_sim.simulated import MEMORY_BYTES, Activity, SimulatedDevice
 from systolith_sim.toolchain import Announce, announce_on_stderr
 from systolith_sim.verilator.build import library
 from systolith_sim.verilator.design import Design, core_design
-from systolith_sim.verilator.library import Simulation
+from systolith_sim.verilator.library import Retirement, Simulation
+
+MOST_RETIREMENTS = len(isa.Engine) * isa.MAX_PER_ENGINE
+"""Instructions of the longest program."""
 
 
 class VerilatorDevice(SimulatedDevice):
@@ -57,6 +62,7 @@ class VerilatorDevice(SimulatedDevice):
 
     def _open(self, path: Path, *, probed: bool) -> None:
         self._probed = probed
+        self._ended = 0
         self._simulation = Simulation(
             path,
             name=self.name,
@@ -74,6 +80,8 @@ class VerilatorDevice(SimulatedDevice):
         starts = self._is_start(offset, value)
         if starts:
             self._simulation.watch(self._captures)
+            if self._probed:
+                self._simulation.record(MOST_RETIREMENTS)
             self._started = self.activity.cycles
         self._simulation.write_register(offset, value)
 
@@ -87,7 +95,10 @@ class VerilatorDevice(SimulatedDevice):
 
     def step(self, cycles: int, *, until_interrupt: bool = False) -> bool:
         """Simulate so many cycles, or until the interrupt is raised; see the base class."""
-        return self._simulation.run(cycles, until_interrupt=until_interrupt)
+        raised = self._simulation.run(cycles, until_interrupt=until_interrupt)
+        if raised:
+            self._ended = self.activity.cycles
+        return raised
 
     def inject(self, *, read_beat: int | None = None, write_beat: int | None = None) -> None:
         """Let the memory answer with an error, once; see the base class."""
@@ -116,6 +127,20 @@ class VerilatorDevice(SimulatedDevice):
         for capture, complete in zip(self._captures, self._simulation.completed(), strict=True):
             capture.complete = complete
         return super().captured
+
+    def retirements(self, cycles: int) -> list[Retirement]:
+        """When each instruction of the last run was retired, in order.
+
+        Args:
+            cycles: what the run's `cycles` counter says: its first cycle is 0 in the result.
+
+        Raises:
+            NotImplementedError: the simulator was built without a probe.
+        """
+        if not self._probed:
+            raise NotImplementedError(f"{self.name}: open it with probed=True to see retirements")
+        first = self._ended - cycles
+        return [replace(each, cycle=each.cycle - first) for each in self._simulation.recorded()]
 
     def close(self) -> None:
         """Free the core."""

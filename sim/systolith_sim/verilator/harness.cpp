@@ -54,6 +54,12 @@ struct Watch {
     uint32_t padding;
 };
 
+struct Retirement {
+    uint64_t cycle;    // the first one in which the progress count shows it
+    uint32_t engine;
+    uint32_t count;    // of the engine's retired instructions, this one included
+};
+
 struct Counters {
     uint64_t cycles;
     uint64_t read_beats;
@@ -207,6 +213,15 @@ class Harness {
     const char* message() const { return message_; }
 
     void watch(Watch* points, uint64_t count) { watch_ = points; watch_count_ = count; }
+
+    // Notes retirements from now on, as many as there is room for.
+    void record(Retirement* places, uint64_t capacity) {
+        record_ = places;
+        record_capacity_ = capacity;
+        recorded_ = 0;
+    }
+
+    uint64_t recorded() const { return recorded_; }
 
     int trace_start(const char* path) {
 #ifdef TRACED
@@ -434,6 +449,9 @@ class Harness {
                 const bool now = retired_[w.engine] < w.count && w.count <= retired[w.engine];
                 if (now && !w.captured) capture(w);
             }
+            for (uint32_t e = 0; e < ENGINES; ++e)
+                if (retired[e] > retired_[e] && recorded_ < record_capacity_)
+                    record_[recorded_++] = {cycle_, e, retired[e]};
             memcpy(retired_, retired, sizeof(retired));
         }
         if (c.probe_write0_valid)
@@ -468,6 +486,8 @@ class Harness {
     Counters counters_{};
     Watch* watch_ = nullptr;
     uint64_t watch_count_ = 0;
+    Retirement* record_ = nullptr;
+    uint64_t record_capacity_ = 0, recorded_ = 0;
     uint16_t retired_[ENGINES] = {};
     std::vector<uint8_t> mirror_;
 #ifdef TRACED
@@ -509,6 +529,12 @@ const char* harness_message(Harness* harness) { return harness->message(); }
 void harness_watch(Harness* harness, Watch* points, uint64_t count) {
     harness->watch(points, count);
 }
+
+void harness_record(Harness* harness, Retirement* places, uint64_t capacity) {
+    harness->record(places, capacity);
+}
+
+uint64_t harness_recorded(Harness* harness) { return harness->recorded(); }
 
 int harness_trace_start(Harness* harness, const char* path) { return harness->trace_start(path); }
 

@@ -2,15 +2,33 @@
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from systolith.host.device import DeviceError
+from systolith.isa import Engine
 from systolith_sim.memory_model import MemoryTiming
 from systolith_sim.simulated import Activity, Capture
 
 _RAN, _INTERRUPT, _VIOLATION = range(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retirement:
+    """An instruction that an engine has retired.
+
+    Attributes:
+        cycle: the first one in which the engine's progress count shows it, since the simulation
+            was made.
+        engine: whose instruction.
+        count: the engine's retired instructions, this one included.
+    """
+
+    cycle: int
+    engine: Engine
+    count: int
 
 
 class _Options(ctypes.Structure):
@@ -40,6 +58,14 @@ class _Watch(ctypes.Structure):
     )
 
 
+class _Retirement(ctypes.Structure):
+    _fields_ = (
+        ("cycle", ctypes.c_uint64),
+        ("engine", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+    )
+
+
 class _Counters(ctypes.Structure):
     _fields_ = (
         ("cycles", ctypes.c_uint64),
@@ -63,6 +89,8 @@ _SIGNATURES = {
     "counters": ([_HANDLE, ctypes.POINTER(_Counters)], None),
     "message": ([_HANDLE], ctypes.c_char_p),
     "watch": ([_HANDLE, ctypes.POINTER(_Watch), ctypes.c_uint64], None),
+    "record": ([_HANDLE, ctypes.POINTER(_Retirement), ctypes.c_uint64], None),
+    "recorded": ([_HANDLE], ctypes.c_uint64),
     "trace_start": ([_HANDLE, ctypes.c_char_p], ctypes.c_int),
     "trace_stop": ([_HANDLE], None),
 }
@@ -96,6 +124,7 @@ class Simulation:
         self._name = name
         self._memory = memory  # the harness holds a pointer to it
         self._watches = (_Watch * 0)()
+        self._record = (_Retirement * 0)()
         options = _Options(
             memory_bytes=memory.size,
             scratchpad_bytes=scratchpad_bytes,
@@ -163,6 +192,19 @@ class Simulation:
     def completed(self) -> list[bool]:
         """Which of the captures are complete."""
         return [bool(watch.captured) for watch in self._watches]
+
+    def record(self, capacity: int) -> None:
+        """Note so many retirements from now on; needs a probe."""
+        self._record = (_Retirement * capacity)()
+        self._library.harness_record(self._live, self._record, capacity)
+
+    def recorded(self) -> list[Retirement]:
+        """The retirements that have been noted, in order."""
+        count = self._library.harness_recorded(self._live)
+        return [
+            Retirement(cycle=each.cycle, engine=Engine(each.engine), count=each.count)
+            for each in self._record[:count]
+        ]
 
     def trace_start(self, path: Path) -> None:
         """Write waveforms from now on, in VCD.

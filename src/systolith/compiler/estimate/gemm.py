@@ -1,0 +1,98 @@
+"""GEMM: tiles of weights, rows of activations, and the two halves of the accumulators."""
+
+from collections import deque
+
+from systolith.compiler.estimate.banks import Banks, ReadPort
+from systolith.compiler.estimate.control import Control, Job
+from systolith.compiler.estimate.dma import Ring
+from systolith.compiler.estimate.kernel import Change, Kernel, Steps
+from systolith.config import CoreConfig
+from systolith.isa import Engine, WeightSource
+
+COMMAND = 2
+"""Cycles from a command to the first request for weights."""
+
+SHORTEST_TILE = 5
+"""Cycles after which a row of sums may come again."""
+
+HALVES = 2
+
+BEYOND = 8
+"""Cycles beyond R + C from the last request for A of a tile column to its last sum."""
+
+
+class Accumulators:
+    """Which halves are in use, and which of them are complete."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.claimed = 0
+        self.full: deque[int] = deque()
+        """For each tile column that is not drained, the cycle from which on it can be."""
+
+        self.change = Change(kernel)
+
+    def release(self) -> None:
+        """Hand a half back."""
+        self.claimed -= 1
+        self.change.notify()
+
+
+def gemm_engine(
+    kernel: Kernel,
+    config: CoreConfig,
+    control: Control,
+    ring: Ring,
+    banks: Banks,
+    accumulators: Accumulators,
+) -> Steps:
+    """Carry out GEMM instructions."""
+    queue = control.queues[Engine.GEMM]
+    columns = config.columns
+    swapped = next_begin = 0
+    while True:
+        yield from queue.take()
+        job = queue.commands[0]
+        op = job.instruction
+        yield max(job.started + COMMAND, swapped)
+        groups, k_tiles = -(-op.n // columns), -(-op.k // config.rows)
+        from_ring = op.b_source == WeightSource.RING_S8
+        for group in range(groups):
+            for k_tile in range(k_tiles):
+                if from_ring:
+                    yield from ring.load(columns)
+                else:
+                    yield from _load(banks, job, group, columns)
+                if group == groups - 1 and k_tile == k_tiles - 1:
+                    queue.done()
+                # It is known to be loaded a cycle after its last word, which is now.
+                yield next_begin
+                while not k_tile and accumulators.claimed == HALVES:
+                    yield accumulators.change
+                swapped = kernel.now
+                next_begin = swapped + max(op.m, SHORTEST_TILE)
+                kernel.start(_feed(kernel, banks, job, k_tile * config.word_granules))
+                if not k_tile:
+                    accumulators.claimed += 1
+                if k_tile == k_tiles - 1:
+                    full = swapped + op.m - 1 + config.rows + columns + BEYOND
+                    accumulators.full.append(full)
+                    accumulators.change.notify()
+                    if group == groups - 1:
+                        control.retire(job, full + 1)
+
+
+def _feed(kernel: Kernel, banks: Banks, job: Job, offset: int) -> Steps:
+    """Read the rows of A, which goes before everybody else."""
+    op = job.instruction
+    for bank, rows in banks.parts(op.a_address + offset, op.a_row, op.m):
+        bank.claim(ReadPort.GEMM_A, kernel.now + rows)
+        yield kernel.now + rows
+
+
+def _load(banks: Banks, job: Job, group: int, columns: int) -> Steps:
+    """Load a tile of B from the scratchpad."""
+    op = job.instruction
+    rows = min(columns, op.n - group * columns)
+    address = op.b_address + group * columns * op.b_row
+    for bank, count in banks.parts(address, op.b_row, rows):
+        yield from bank.read(ReadPort.GEMM_B, count)

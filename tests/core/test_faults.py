@@ -7,11 +7,13 @@ them; what a memory or a host does to a core is written down here.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from systolith.host.device import DeviceTimeoutError
-from systolith.isa import Engine, Instruction, Opcode, XFormat, encode
+from systolith.isa import Engine, Fill, Instruction, Opcode, XFormat, encode
 from systolith.regs import NO_ENGINE, Control, FaultCause, State
+from systolith_sim.verilator import VerilatorDevice
 
 Bench = Any
 """`conftest.Bench`."""
@@ -94,6 +96,15 @@ FAR = (
     "vector from",
     "vector to",
     "gemm from",
+    "strided load",
+    "load of both sides",
+    "strided store",
+    "gather of far indices",
+    "vector from rows",
+    "vector from words",
+    "vector to columns",
+    "gemm from rows",
+    "gemm with far weights",
 )
 
 
@@ -111,6 +122,36 @@ def far(bench: Bench) -> dict[str, Instruction]:
         "vector from": op(Opcode.VECTOR, tag=5, x_address=granules, m=1, n=4),
         "vector to": op(Opcode.VECTOR, tag=5, y_address=granules, m=1, n=4),
         "gemm from": op(Opcode.GEMM, tag=5, a_address=granules, b_source=2, m=1, n=1, k=1),
+        # The first one that the core comes to, which is not the first one outside.
+        "strided load": bench.load(tag=5, address=granules - 6, n0=4, n1=4, n2=2, stride1=5),
+        "load of both sides": bench.load(
+            tag=5, address=granules - 6, n1=4, stride1=5, dram_stride1=bench.LIMIT - 20
+        ),
+        "strided store": op(
+            Opcode.STORE,
+            tag=5,
+            base=3,
+            address=granules - 9,
+            n0=4,
+            n1=2,
+            n2=3,
+            stride1=2,
+            stride2=7,
+        ),
+        "gather of far indices": bench.load(tag=5, fill=2, n0=4, n1=4, index=granules - 2),
+        "vector from rows": op(Opcode.VECTOR, tag=5, x_address=granules - 7, m=4, x_row=3, n=12),
+        "vector from words": op(
+            Opcode.VECTOR, tag=5, x_format=XFormat.S16, x_address=granules - 8, m=4, x_row=2, n=12
+        ),
+        "vector to columns": op(
+            Opcode.VECTOR, tag=5, transpose=1, y_address=granules - 7, m=9, y_row=2, n=6
+        ),
+        "gemm from rows": op(
+            Opcode.GEMM, tag=5, a_address=granules - 7, a_row=3, b_source=2, m=3, n=1, k=8
+        ),
+        "gemm with far weights": op(
+            Opcode.GEMM, tag=5, b_address=granules - 7, b_row=2, b_source=2, m=2, n=6, k=8
+        ),
     }
 
 
@@ -125,6 +166,54 @@ def test_out_of_bounds(bench: Bench, iss: Bench, what: str) -> None:
     assert_fault(bench, program, FaultCause(expected["fault_cause"]), **fault)
     if what in ("load to", "store to", "gemm from"):
         bench.assert_clean_run()
+
+
+def any_transfer(bench: Bench, random: np.random.Generator) -> Instruction:
+    """A LOAD or STORE whose ends may lie anywhere around those of both memories."""
+
+    def near(limit: int) -> int:
+        return int(max(0, limit - random.choice([0, 7, 30, 500]) + random.integers(0, 12)))
+
+    fields = {
+        "dram_offset": near(bench.LIMIT),
+        "address": near(bench.CONFIG.granules),
+        "n0": random.integers(1, 20),
+        "n1": random.integers(1, 5),
+        "n2": random.integers(1, 4),
+        "dram_stride1": random.integers(-20, 30),
+        "dram_stride2": random.integers(-20, 30),
+        "stride1": random.integers(0, 12),
+        "stride2": random.integers(0, 12),
+    }
+    operands = {name: int(value) for name, value in fields.items()}
+    if random.integers(3) == 0:
+        return bench.op(Opcode.STORE, tag=5, base=3, **operands)
+    fill = int(random.choice([Fill.MEMORY, Fill.ZERO]))
+    return bench.op(Opcode.LOAD, tag=5, base=2, fill=fill, **operands)
+
+
+def test_any_transfer_ends_as_in_the_instruction_simulator(iss: Bench) -> None:
+    """Retired or refused, where, and what has been stored until then."""
+    device = VerilatorDevice(iss.CONFIG, memory_bytes=iss.device.memory_bytes, probed=True)
+    core = type(iss)(device)
+    random = np.random.default_rng(0)
+    data = random.bytes(iss.LIMIT)
+    ends = dict.fromkeys(FaultCause, 0)
+    for bench in (core, iss):
+        bench.device.write_memory(iss.BASES[2], data)
+    for _ in range(300):
+        program = [any_transfer(iss, random), iss.HALT]
+        expected = iss.run(program)
+        assert core.run(program) == expected, program
+        ends[FaultCause(expected["fault_cause"])] += 1
+        for bench in (core, iss):
+            bench.reset()
+        # What a STORE has written before it was refused has landed.
+        stored = [each.device.read_memory(iss.BASES[3], iss.LIMIT) for each in (core, iss)]
+        assert stored[0] == stored[1]
+    device.close()
+    for cause in (FaultCause.NONE, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND):
+        assert ends[cause] > 30
 
 
 @pytest.mark.parametrize("limit", [0, 64, 100, 128])
@@ -238,6 +327,7 @@ def test_stopped_at_any_time(bench: Bench, command: Control, delay: int) -> None
         assert end["status"] == State.FAULT
         assert end["fault_cause"] == FaultCause.ABORT
         assert end["fault_engine"] == NO_ENGINE
+        assert (end["fault_pc"], end["fault_tag"], end["fault_address"]) == (0, 0, 0)
         assert bench.device.activity.pending == 0
     else:
         for _ in range(100):

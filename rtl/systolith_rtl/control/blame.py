@@ -22,8 +22,9 @@ class Blame(wiring.Component):
     """Keep the first fault.
 
     Engines come before dispatch, because their instruction is the older one, the lowest of them
-    first; then the watchdog, which blames the first engine that has something to do; then abort,
-    which blames nobody. The registers are complete 2 cycles after `take`.
+    first; then the watchdog, which blames the first engine that has something to do, or else the
+    instruction in front of dispatch; then abort, which blames nobody. The registers are complete 2
+    cycles after `take`.
 
     Members:
         take: `In(1)`, something is wrong in this cycle, and was not in the one before.
@@ -90,13 +91,14 @@ class Blame(wiring.Component):
         blamed = Signal(len(Engine))
         by_engine = Signal()
         by_dispatch = Signal()
+        aborted = Signal()
         m.d.sync += look.eq(self.take)
 
         suspects = Signal(len(Engine))
         m.d.comb += suspects.eq(Mux(self.faults.any(), self.faults, self.pending))
         first = suspects & ~(suspects - 1)[: len(suspects)]
         with m.If(self.take):
-            m.d.sync += [by_engine.eq(0), by_dispatch.eq(0), blamed.eq(0)]
+            m.d.sync += [by_engine.eq(0), by_dispatch.eq(0), aborted.eq(0), blamed.eq(0)]
             with m.If(self.faults.any()):
                 m.d.sync += [blamed.eq(first), by_engine.eq(1)]
             with m.Elif(self.next_cause != FaultCause.NONE):
@@ -104,7 +106,7 @@ class Blame(wiring.Component):
             with m.Elif(self.expired):
                 m.d.sync += [self.cause.eq(FaultCause.WATCHDOG), blamed.eq(first)]
             with m.Else():
-                m.d.sync += self.cause.eq(FaultCause.ABORT)
+                m.d.sync += [self.cause.eq(FaultCause.ABORT), aborted.eq(1)]
 
         # An instruction that does not lie within the limit begins in the limit's own 64 bytes, so
         # the first address beyond is the limit.
@@ -114,10 +116,11 @@ class Blame(wiring.Component):
         at_fetch = by_dispatch & (self.cause != FaultCause.ILLEGAL_INSTRUCTION)
         with m.If(look):
             nobody = ~blamed.any()
-            choices = [*blamed, nobody]
+            engines = [*(int(engine) for engine in Engine), NO_ENGINE]
+            pcs = [*(self.origins[engine].pc for engine in Engine), self.next_pc]
             m.d.sync += [
-                self.engine.eq(_choose(choices, [*(int(engine) for engine in Engine), NO_ENGINE])),
-                self.pc.eq(_choose(choices, [*(self.origins[e].pc for e in Engine), self.next_pc])),
+                self.engine.eq(_choose([*blamed, nobody], engines)),
+                self.pc.eq(_choose([*blamed, nobody & ~aborted], pcs)),
                 self.tag.eq(
                     _choose(
                         [*blamed, by_dispatch],

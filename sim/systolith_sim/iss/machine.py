@@ -1,7 +1,7 @@
 """What a core remembers: scratchpad, ring, accumulators, columns, tables, row file and DRAM."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ class FaultError(Exception):
 
     Attributes:
         cause: as in the CSR.
-        address: the lowest byte address in DRAM, or granule or slot, that is out of bounds.
+        address: the first byte address in DRAM, or granule or slot, that is out of bounds, in the
+            order in which the core looks at them.
     """
 
     def __init__(self, cause: FaultCause, address: int) -> None:
@@ -151,7 +152,13 @@ class Machine:
             member[:] = random.integers(0, 1 << 15, member.size)
 
     def tensor(
-        self, address: int, row: int, shape: tuple[int, int], element: Format | None = None
+        self,
+        address: int,
+        row: int,
+        shape: tuple[int, int],
+        element: Format | None = None,
+        *,
+        walk: Iterable[int] = (),
     ) -> np.ndarray:
         """View rows of the scratchpad.
 
@@ -160,6 +167,8 @@ class Machine:
             row: granules from row to row.
             shape: rows, and elements of a row.
             element: their format; None for raw bytes.
+            walk: the granules that the core looks at, in its order, if it does not go through the
+                rows from the first one on.
 
         Raises:
             FaultError: some of it lies outside.
@@ -168,22 +177,22 @@ class Machine:
         c = self.config.columns
         rows, columns = shape
         used = -(-columns * dtype.itemsize // c)
-        self._bound(address + (rows - 1) * row + used, address, self.config.granules)
+        granules = self.config.granules
+        if address + (rows - 1) * row + used > granules:
+            outside = (granule for granule in walk if granule >= granules)
+            raise FaultError(FaultCause.SCRATCHPAD_BOUND, next(outside, max(address, granules)))
         offset, strides = address * c, (row * c, dtype.itemsize)
         return np.ndarray(shape, dtype, self.scratchpad, offset, strides)
 
-    def runs(self, address: int, strides: Sequence[int], counts: Sequence[int]) -> Bytes:
-        """View runs of bytes in the scratchpad: [n2, n1, n0], strides in granules, of n2 and n1.
+    def run(self, byte: int, size: int) -> Bytes:
+        """View bytes of the scratchpad, by the address of the first one in bytes.
 
         Raises:
-            FaultError: some of it lies outside.
+            FaultError: some of them lie outside.
         """
         c = self.config.columns
-        n2, n1, n0 = counts
-        end = address + (n2 - 1) * strides[0] + (n1 - 1) * strides[1] - (-n0 // c)
-        self._bound(end, address, self.config.granules)
-        places = (strides[0] * c, strides[1] * c, 1)
-        return np.ndarray((n2, n1, n0), np.uint8, self.scratchpad, address * c, places)
+        self._bound(-(-(byte + size) // c), byte // c, self.config.granules)
+        return self.scratchpad[byte : byte + size]
 
     def slots(self, memory: np.ndarray, first: int, count: int) -> np.ndarray:
         """View slots of a memory.

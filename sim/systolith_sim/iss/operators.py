@@ -6,7 +6,7 @@ retired. A whole step is a whole instruction if it can be; fine steps are as sma
 hardware's order of accesses, and bound ring and accumulators as the hardware does.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,9 @@ Condition = Callable[[], str]
 
 Steps = Generator[Condition, None, None]
 
+Walk = Iterator[int]
+"""Granules in the order in which the core looks at them."""
+
 
 def _now() -> str:
     return ""
@@ -67,44 +70,45 @@ def load(machine: Machine, i: Instruction, fine: bool) -> Steps:
     if i.space != Space.SCRATCHPAD:
         yield _now
         memory = machine.columns if i.space == Space.COLUMNS else machine.tables
+        data = machine.dram_run(i.base, i.dram_offset, i.n0)
         slots = machine.slots(memory, i.address, i.n0 // memory.itemsize)
-        slots.view(np.uint8)[:] = machine.dram_run(i.base, i.dram_offset, i.n0)
+        slots.view(np.uint8)[:] = data
         return
+    c = machine.config.columns
+    start = _dram_start(machine, i)
     if not fine:
         yield _now
-    runs = machine.runs(i.address, (i.stride2, i.stride1), (i.n2, i.n1, i.n0))
-    if i.fill == Fill.ZERO:
-        if fine:
-            yield _now
-        runs[:] = 0
-        return
-    start = _dram_start(machine, i)
-    starts = i.dram_stride1 * np.arange(i.n1, dtype=object)
-    if i.fill == Fill.GATHER:
-        if fine:
-            yield _now
-        index = machine.runs(i.index, (0, 0), (1, 1, 4 * i.n1)).reshape(-1).view("<u4")
-        starts = i.dram_stride1 * index.astype(object)
     for i2 in range(i.n2):
         for i1 in range(i.n1):
             if fine:
                 yield _now
-            offset = start + i2 * i.dram_stride2 + starts[i1]
-            runs[i2, i1] = machine.dram_run(i.base, offset, i.n0)
+            step = i1
+            if i.fill == Fill.GATHER:
+                step = int(machine.run(i.index * c + 4 * i1, 4).view("<u4")[0])
+            place = i.address + i2 * i.stride2 + i1 * i.stride1
+            # Of a run, DRAM is looked at first.
+            if i.fill == Fill.ZERO:
+                machine.run(place * c, i.n0)[:] = 0
+            else:
+                offset = start + i2 * i.dram_stride2 + step * i.dram_stride1
+                data = machine.dram_run(i.base, offset, i.n0)
+                machine.run(place * c, i.n0)[:] = data
 
 
 def store(machine: Machine, i: Instruction, fine: bool) -> Steps:
     """Move from the scratchpad to DRAM; in fine steps, a run at a time."""
+    c = machine.config.columns
+    start = _dram_start(machine, i)
     if not fine:
         yield _now
-    runs = machine.runs(i.address, (i.stride2, i.stride1), (i.n2, i.n1, i.n0))
-    start = _dram_start(machine, i)
     for i2 in range(i.n2):
         for i1 in range(i.n1):
             if fine:
                 yield _now
             offset = start + i2 * i.dram_stride2 + i1 * i.dram_stride1
-            machine.dram_run(i.base, offset, i.n0)[:] = runs[i2, i1]
+            place = i.address + i2 * i.stride2 + i1 * i.stride1
+            target = machine.dram_run(i.base, offset, i.n0)
+            target[:] = machine.run(place * c, i.n0)
 
 
 def _dram_start(machine: Machine, i: Instruction) -> int:
@@ -122,6 +126,19 @@ def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
     row_tiles, column_tiles = -(-i.k // r), -(-i.n // c)
     kernels, columns = (1, 1) if fine else (row_tiles, column_tiles)
     element = Format(i.a_format)
+    words = range(0, row_tiles * config.word_granules, config.word_granules)
+    a_walk = (
+        i.a_address + m * i.a_row + word
+        for _ in range(column_tiles)
+        for word in words
+        for m in range(i.m)
+    )
+    b_walk = (
+        i.b_address + j * i.b_row + word
+        for g in range(0, i.n, c)
+        for word in words
+        for j in range(g, min(g + c, i.n))
+    )
 
     def ready(first: bool) -> str:
         if from_ring and machine.ring.size < kernels * columns * r * c:
@@ -134,7 +151,7 @@ def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
         sums = np.zeros((i.m, columns * c), np.int64)
         for kt in range(0, row_tiles, kernels):
             yield lambda kt=kt: ready(kt == 0)
-            a = machine.tensor(i.a_address, i.a_row, (i.m, row_tiles * r), element)
+            a = machine.tensor(i.a_address, i.a_row, (i.m, row_tiles * r), element, walk=a_walk)
             a = a[:, kt * r : (kt + kernels) * r]
             if from_ring:
                 # Words come in the order [tile column, k tile, array column].
@@ -142,7 +159,8 @@ def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
                 b = b.reshape(columns, kernels, c, r).swapaxes(1, 2).reshape(-1, kernels * r)
             else:
                 # Bound as words, used up to K.
-                b = machine.tensor(i.b_address, i.b_row, (i.n, row_tiles * r), Format.S8)
+                shape = i.n, row_tiles * r
+                b = machine.tensor(i.b_address, i.b_row, shape, Format.S8, walk=b_walk)
                 b = b[g * c : (g + columns) * c, kt * r : min((kt + kernels) * r, i.k)]
                 a = a[:, : b.shape[1]]
             sums[:, : b.shape[0]] += gemm_sums(a, b)
@@ -188,10 +206,14 @@ def _pass(machine: Machine, i: Instruction, first: int, end: int, halves: int) -
         source = Source.ACCUMULATOR
         x = machine.accumulators.pop(halves, i.m)[:, : end - first]
     else:
-        x = machine.tensor(i.x_address, i.x_row, (i.m, padded), Format(i.x_format))
+        element = Format(i.x_format)
+        walk = _walk(machine, i, i.x_address, i.x_row, element)
+        x = machine.tensor(i.x_address, i.x_row, (i.m, padded), element, walk=walk)
         x = x[:, first:end]
     if i.second != Second.NONE:
-        r = machine.tensor(i.r_address, i.r_row, (i.m, padded), Format.S16)[:, first:end]
+        walk = _walk(machine, i, i.r_address, i.r_row, Format.S16)
+        r = machine.tensor(i.r_address, i.r_row, (i.m, padded), Format.S16, walk=walk)
+        r = r[:, first:end]
     if i.second == Second.MULTIPLY:
         source = Source.PRODUCT
     column, row, maximum = NO_COLUMN, NO_ROW, 0
@@ -223,18 +245,34 @@ def _pass(machine: Machine, i: Instruction, first: int, end: int, halves: int) -
         raise ExecutionError(str(error)) from None
 
 
+def _walk(machine: Machine, i: Instruction, address: int, row: int, element: Format) -> Walk:
+    """Granules of a tensor as the core goes through them: groups of C columns, then rows."""
+    step = 2 if element == Format.S16 else 1
+    groups = range(-(-i.n // machine.config.columns))
+    return (address + m * row + g * step for g in groups for m in range(i.m))
+
+
 def _write(machine: Machine, i: Instruction, y: np.ndarray, first: int) -> None:
     """Store the columns of the result that begin with `first`, and the zeros behind them."""
     c = machine.config.columns
     rows, columns = y.shape
+    element = Format(i.y_format)
     if i.transpose:
         padded = -(-rows // c) * c
-        place = machine.tensor(i.y_address, i.y_row, (i.n, padded), Format(i.y_format))
+        # Blocks of C rows after each other, and their columns.
+        walk = (
+            i.y_address + j * i.y_row + block
+            for g in range(0, i.n, c)
+            for block in range(padded // c)
+            for j in range(g, min(g + c, i.n))
+        )
+        place = machine.tensor(i.y_address, i.y_row, (i.n, padded), element, walk=walk)
         place[first : first + columns, :rows] = y.T
         place[first : first + columns, rows:] = 0
     else:
         padded = -(-i.n // c) * c
-        place = machine.tensor(i.y_address, i.y_row, (rows, padded), Format(i.y_format))
+        walk = _walk(machine, i, i.y_address, i.y_row, element)
+        place = machine.tensor(i.y_address, i.y_row, (rows, padded), element, walk=walk)
         end = first + -(-columns // c) * c
         place[:, first : first + columns] = y
         place[:, first + columns : end] = 0

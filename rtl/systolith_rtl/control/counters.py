@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systolith.isa import Engine
+from systolith_rtl.memory.scratchpad import READERS, WRITERS
 
 COUNTER_WIDTH = 48
 """Bits of a counter: three weeks at 150 MHz. Registers show them as 64."""
@@ -19,8 +20,9 @@ COUNTERS = (
 )
 """Counters by the names of their registers, in the order of their index."""
 
-_MOST_CLASHES = 5
-"""Clashes of a cycle: readers and writers of the scratchpad, less one of each."""
+_MOST_CLASHES = (READERS - 1) + (WRITERS - 1)
+"""Requests that the scratchpad can refuse in a cycle: of its readers, and of its writers, the first
+one is always served."""
 
 
 class Counters(wiring.Component):
@@ -34,7 +36,7 @@ class Counters(wiring.Component):
         run: `In(1)`, also what `cycles` counts.
         busy, stall: `In(6)`, by engine; stalls count only while busy.
         read_beat, write_beat: `In(1)`.
-        clashes: `In(3)`, how many in this cycle.
+        clashes: `In`, requests that the scratchpad has refused, from 0 to `_MOST_CLASHES`.
         index: `In(4)`, a counter.
         value: `Out(COUNTER_WIDTH)`, the counter, `DELAY` cycles after `index` has been set.
     """

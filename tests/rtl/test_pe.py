@@ -31,10 +31,12 @@ def run(dut: Any, cycles: list[Cycle], *outputs: str, platform: Any = None) -> l
     results: list[Any] = []
 
     async def testbench(ctx: SimulatorContext) -> None:
+        valid = 0
         for cycle in cycles:
+            valid = (valid << 1 | cycle.get("valid", 0)) & (1 << Pe.LATENCY) - 1
             for name, port in vars(dut).items():
                 if isinstance(port, Signal) and name not in outputs and not name.endswith("_o"):
-                    ctx.set(port, cycle.get(name, 0))
+                    ctx.set(port, valid if name == "valid" else cycle.get(name, 0))
             sampled = (await ctx.tick().sample(*(getattr(dut, name) for name in outputs)))[2:]
             results.append(sampled[0] if len(outputs) == 1 else sampled)
 

@@ -70,9 +70,9 @@ class SystolicArray(wiring.Component):
         )
         activations = _skew(m, "activation", extended, ACTIVATION_WIDTH)
         weights = _skew(m, "weight", self.weights, WEIGHT_WIDTH)
-        # Bit r is for row r, as many cycles later.
-        valid = Signal(rows)
-        swap = Signal(rows)
+        # The PEs of a diagonal work in step: bit r + c is for row r and column c.
+        valid = Signal(rows + columns + Pe.LATENCY - 2)
+        swap = Signal(rows + columns - 1)
         m.d.sync += [valid.eq(Cat(self.valid, valid)), swap.eq(Cat(self.swap, swap))]
 
         # Tags reach column c with the bytes that row 0 passes along, then go down with the rows.
@@ -82,8 +82,6 @@ class SystolicArray(wiring.Component):
             # What PE c takes in this cycle, PE c + 1 takes in the next one.
             line = _along(m, f"activations{r}", activations[r], columns)
             bus = _along(m, f"weights{r}", weights[r], columns)
-            valids = _along(m, f"valid{r}", valid[r], columns, reset_less=False)
-            swaps = _along(m, f"swap{r}", swap[r], columns, reset_less=False)
             if r > 0:
                 below = Signal(columns, name=f"tags{r}")
                 m.d.sync += below.eq(tags)
@@ -92,8 +90,8 @@ class SystolicArray(wiring.Component):
                 m.submodules[f"pe{r}_{c}"] = pe = Pe(rows=rows)
                 m.d.comb += [
                     pe.a.eq(line[c]),
-                    pe.valid.eq(valids[c]),
-                    pe.swap.eq(swaps[c]),
+                    pe.valid.eq(valid[r + c :][: Pe.LATENCY]),
+                    pe.swap.eq(swap[r + c]),
                     pe.weight.eq(bus[c]),
                     pe.capture.eq(tags[c]),
                     pe.partial_i.eq(partials[c]),
@@ -118,11 +116,9 @@ def _skew(m: Module, name: str, word: Value, width: int, *, reset_less: bool = T
     return parts
 
 
-def _along(
-    m: Module, name: str, part: Value, columns: int, *, reset_less: bool = True
-) -> list[Value]:
+def _along(m: Module, name: str, part: Value, columns: int) -> list[Value]:
     """Return `part` as each PE of a row sees it: PE c as many cycles later."""
     width = len(part)
-    line = Signal((columns - 1) * width, name=name, reset_less=reset_less)
+    line = Signal((columns - 1) * width, name=name, reset_less=True)
     m.d.sync += line.eq(Cat(part, line))
     return [part, *(line[c * width :][:width] for c in range(columns - 1))]

@@ -76,8 +76,9 @@ class Pe(wiring.Component):
 
     Members:
         a: `In(signed(9))`, activation.
-        valid: `In(1)`, `a` is one.
-        swap: `In(1)`, `a` is the first one for the shadow register's weight.
+        valid: `In(4)`: bit 0, `a` is one; bit i, `a` of i cycles ago was one. All PEs that see their
+            activations in the same cycles share these bits.
+        swap: `In(1)`, with bit 0 of `valid`: `a` is the first one for the shadow register's weight.
         weight: `In(8)`, bus; `In(13)` with `int4`.
         capture: `In(1)`, the bus holds this PE's next weight.
         partial_i, partial_o: sums, `partial_width(rows)` signed bits.
@@ -102,7 +103,7 @@ class Pe(wiring.Component):
         self.int4 = int4
         members = {
             "a": In(signed(ACTIVATION_WIDTH)),
-            "valid": In(1),
+            "valid": In(Pe.LATENCY),
             "swap": In(1),
             "weight": In(BUS_WIDTH if int4 else WEIGHT_WIDTH),
             "capture": In(1),
@@ -120,9 +121,7 @@ class Pe(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the stages drawn in the class docstring, left to right."""
         m = Module()
-        # Bit i is high when an activation is in the i-th row of registers.
-        valid = Signal(Pe.LATENCY - 1)
-        m.d.sync += valid.eq(Cat(self.valid, valid))
+        entering, *valid = self.valid  # valid[i]: an activation is in the i-th row of registers
 
         shadow = Signal(len(self.weight), reset_less=True)
         with m.If(self.capture):
@@ -134,7 +133,7 @@ class Pe(wiring.Component):
         )
         m.d.comb += [
             multiplier.a.eq(self.a),
-            multiplier.a_enable.eq(self.valid),
+            multiplier.a_enable.eq(entering),
             multiplier.b.eq(operand),
             multiplier.b_enable.eq(self.swap),
             multiplier.enable.eq(valid[0]),
@@ -160,7 +159,7 @@ class Pe(wiring.Component):
         fill = shadow[WEIGHT_WIDTH - 1].replicate(FIELD - WEIGHT_WIDTH)
         return Cat(shadow[:WEIGHT_WIDTH], fill, shadow[WEIGHT_WIDTH:]).as_signed()
 
-    def _add_two(self, m: Module, product: Signal, valid: Signal) -> None:
+    def _add_two(self, m: Module, product: Signal, valid: list[Value]) -> None:
         modes = Signal(2)
         m.d.sync += modes.eq(Cat(self.int4_row, modes))
 

@@ -76,8 +76,8 @@ class Pe(wiring.Component):
 
     Members:
         a: `In(signed(9))`, activation.
-        valid: `In(4)`: bit 0, `a` is one; bit i, `a` of i cycles ago was one. All PEs that see their
-            activations in the same cycles share these bits.
+        valid: `In(4)`: bit 0, `a` is one; bit i, `a` of i cycles ago was one. The PEs of a
+            diagonal, which work in step, share these bits.
         swap: `In(1)`, with bit 0 of `valid`: `a` is the first one for the shadow register's weight.
         weight: `In(8)`, bus; `In(13)` with `int4`.
         capture: `In(1)`, the bus holds this PE's next weight.

@@ -10,7 +10,7 @@ from systolith.cli.demo_command import MODEL, TOKENIZER, packaged
 from systolith.cli.execute import FloatModel, execute, summary
 from systolith.cli.exits import Exit
 from systolith.cli.inputs import Sample, load_tokenizer, tokenize
-from systolith.cli.options import DEFAULT_PRESET, DeviceOptions, open_for
+from systolith.cli.options import DEFAULT_PRESET, DeviceOptions, add_jobs_option, opened
 from systolith.cli.prepare import calibration, parse_buckets, prepare, preset_config
 from systolith.cli.sentences import CALIBRATION, DEMO
 from systolith.config import PRESETS
@@ -34,6 +34,7 @@ COLUMNS = (
     ("dram_bytes", "DRAM bytes", "{:,.0f}"),
     ("compile_s", "compile s", "{:.1f}"),
     ("mcycles_per_s", "Mcycle/s", "{:.2f}"),
+    ("mcycles_per_s_and_job", "of each job", "{:.2f}"),
 )
 """Key, heading and format of each column."""
 
@@ -67,6 +68,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--bandwidth", type=float, default=8.0, help="bytes per cycle (default 8)")
     parser.add_argument("--latency", type=int, default=30, help="cycles (default 30)")
+    add_jobs_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.set_defaults(run=run)
 
@@ -101,29 +103,31 @@ def _measure(name: str, seq_len: int, options: argparse.Namespace) -> dict[str, 
     compile_s = time.perf_counter() - started
     samples = _samples(tokenizer, seq_len)
     settings = DeviceOptions(
-        name="verilator", bandwidth=options.bandwidth, latency=options.latency, trace=None
+        name="verilator",
+        bandwidth=options.bandwidth,
+        latency=options.latency,
+        trace=None,
+        jobs=options.jobs,
     )
     facts: dict[str, Any] = {}
     for check in (True, False):
-        device = open_for(settings, config, check=check, quiet=False)
-        try:
+        with opened(settings, config, inputs=len(samples), check=check, quiet=False) as devices:
             outcome = execute(
                 program,
-                device,
+                devices,
                 samples,
                 reference=FloatModel(path),
                 check=check,
                 quiet=True,
             )
-            figures = summary(program, device, options.preset, outcome)
-        finally:
-            device.close()
+            figures = summary(program, devices[0], options.preset, outcome)
         if check:
             facts["bit_exact"] = figures["bit_exact"]
         else:
             rate = len(samples) * figures["cycles"] / outcome.wall_s / 1e6
             facts |= {key: value for key, value in figures.items() if key != "bit_exact"}
             facts |= {"compile_s": compile_s, "mcycles_per_s": rate}
+            facts["mcycles_per_s_and_job"] = rate / outcome.jobs
     return facts | {"model": name}
 
 

@@ -16,7 +16,7 @@ from systolith.cli.options import (
     DEFAULT_SEQ_LEN,
     DeviceOptions,
     add_device_options,
-    open_for,
+    opened,
     say_expected_time,
 )
 from systolith.cli.prepare import bucket_for, calibration, parse_buckets, prepare, preset_config
@@ -72,21 +72,23 @@ def run(options: argparse.Namespace) -> int:
         calibrated=calibration(None, tokenizer),
         quiet=options.json,
     )
-    device = open_for(DeviceOptions.of(options), config, check=options.check, quiet=options.json)
-    try:
-        say_expected_time(program, device, len(samples))
+    chosen = DeviceOptions.of(options)
+    with opened(
+        chosen, config, inputs=len(samples), check=options.check, quiet=options.json
+    ) as devices:
+        say_expected_time(program, devices, len(samples))
         outcome = execute(
             program,
-            device,
+            devices,
             samples,
             reference=FloatModel(model),
             check=options.check,
             quiet=options.json,
         )
         if options.report:
-            write_report(options.report, program, device, options.preset, outcome)
+            write_report(options.report, program, devices[0], options.preset, outcome)
         if options.json:
-            print(json.dumps(summary(program, device, options.preset, outcome)))
+            print(json.dumps(summary(program, devices[0], options.preset, outcome)))
             return exit_code(outcome)
         lengths = [len(sample["input_ids"]) for sample in samples]
         matrices = []
@@ -99,9 +101,7 @@ def run(options: argparse.Namespace) -> int:
             )
             matrices.append(vectors @ vectors.T)
         show_similarity(sentences, *matrices)
-        show_outcome(program, device, options.preset, outcome)
-    finally:
-        device.close()
+        show_outcome(program, devices[0], options.preset, outcome)
     return exit_code(outcome)
 
 

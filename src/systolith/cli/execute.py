@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from tqdm import tqdm
 
 from systolith.cli.exits import UsageError
 from systolith.cli.inputs import Sample
+from systolith.cli.parallel import Run, run_all
 from systolith.host.device import Device
 from systolith.host.figures import roofline_fraction, utilization
 from systolith.host.inference import HostParts
-from systolith.host.session import Counters, Session
+from systolith.host.session import Counters
 from systolith.program import Program
 from systolith_sim.check import Difference, check_tensors
-
-INSTRUCTION_DEVICES = ("iss",)
-"""Devices whose progress counts instructions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +46,14 @@ class Outcome:
     Attributes:
         results: one for each input.
         checked: whether levels were compared.
-        wall_s: seconds on the device, checks not included.
+        wall_s: seconds on the devices, checks not included.
+        jobs: how many devices worked at the same time.
     """
 
     results: list[Result]
     checked: bool
     wall_s: float
+    jobs: int
 
 
 class FloatModel:
@@ -108,61 +107,53 @@ def embedding(outputs: Mapping[str, np.ndarray], length: int) -> np.ndarray:
 
 def execute(
     program: Program,
-    device: Device,
+    devices: Sequence[Device],
     samples: Sequence[Sample],
     *,
     reference: FloatModel | None,
     check: bool,
     quiet: bool,
 ) -> Outcome:
-    """Run every input on the device.
+    """Run every input on one of the devices.
 
     Args:
         program: the compiled model.
-        device: where to run it.
+        devices: where to run it: devices of a kind, which work at the same time.
         samples: inputs.
         reference: the float model, or None.
         check: whether to compare every tensor with golden model and instruction simulator.
         quiet: no progress.
     """
     host = HostParts(program)
-    session = Session(device, program)
-    if check:
-        device.watch(program.watch)
-    results, wall = [], 0.0
-    for index, sample in enumerate(samples):
+    runs = []
+    for sample in samples:
         padded, length = host.pad(sample)
-        codes = host.prologue(padded)
-        unit = "instructions" if device.name in INSTRUCTION_DEVICES else "cycles"
-        started = time.perf_counter()
-        with tqdm(
-            desc=f"{device.name} {index + 1}/{len(samples)}",
-            unit=f" {unit}",
-            unit_scale=True,
-            disable=quiet or None,
-            leave=False,
-        ) as bar:
-            raw = session.run(codes, length=length, progress=lambda done: _advance(bar, done))
-        wall += time.perf_counter() - started
+        runs.append(Run(padded=padded, length=length, codes=host.prologue(padded)))
+    started = time.perf_counter()
+    run_all(program, devices, runs, watch=check, quiet=quiet)
+    wall = time.perf_counter() - started
+    results = []
+    for sample, run in zip(samples, runs, strict=True):
         difference = None
         if check:
-            captured = {} if device.name == "iss" else {device.name: device.captured}
-            difference = check_tensors(program, codes, length, captured)
-        outputs = host.epilogue(raw, padded, length)
+            name = devices[0].name
+            captured = {} if name == "iss" else {name: run.captured}
+            difference = check_tensors(program, run.codes, run.length, captured)
+        outputs = host.epilogue(run.raw, run.padded, run.length)
         expected = reference.run(sample) if reference else {}
         cosine = None
         if expected:
-            cosine = float(embedding(outputs, length) @ embedding(expected, length))
+            cosine = float(embedding(outputs, run.length) @ embedding(expected, run.length))
         results.append(
             Result(
                 outputs=outputs,
                 reference=expected,
-                counters=session.counters(),
+                counters=run.counters,
                 cosine=cosine,
                 difference=difference,
             )
         )
-    return Outcome(results=results, checked=check, wall_s=wall)
+    return Outcome(results=results, checked=check, wall_s=wall, jobs=len(devices))
 
 
 def summary(program: Program, device: Device, preset: str, outcome: Outcome) -> dict[str, Any]:
@@ -196,10 +187,7 @@ def summary(program: Program, device: Device, preset: str, outcome: Outcome) -> 
         ),
         "cosine": mean([result.cosine for result in outcome.results]),
         "inputs": len(outcome.results),
+        "jobs": outcome.jobs,
         "bandwidth": device.bandwidth or None,
         "host": list(program.host),
     }
-
-
-def _advance(bar: Any, done: int) -> None:
-    bar.update(done - bar.n)

@@ -1,7 +1,10 @@
 """Options that several commands share, and the device that they choose."""
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +22,7 @@ DEFAULT_SEQ_LEN = "32"
 LONG_RUN_S = 20.0
 """A run that takes longer is announced."""
 
-CYCLES_PER_SECOND = {"verilator": 8e5, "pysim": 150.0}
+CYCLES_PER_SECOND = {"verilator": 4.5e5, "pysim": 150.0}
 """What simulators of `ecp5-85k` about reach; pysim is somewhat faster on smaller cores."""
 
 
@@ -32,12 +35,14 @@ class DeviceOptions:
         bandwidth: bytes per cycle.
         latency: cycles from a read request to its first data.
         trace: waveform file to write, or None.
+        jobs: how many simulators may run at the same time; 0 for one on each processor.
     """
 
     name: str
     bandwidth: float
     latency: int
     trace: Path | None
+    jobs: int = 0
 
     @staticmethod
     def of(options: argparse.Namespace) -> "DeviceOptions":
@@ -47,6 +52,7 @@ class DeviceOptions:
             bandwidth=options.bandwidth,
             latency=options.latency,
             trace=options.trace,
+            jobs=options.jobs,
         )
 
 
@@ -111,31 +117,72 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--trace",
         type=Path,
         metavar="FILE",
-        help="write waveforms, .fst or .vcd (verilator; slow and large)",
+        help="write waveforms, .fst or .vcd (verilator; slow and large; one input at a time)",
+    )
+    add_jobs_option(parser)
+
+
+def add_jobs_option(parser: argparse.ArgumentParser) -> None:
+    """How many simulators at the same time."""
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="simulate at most N inputs at the same time (verilator; default: one on each "
+        "processor)",
     )
 
 
-def open_for(options: DeviceOptions, config: CoreConfig, *, check: bool, quiet: bool) -> Device:
-    """Open the device that was asked for."""
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, but is {text!r}")
+    return int(text)
+
+
+@contextmanager
+def opened(
+    options: DeviceOptions, config: CoreConfig, *, inputs: int, check: bool, quiet: bool
+) -> Iterator[list[Device]]:
+    """Open the device that was asked for, more than once if that saves time.
+
+    Simulators in C++ run side by side, one on each processor, as long as there are inputs.
+
+    Args:
+        options: the device.
+        config: the core.
+        inputs: how many are to be run.
+        check: whether tensors will be watched.
+        quiet: no messages.
+    """
     settings: dict[str, object] = {}
+    count = 1
     if options.name != "iss":
         settings |= {"bandwidth": options.bandwidth, "latency": options.latency}
     if options.name == "verilator":
         settings |= {"probed": check, "trace": options.trace}
         if quiet:
             settings["announce"] = _silent
-    return open_device(options.name, config, **settings)
+        if options.trace is None:
+            count = max(1, min(inputs, options.jobs or os.cpu_count() or 1))
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(closing(open_device(options.name, config, **settings)))
+            for _ in range(count)
+        ]
 
 
-def say_expected_time(program: Program, device: Device, inputs: int) -> None:
+def say_expected_time(program: Program, devices: Sequence[Device], inputs: int) -> None:
     """Say how long a run will take, if that is long."""
+    device, *_ = devices
     rate = CYCLES_PER_SECOND.get(device.name)
     if rate is None:
         return
     config = program.config
     if device.name == "pysim":
         rate *= max(1.0, 128 / config.macs_per_cycle)
-    seconds = inputs * program.macs / config.macs_per_cycle / rate
+    rounds = -(-inputs // len(devices))
+    seconds = rounds * program.macs / config.macs_per_cycle / rate
     if seconds > LONG_RUN_S:
         print(
             f"systolith: about {_duration(seconds)} for {inputs} inputs on {device.name}",

@@ -16,7 +16,7 @@ from systolith.cli.options import (
     DeviceOptions,
     add_device_options,
     add_model_options,
-    open_for,
+    opened,
     say_expected_time,
 )
 from systolith.cli.prepare import (
@@ -92,12 +92,14 @@ def run(options: argparse.Namespace) -> int:
         quiet=options.json,
     )
     reference = None if is_program else FloatModel(options.model)
-    device = open_for(DeviceOptions.of(options), config, check=options.check, quiet=options.json)
-    try:
-        say_expected_time(program, device, len(samples))
+    chosen = DeviceOptions.of(options)
+    with opened(
+        chosen, config, inputs=len(samples), check=options.check, quiet=options.json
+    ) as devices:
+        say_expected_time(program, devices, len(samples))
         outcome = execute(
             program,
-            device,
+            devices,
             samples,
             reference=reference,
             check=options.check,
@@ -115,15 +117,13 @@ def run(options: argparse.Namespace) -> int:
                 samples=samples,
             )
         if options.report:
-            write_report(options.report, program, device, options.preset, outcome)
+            write_report(options.report, program, devices[0], options.preset, outcome)
         if options.json:
-            print(json.dumps(summary(program, device, options.preset, outcome)))
+            print(json.dumps(summary(program, devices[0], options.preset, outcome)))
         else:
-            show_outcome(program, device, options.preset, outcome)
+            show_outcome(program, devices[0], options.preset, outcome)
         if errors is not None:
             print(errors, file=sys.stderr if options.json else sys.stdout)
-    finally:
-        device.close()
     return exit_code(outcome)
 
 

@@ -148,7 +148,9 @@ REGISTERS: tuple[Register, ...] = (
     Register(name="halt_code", offset=0x30, doc="The code of the HALT that ended the program."),
     Register(name="fault_cause", offset=0x34, doc="Why the program was stopped."),
     Register(name="fault_engine", offset=0x38, doc="The engine at fault; 7 for none."),
-    Register(name="fault_pc", offset=0x3C, doc="Index of the instruction at fault; 0 after an abort."),
+    Register(
+        name="fault_pc", offset=0x3C, doc="Index of the instruction at fault; 0 after an abort."
+    ),
     Register(name="fault_tag", offset=0x40, doc="Its tag."),
     *_pair("fault_address", 0x44, "The address at fault"),
     *_pair("cycles", 0x50, "Cycles from start to interrupt"),

@@ -67,6 +67,20 @@ def test_run_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["wall_s"] > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "iss", "--trace", "waves.vcd"], "--trace needs --device verilator"),
+        (["--trace", "waves.fst"], "name the file .vcd, not 'waves.fst'"),
+    ],
+)
+def test_waveforms_that_cannot_be_had(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(arguments(folder, *options)) == Exit.INPUT
+    assert message in capsys.readouterr().err
+
+
 def test_run_on_the_verilated_core(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = folder / "report"
     code = main(arguments(folder, "--preset", "tiny", "--check", "--json", "--report", str(report)))

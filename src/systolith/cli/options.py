@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from systolith.cli.exits import UsageError
 from systolith.config import PRESETS, CoreConfig
 from systolith.host.device import Device
 from systolith.program import Program
@@ -117,7 +118,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--trace",
         type=Path,
         metavar="FILE",
-        help="write waveforms, .fst or .vcd (verilator; slow and large; one input at a time)",
+        help="write waveforms to FILE.vcd (verilator; slow and large; one input at a time)",
     )
     add_jobs_option(parser)
 
@@ -154,7 +155,14 @@ def opened(
         inputs: how many are to be run.
         check: whether tensors will be watched.
         quiet: no messages.
+
+    Raises:
+        UsageError: the device cannot write the waveforms that were asked for.
     """
+    if options.trace is not None and options.name != "verilator":
+        raise UsageError(f"--trace needs --device verilator: {options.name} writes no waveforms")
+    if options.trace is not None and options.trace.suffix != ".vcd":
+        raise UsageError(f"--trace writes VCD: name the file .vcd, not {options.trace.name!r}")
     settings: dict[str, object] = {}
     count = 1
     if options.name != "iss":

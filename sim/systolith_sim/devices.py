@@ -29,13 +29,21 @@ def _verilator(config: CoreConfig, **options: Any) -> Device:
     return VerilatorDevice(config, **_with_timing(options))
 
 
+def _netlist(config: CoreConfig, **options: Any) -> Device:
+    from systolith_sim.netlist import NetlistDevice
+
+    return NetlistDevice(config, **_with_timing(options))
+
+
 # Imported when used: a simulation of instructions needs no Verilator.
 DEVICES: dict[str, Callable[..., Device]] = {
     "iss": _iss,
     "pysim": _pysim,
     "verilator": _verilator,
+    "netlist": _netlist,
 }
-"""What can be opened: instructions in NumPy, RTL in Amaranth's simulator, RTL in Verilator."""
+"""What can be opened: instructions in NumPy, RTL in Amaranth's simulator, RTL in Verilator, and the
+cells that synthesis makes of the RTL."""
 
 
 def open_device(name: str, config: CoreConfig, **options: Any) -> Device:

@@ -23,9 +23,8 @@ from systolith.isa import (
 )
 from systolith.numerics import Column, Format, Source, affine
 from systolith.regs import Control, State
+from systolith_sim.devices import open_device
 from systolith_sim.iss import IssDevice
-from systolith_sim.memory_model import MemoryTiming
-from systolith_sim.pysim import PysimDevice
 
 CONFIG = preset("tiny")
 MEMORY = 1 << 16
@@ -238,10 +237,10 @@ class Bench:
         raise AssertionError(f"the core is still in state {self.state.name}")
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Bench]:
-    """One core for all tests of a file: each test leaves it idle."""
-    device = PysimDevice(CONFIG, memory_bytes=MEMORY, timing=MemoryTiming(latency=8))
+@pytest.fixture(scope="module", params=["pysim", pytest.param("netlist", marks=pytest.mark.synth)])
+def shared(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """One core for all tests of a file, as RTL and as synthesized: each test leaves it idle."""
+    device: Any = open_device(request.param, CONFIG, memory_bytes=MEMORY, latency=8)
     yield Bench(device)
     device.close()
 

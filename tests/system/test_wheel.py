@@ -35,6 +35,7 @@ def test_the_wheel_holds_packages_data_and_licence(wheel: Path) -> None:
         "systolith/py.typed",
         "systolith/cli/demo_command.py",
         "systolith_rtl/core.py",
+        "systolith_sim/netlist/Vcore.h",
         "systolith_sim/verilator/harness.cpp",
     ):
         assert wanted in names

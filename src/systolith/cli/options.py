@@ -23,7 +23,7 @@ DEFAULT_SEQ_LEN = "32"
 LONG_RUN_S = 20.0
 """A run that takes longer is announced."""
 
-CYCLES_PER_SECOND = {"verilator": 4.5e5, "pysim": 150.0}
+CYCLES_PER_SECOND = {"verilator": 4.5e5, "netlist": 2e3, "pysim": 150.0}
 """What simulators of `ecp5-85k` about reach; pysim is somewhat faster on smaller cores."""
 
 
@@ -89,7 +89,8 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         choices=DEVICES,
         default="verilator",
         help="where to run: verilator, the RTL as C++ (default); pysim, the RTL in Amaranth's "
-        "simulator, very slow; iss, the instruction simulator, without time",
+        "simulator, very slow; netlist, the cells of its synthesis for ECP5, slow; iss, the "
+        "instruction simulator, without time",
     )
     parser.add_argument(
         "--check",

@@ -135,6 +135,18 @@ def test_compile_then_run_the_program(folder: Path, capsys: pytest.CaptureFixtur
     assert "compiled for another core" in capsys.readouterr().err
 
 
+def test_estimate_is_what_the_rtl_takes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory = ["--preset", "tiny", "--json", "--bandwidth", "4", "--latency", "50"]
+    compiling = ["compile", str(folder / "model.onnx"), "--seq-len", "16", "--estimate"]
+    calibrated = ["--calibration", str(folder / "calibration.npz")]
+    assert main([*compiling, *calibrated, *memory]) == Exit.FINE
+    estimate = json.loads(capsys.readouterr().out)["estimate"]
+    assert main(arguments(folder, *memory)) == Exit.FINE
+    measured = json.loads(capsys.readouterr().out)
+    assert estimate["cycles"] == pytest.approx(measured["cycles"], rel=0.01)
+    assert estimate["roofline_fraction"] == pytest.approx(measured["roofline_fraction"], rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -143,6 +155,7 @@ def test_compile_then_run_the_program(folder: Path, capsys: pytest.CaptureFixtur
         (["run", "m.onnx", "--text", "hello"], "--text needs the model's tokenizer.json"),
         (["verilog", "--preset", "huge", "-o", "x.v"], "there is no preset 'huge'; there are tiny"),
         (["verilog", "-o", "/none/x.v"], "there is no folder /none"),
+        (["compile", "x.onnx"], "nothing to do: give -o FILE, or --estimate"),
         (["compile", "x.onnx", "-o", "y", "--seq-len", "a"], "--seq-len takes a length"),
         (["compile", "x.onnx", "-o", "y", "--seq-len", "0"], "--seq-len takes a length"),
         (["compile", "x.onnx", "-o", "y"], "there is no model x.onnx"),

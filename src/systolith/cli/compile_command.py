@@ -7,7 +7,7 @@ from typing import Any
 
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.inputs import load_tokenizer
-from systolith.cli.options import add_model_options
+from systolith.cli.options import add_memory_options, add_model_options
 from systolith.cli.prepare import (
     PROGRAM_SUFFIX,
     calibration,
@@ -15,7 +15,10 @@ from systolith.cli.prepare import (
     prepare,
     preset_config,
 )
+from systolith.compiler.estimate import Memory, estimate
+from systolith.host.figures import roofline
 from systolith.isa import INSTRUCTION_BYTES
+from systolith.program import Program
 
 
 def add_parser(commands: Any) -> None:
@@ -30,10 +33,15 @@ def add_parser(commands: Any) -> None:
         "-o",
         "--output",
         type=Path,
-        required=True,
         metavar="FILE",
         help=f"program to write, by convention {PROGRAM_SUFFIX}",
     )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="tell how many cycles the program takes, without simulating it",
+    )
+    add_memory_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     add_model_options(parser)
     parser.set_defaults(run=run)
@@ -43,7 +51,9 @@ def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     if options.model.suffix == PROGRAM_SUFFIX:
         raise UsageError(f"{options.model} is compiled already")
-    if not options.output.parent.is_dir():
+    if options.output is None and not options.estimate:
+        raise UsageError("nothing to do: give -o FILE, or --estimate")
+    if options.output is not None and not options.output.parent.is_dir():
         raise UsageError(f"there is no folder {options.output.parent}")
     buckets = parse_buckets(options.seq_len)
     if len(buckets) != 1:
@@ -56,8 +66,9 @@ def run(options: argparse.Namespace) -> int:
         calibrated=calibration(options.calibration, tokenizer),
         quiet=options.json,
     )
-    program.save(options.output)
-    facts = {
+    if options.output is not None:
+        program.save(options.output)
+    facts: dict[str, Any] = {
         "model": program.name,
         "preset": options.preset,
         "seq_len": program.seq_len,
@@ -69,14 +80,44 @@ def run(options: argparse.Namespace) -> int:
         "host": list(program.host),
         "notes": list(program.notes),
     }
+    if options.estimate:
+        facts["estimate"] = _estimate(program, options)
     if options.json:
         print(json.dumps(facts))
         return Exit.FINE
-    print(f"{options.output}: {program.name} for {options.preset}, {program.seq_len} tokens")
+    name = options.output or "not saved"
+    print(f"{name}: {program.name} for {options.preset}, {program.seq_len} tokens")
     print(f"  {facts['instructions']:,} instructions, {len(program.image):,} bytes of parameters")
     print(f"  {program.macs:,} MACs, at least {program.dram_bytes:,} bytes over the memory port")
     for line in program.host:
         print(f"  on the host: {line}")
     for note in program.notes:
         print(f"  note: {note}")
+    if options.estimate:
+        figures = facts["estimate"]
+        print(
+            f"  estimate: {figures['cycles']:,} cycles at {figures['bandwidth']:g} bytes per cycle "
+            f"and {figures['latency']} cycles of latency"
+        )
+        print(
+            f"  {figures['utilization']:.1%} of {program.config.macs_per_cycle} MACs per cycle, "
+            f"{figures['roofline_fraction']:.1%} of the roofline ({figures['bound']}-bound)"
+        )
     return Exit.FINE
+
+
+def _estimate(program: Program, options: argparse.Namespace) -> dict[str, Any]:
+    """What the program will take, and how far that is from the least it could."""
+    if options.bandwidth <= 0 or options.latency < 0:
+        raise UsageError("--bandwidth must be more than 0, and --latency must not be negative")
+    memory = Memory(bandwidth=options.bandwidth, latency=options.latency)
+    cycles = estimate(program.code, program.config, memory).cycles
+    bound = roofline(program, options.bandwidth)
+    return {
+        "cycles": cycles,
+        "bandwidth": options.bandwidth,
+        "latency": options.latency,
+        "utilization": program.macs / program.config.macs_per_cycle / cycles,
+        "roofline_fraction": bound.cycles / cycles,
+        "bound": bound.bound,
+    }

@@ -101,20 +101,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="DIR", help="write report.json and report.md there"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
-    parser.add_argument(
-        "--bandwidth",
-        type=float,
-        default=8.0,
-        metavar="B",
-        help="bytes per cycle of the simulated memory (default 8)",
-    )
-    parser.add_argument(
-        "--latency",
-        type=int,
-        default=30,
-        metavar="N",
-        help="cycles of latency of the simulated memory (default 30)",
-    )
+    add_memory_options(parser)
     parser.add_argument(
         "--trace",
         type=Path,
@@ -122,6 +109,24 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         help="write waveforms to FILE.vcd (verilator; slow and large; one input at a time)",
     )
     add_jobs_option(parser)
+
+
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """What memory the core has."""
+    parser.add_argument(
+        "--bandwidth",
+        type=float,
+        default=8.0,
+        metavar="B",
+        help="bytes per cycle of the memory (default 8)",
+    )
+    parser.add_argument(
+        "--latency",
+        type=int,
+        default=30,
+        metavar="N",
+        help="cycles of latency of the memory (default 30)",
+    )
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:

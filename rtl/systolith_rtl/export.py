@@ -1,13 +1,17 @@
 """The core as one Verilog file for other people's chips, and as RTLIL for simulators."""
 
+import gc
 import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue]
 from amaranth.hdl import Value, ValueCastable
@@ -75,8 +79,48 @@ def to_rtlil(config: CoreConfig, *, probe: bool = False, name: str = "top") -> s
         probe: whether to add the ports `probe_*` for simulators.
         name: of the top module.
     """
-    core = Core(config, probe=probe)
-    return drop_zeros(rtlil.convert(core, name=name, ports=flat_ports(core), emit_src=False))
+    return convert(Core(config, probe=probe), name=name)
+
+
+def convert(component: wiring.Component, *, name: str = "top", platform: Any = None) -> str:
+    """Return the RTLIL of a component, with the port names of the Verilog.
+
+    Memories that are zero throughout have no initial contents: Amaranth would write each of their
+    bits, which is most of the text and a quarter of the time.
+
+    Args:
+        component: not yet elaborated.
+        name: of the top module.
+        platform: what it is elaborated for, if anything.
+    """
+    # Nothing of what elaboration makes is garbage before its end, and looking for some takes
+    # another third of the time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with _zeros_left_out():
+            ports = flat_ports(component)
+            return rtlil.convert(
+                component, name=name, platform=platform, ports=ports, emit_src=False
+            )
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextmanager
+def _zeros_left_out() -> Iterator[None]:
+    emit_memory = rtlil.ModuleEmitter.emit_memory
+
+    def emit_contents(self: Any, index: int, cell: Any) -> None:
+        if any(cell.init):
+            emit_memory(self, index, cell)
+
+    rtlil.ModuleEmitter.emit_memory = emit_contents
+    try:
+        yield
+    finally:
+        rtlil.ModuleEmitter.emit_memory = emit_memory
 
 
 def flat_ports(component: wiring.Component) -> dict[str, tuple[Value, PortDirection]]:
@@ -91,23 +135,6 @@ def flat_ports(component: wiring.Component) -> dict[str, tuple[Value, PortDirect
         direction = PortDirection.Input if member.flow == In else PortDirection.Output
         ports[_flat_name(tuple(map(str, path)))] = Value.cast(value), direction
     return ports
-
-
-_MEMINIT = re.compile(r"^  cell \$meminit_v2 .*?\n  end\n", re.MULTILINE | re.DOTALL)
-
-
-def drop_zeros(text: str) -> str:
-    """Remove from RTLIL the initial contents of memories that are zero throughout.
-
-    Amaranth writes every bit of every memory, which is most of the text.
-    """
-
-    def replace(match: re.Match[str]) -> str:
-        _, _, data = match[0].partition("connect \\DATA ")
-        _, _, bits = data.partition("\n")[0].partition("'")
-        return "" if bits and not bits.strip("0") else match[0]
-
-    return _MEMINIT.sub(replace, text)
 
 
 def _flat_name(path: tuple[str, ...]) -> str:

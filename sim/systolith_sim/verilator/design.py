@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue]
 from amaranth.lib import wiring
 
 from systolith.config import CoreConfig
 from systolith_rtl.core import Core
-from systolith_rtl.export import drop_zeros, flat_ports
+from systolith_rtl.export import convert
 from systolith_sim.toolchain import digest, generator_sources, version
 
 
@@ -43,5 +42,4 @@ def core_design(config: CoreConfig, *, probed: bool) -> Design:
 
 def to_rtlil(component: wiring.Component, *, platform: Any = None) -> str:
     """Convert to RTLIL: module `top` with the flat port names, clock `clk`, reset `rst`."""
-    ports = flat_ports(component)
-    return drop_zeros(rtlil.convert(component, platform=platform, ports=ports, emit_src=False))
+    return convert(component, platform=platform)

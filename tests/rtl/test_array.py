@@ -10,7 +10,7 @@ from amaranth.hdl import Fragment
 from systolith.config import CoreConfig, preset
 from systolith_rtl.array.array import SystolicArray
 from systolith_sim.ecp5 import SimulatedEcp5
-from systolith_sim.golden.matmul import matmul
+from systolith_sim.golden.gemm import gemm
 from systolith_sim.testbench import SimulatorContext, simulate
 
 TINY = preset("tiny")
@@ -56,7 +56,7 @@ def check(config: CoreConfig, *, m: int, tiles: int, bubbles: float, platform: A
         if is_signed:
             a = a.view(np.int8)
         b = numbers.integers(-128, 128, (columns, rows), np.int8)
-        sums = matmul(a, b)
+        sums = gemm(a, b)
         t = start
         for column in generator.sample(range(columns), columns):
             while generator.random() < bubbles:

@@ -16,7 +16,7 @@ from systolith_rtl.array.pe import (
     partial_width,
 )
 from systolith_sim.ecp5 import SimulatedEcp5
-from systolith_sim.golden.matmul import pack_int4, unpack_products
+from systolith_sim.golden.gemm import pack_int4, unpack_products
 from systolith_sim.testbench import SimulatorContext, simulate
 
 Cycle = dict[str, int]

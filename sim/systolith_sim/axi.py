@@ -1,4 +1,10 @@
-"""A memory on an AXI4 port, which also holds the master to the protocol."""
+"""A memory on an AXI4 port, which also holds the master to the protocol: for tests of units.
+
+Devices have another one, `memory_model`, which is a twin of the Verilator harness, so it is as
+simple as it can be: bandwidth and latency, addresses before data, one error at a time. This one has
+no bandwidth, and does what a slave may do beyond that: data before its address, errors anywhere,
+ranges that must not be touched, and a record of every burst.
+"""
 
 import random
 from collections import deque

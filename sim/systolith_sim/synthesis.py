@@ -17,8 +17,17 @@ from systolith_sim.routing import DEVICES, PARTS, route
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
 from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json
 
-MULTIPLIERS = {"25k": 28, "85k": 156}
-"""MULT18X18D of each device."""
+CAPACITY = {
+    "25k": {"LUT": 24_288, "TRELLIS_FF": 24_288, "MULT18X18D": 28, "DP16KD": 56},
+    "85k": {"LUT": 83_640, "TRELLIS_FF": 83_640, "MULT18X18D": 156, "DP16KD": 208},
+}
+"""What each device has."""
+
+LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+"""LUTs of a cell; two of a LUT RAM's six are lost to its write port."""
+
+FULL = 0.85
+"""Share of the LUTs up to which a device is chosen unasked: beyond, nextpnr searches for hours."""
 
 CELLS = ("LUT4", "TRELLIS_FF", "CCU2C", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")
 """The cells that are listed, of all that Yosys counts."""
@@ -58,25 +67,45 @@ def synthesize_in_harness(
     return cell_counts(statistics["modules"]["\\top.unit"]), netlist
 
 
-def default_device(config: CoreConfig) -> str:
-    """The smallest device with the multipliers of a core: array, and three for each lane."""
-    needed = config.rows * config.columns + 3 * config.columns
-    for device, available in MULTIPLIERS.items():
-        if needed <= available:
+def needs(cells: dict[str, int]) -> dict[str, int]:
+    """What a device must have of each kind in `CAPACITY` for these cells."""
+    luts = sum(count * cells.get(cell, 0) for cell, count in LUTS.items())
+    return {"LUT": luts} | {
+        kind: cells.get(kind, 0) for kind in ("TRELLIS_FF", "MULT18X18D", "DP16KD")
+    }
+
+
+def choose_device(cells: dict[str, int]) -> str:
+    """The smallest device that these cells do not fill, else the largest."""
+    needed = needs(cells)
+    for device, capacity in CAPACITY.items():
+        if needed["LUT"] <= FULL * capacity["LUT"] and _fits(needed, capacity):
             return device
     return DEVICES[-1]
+
+
+def _fits(needed: dict[str, int], capacity: dict[str, int]) -> bool:
+    return all(needed[kind] <= available for kind, available in capacity.items())
 
 
 def synthesize_core(
     config: CoreConfig,
     *,
-    device: str,
+    device: str | None,
     speed: int,
     seeds: Sequence[int],
     frequency: float,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Synthesize a core, and place and route it once for each seed.
+
+    Args:
+        config: the core.
+        device: one of `DEVICES`, or None for the smallest with room.
+        speed: speed grade.
+        seeds: of the placer; none to synthesize only.
+        frequency: the clock to ask for, MHz.
+        quiet: whether to say nothing meanwhile.
 
     Returns:
         `cells` by type, without the harness; for each seed `fmax_mhz` and `critical_path`; `used`
@@ -90,15 +119,23 @@ def synthesize_core(
         if not quiet:
             announce_on_stderr(message)
 
-    needed = config.rows * config.columns + 3 * config.columns
-    if seeds and needed > MULTIPLIERS[device]:
-        raise ToolError(
-            f"the core needs {needed} multipliers, and {PARTS[device]} has "
-            f"{MULTIPLIERS[device]}: synthesize it with --no-route, or choose a larger device"
-        )
     start = time.monotonic()
     say("Yosys synthesizes the core: a minute for `tiny`, five for a large core")
     counts, netlist = synthesize_in_harness(Core(config), announce=say)
+    device = device or choose_device(counts)
+    needed, capacity = needs(counts), CAPACITY[device]
+    if seeds and not _fits(needed, capacity):
+        lacks = (
+            f"{needed[kind]} {kind} of {available}"
+            for kind, available in capacity.items()
+            if needed[kind] > available
+        )
+        raise ToolError(
+            f"the core does not fit {PARTS[device]}: {', '.join(lacks)}; synthesize it with "
+            "--no-route, or choose a larger device"
+        )
+    if seeds and needed["LUT"] > FULL * capacity["LUT"]:
+        say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
     routed = {}
     for seed in seeds:
         say(
@@ -106,7 +143,12 @@ def synthesize_core(
             " minutes for `tiny`, up to an hour for a large core"
         )
         routed[seed] = route(
-            netlist, device=device, speed=speed, seed=seed, frequency=frequency, announce=say
+            netlist,
+            device=device,
+            speed=speed,
+            seed=seed,
+            frequency=frequency,
+            announce=say,
         )
     return {
         "device": PARTS[device],

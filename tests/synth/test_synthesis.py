@@ -3,6 +3,7 @@
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from amaranth.hdl import Module, Signal
@@ -11,9 +12,14 @@ from amaranth.lib.wiring import In, Out
 
 from systolith.cli.exits import Exit, exit_of
 from systolith.config import preset
-from systolith_sim import routing, toolchain, yosys
+from systolith_sim import routing, synthesis, toolchain, yosys
 from systolith_sim.routing import Routed, read_report, route
-from systolith_sim.synthesis import synthesize_core, synthesize_in_harness
+from systolith_sim.synthesis import (
+    choose_device,
+    needs,
+    synthesize_core,
+    synthesize_in_harness,
+)
 from systolith_sim.toolchain import ToolError
 
 pytestmark = pytest.mark.synth
@@ -138,9 +144,24 @@ def test_missing_tools_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         route("{}", device="25k", speed=6, seed=1, frequency=100)
 
 
-def test_a_core_with_too_many_multipliers_is_not_even_synthesized() -> None:
-    with pytest.raises(ToolError, match="needs 152 multipliers, and LFE5U-25F has 28"):
-        synthesize_core(preset("ecp5-85k"), device="25k", speed=6, seeds=[1], frequency=100)
+def test_the_smallest_device_with_room_is_chosen() -> None:
+    """Not one whose LUTs are nearly used up, nor one without enough blocks of a kind."""
+    small = {"LUT4": 10_000, "CCU2C": 3_000, "TRELLIS_DPR16X4": 500, "DP16KD": 56}
+    assert needs(small)["LUT"] == 19_000
+    assert choose_device(small) == "25k"
+    for more in ({"LUT4": 12_000}, {"DP16KD": 57}, {"MULT18X18D": 29}, {"TRELLIS_FF": 24_289}):
+        assert choose_device(small | more) == "85k"
+    assert choose_device({"MULT18X18D": 1000}) == "85k"
+
+
+def test_a_core_that_does_not_fit_is_not_routed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = {"LUT4": 24_289, "MULT18X18D": 152}
+    monkeypatch.setattr(synthesis, "Core", lambda config: None)
+    monkeypatch.setattr(synthesis, "synthesize_in_harness", lambda *_, **__: (cells, "{}"))
+    options: dict[str, Any] = {"device": "25k", "speed": 6, "frequency": 100, "quiet": True}
+    with pytest.raises(ToolError, match="LFE5U-25F: 24289 LUT of 24288, 152 MULT18X18D of 28;"):
+        synthesize_core(preset("tiny"), seeds=[1], **options)
+    assert synthesize_core(preset("tiny"), seeds=[], **options)["cells"]["LUT4"] == 24_289
 
 
 def test_the_critical_path_lies_between_registers() -> None:

@@ -112,13 +112,13 @@ def check_runs(
     if is_load:
         slots = s.last_granule[exact_log2(config.column_slots) :].any()
         table_entries = config.table_slots * TABLE_ENTRIES
-        entries = s.last_granule >= table_entries
+        entries = _reaches(s.last_granule, table_entries)
         beyond = Mux(facts.side, Mux(facts.tables, entries, slots), beyond)
         first_beyond = Mux(
             facts.side,
             Mux(
                 facts.tables,
-                Mux(s.granule >= table_entries, s.granule, table_entries),
+                Mux(_reaches(s.granule, table_entries), s.granule, table_entries),
                 _at_least(s.granule, config.column_slots),
             ),
             first_beyond,
@@ -157,6 +157,13 @@ def check_runs(
     ]
     pipe.drive(run)
     return pipe.depth
+
+
+def _reaches(value: Value, bound: int) -> Value:
+    """Compare a long value with a multiple of many, which takes no carry chain."""
+    low = (bound & -bound).bit_length() - 1
+    high = bound.bit_length()
+    return value[high:].any() | (value[low:high] >= bound >> low)
 
 
 def _at_least(value: Value, bound: int) -> Value:

@@ -141,6 +141,7 @@ class Walker(wiring.Component):
         block_offset = Signal(signed(OFFSET_WIDTH), reset_less=True)
         granule = Signal(GRANULE_WIDTH, reset_less=True)
         block_granule = Signal(GRANULE_WIDTH, reset_less=True)
+        # How many are left, this one included.
         runs = Signal(16, reset_less=True)
         blocks = Signal(16, reset_less=True)
         multiplier = Signal(32, reset_less=True)
@@ -152,21 +153,35 @@ class Walker(wiring.Component):
         word_bits = exact_log2(self.config.rows // piece_bytes)
         piece = Signal(33 + piece_bits, reset_less=True)
         halves = Signal()
+        # Whether `piece` lies beyond the scratchpad: found out while it is set, since the way from
+        # here through the scratchpad's arbiters is long enough.
+        inside_bits = exact_log2(self.config.granules) + piece_bits
+        beyond = Signal()
         m.d.comb += [
             self.read.address.eq(piece[word_bits:]),
             raw.p.offset.eq(offset),
             raw.p.granule.eq(granule),
-            raw.p.last.eq((runs == 0) & (blocks == 0)),
+            raw.p.last.eq((runs == 1) & (blocks == 1)),
             raw.p.unlisted.eq(unlisted),
         ]
 
-        def multiply(into: Signal) -> None:
+        # One adder for either offset, which is long: a product's steps and a stride's share it.
+        multiplies = Signal()
+        next_offset = Signal(signed(OFFSET_WIDTH))
+        next_block_offset = Signal(signed(OFFSET_WIDTH))
+        stride = Mux(multiplies, multiplicand, command.dram_stride1)
+        m.d.comb += next_offset.eq(offset + (stride if self.is_load else command.dram_stride1))
+        stride = Mux(multiplies, multiplicand, command.dram_stride2)
+        m.d.comb += next_block_offset.eq(block_offset + stride)
+
+        def multiply(into: Signal, following: Signal) -> None:
+            m.d.comb += multiplies.eq(1)
             m.d.sync += [
                 multiplier.eq(multiplier >> 1),
                 multiplicand.eq(multiplicand << 1),
             ]
             with m.If(multiplier[0]):
-                m.d.sync += into.eq(into + multiplicand)
+                m.d.sync += into.eq(following)
 
         with m.FSM():
             with m.State("TAKE"):
@@ -181,25 +196,28 @@ class Walker(wiring.Component):
                 m.d.sync += [
                     block_offset.eq(command.dram_offset),
                     block_granule.eq(command.address),
-                    blocks.eq(command.n2 - 1),
+                    blocks.eq(command.n2),
                     multiplier.eq(Mux(command.scalar == 0, 0, scalar)),
                     multiplicand.eq(command.scalar_stride),
                     unlisted.eq(0),
                 ]
                 m.next = "SCALAR"
             with m.State("SCALAR"):
-                multiply(block_offset)
+                multiply(block_offset, next_block_offset)
                 with m.If(multiplier == 0):
                     m.next = "BLOCK"
             with m.State("BLOCK"):
                 m.d.sync += [
                     offset.eq(block_offset),
                     granule.eq(block_granule),
-                    runs.eq(command.n1 - 1),
+                    runs.eq(command.n1),
                 ]
                 m.next = "RUN"
                 if self.is_load:
-                    m.d.sync += piece.eq(command.index << piece_bits)
+                    m.d.sync += [
+                        piece.eq(command.index << piece_bits),
+                        beyond.eq(command.index[inside_bits - piece_bits :].any()),
+                    ]
                     with m.If(facts.gather):
                         m.next = "INDEX"
             with m.State("RUN"):
@@ -207,29 +225,28 @@ class Walker(wiring.Component):
                 with m.If(raw.ready):
                     m.d.sync += [
                         runs.eq(runs - 1),
-                        offset.eq(offset + command.dram_stride1),
+                        offset.eq(next_offset),
                         granule.eq(granule + command.stride1),
                     ]
                     if self.is_load:
                         with m.If(facts.gather):
                             m.d.sync += offset.eq(block_offset)
                             m.next = "INDEX"
-                    with m.If(runs == 0):
+                    with m.If(runs == 1):
                         m.d.sync += [
                             blocks.eq(blocks - 1),
-                            block_offset.eq(block_offset + command.dram_stride2),
+                            block_offset.eq(next_block_offset),
                             block_granule.eq(block_granule + command.stride2),
                         ]
                         m.next = "BLOCK"
-                        with m.If(blocks == 0):
+                        with m.If(blocks == 1):
                             m.next = "TAKE"
                     with m.If(unlisted):
                         m.next = "TAKE"
             if self.is_load:
                 with m.State("INDEX"):
-                    outside = piece[exact_log2(self.config.granules) + piece_bits :].any()
-                    m.d.comb += self.read.valid.eq(~outside & ~self.halt)
-                    with m.If(outside):
+                    m.d.comb += self.read.valid.eq(~beyond & ~self.halt)
+                    with m.If(beyond):
                         m.d.sync += [unlisted.eq(1), granule.eq(piece[piece_bits:])]
                         m.next = "RUN"
                     with m.Elif(self.read.valid & self.read.ready):
@@ -238,6 +255,7 @@ class Walker(wiring.Component):
                     part = self.read.data.word_select(piece[:word_bits], 8 * piece_bytes)
                     m.d.sync += [
                         piece.eq(piece + 1),
+                        beyond.eq(piece[:inside_bits].all()),
                         multiplier.eq(Cat(multiplier, part)[8 * piece_bytes :]),
                         multiplicand.eq(command.dram_stride1),
                         halves.eq(~halves),
@@ -247,6 +265,6 @@ class Walker(wiring.Component):
                         with m.If(~halves):
                             m.next = "INDEX"
                 with m.State("PRODUCT"):
-                    multiply(offset)
+                    multiply(offset, next_offset)
                     with m.If(multiplier == 0):
                         m.next = "RUN"

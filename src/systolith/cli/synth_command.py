@@ -8,8 +8,8 @@ from systolith.cli.exits import Exit
 from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
 from systolith.config import PRESETS
-from systolith_sim.routing import DEVICES, PARTS
-from systolith_sim.synthesis import default_device, synthesize_core
+from systolith_sim.routing import DEVICES
+from systolith_sim.synthesis import synthesize_core
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--device",
         choices=DEVICES,
-        help="the FPGA (default: the smallest that suits the preset)",
+        help="the FPGA (default: the smallest that the core does not fill)",
     )
     parser.add_argument("--speed", type=int, default=6, choices=(6, 7, 8), help="speed grade")
     parser.add_argument(
@@ -48,10 +48,9 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     config = preset_config(options.preset)
-    device = options.device or default_device(config)
     result = synthesize_core(
         config,
-        device=device,
+        device=options.device,
         speed=options.speed,
         seeds=[] if options.no_route else options.seeds,
         frequency=options.freq,
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result | {"preset": options.preset}))
         return Exit.FINE
-    print(f"{options.preset} on {PARTS[device]}, speed grade {options.speed}")
+    print(f"{options.preset} on {result['device']}, speed grade {options.speed}")
     for name, count in result["cells"].items():
         print(f"  {name:<16}{count:>10,}")
     for seed, clock in result["fmax_mhz"].items():

@@ -62,6 +62,8 @@ def test_the_installed_wheel_runs_a_model(wheel: Path, tmp_path: Path) -> None:
                     target.symlink_to(entry)
     (packages / "borrowed.pth").write_text(f"{borrowed}\n")
 
+    # Nor must a path that leads to the checkout.
+    surroundings = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
     shape = BertShape()
     write_bert(tmp_path / "model.onnx", shape)
     (sample,) = make_tokens(shape, [10])
@@ -73,7 +75,7 @@ def test_the_installed_wheel_runs_a_model(wheel: Path, tmp_path: Path) -> None:
             *("--device", "iss", "--check", "--json"),
         ],
         cwd=tmp_path,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""},
+        env=surroundings,
         capture_output=True,
         text=True,
         check=False,
@@ -83,6 +85,7 @@ def test_the_installed_wheel_runs_a_model(wheel: Path, tmp_path: Path) -> None:
     where = subprocess.run(
         [python, "-c", "import systolith; print(systolith.__file__)"],
         cwd=tmp_path,
+        env=surroundings,
         capture_output=True,
         text=True,
         check=True,

@@ -147,6 +147,19 @@ def test_estimate_is_what_the_rtl_takes(folder: Path, capsys: pytest.CaptureFixt
     assert estimate["roofline_fraction"] == pytest.approx(measured["roofline_fraction"], rel=0.01)
 
 
+def test_report_writes_page_figures_table_and_trace(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = folder / "profile"
+    given = ["report", str(folder / "model.onnx"), "-o", str(target), "--preset", "tiny"]
+    assert main([*given, "--seq-len", "16", "--json"]) == Exit.FINE
+    figures = json.loads(capsys.readouterr().out)
+    assert figures == json.loads((target / "perf.json").read_text())
+    assert f"{figures['cycles']:,}" in (target / "report.html").read_text("utf-8")
+    assert (target / "layers.csv").read_text().count("\n") == 1 + len(figures["layers"])
+    assert json.loads((target / "trace.json").read_text())["traceEvents"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -155,6 +168,8 @@ def test_estimate_is_what_the_rtl_takes(folder: Path, capsys: pytest.CaptureFixt
         (["run", "m.onnx", "--text", "hello"], "--text needs the model's tokenizer.json"),
         (["verilog", "--preset", "huge", "-o", "x.v"], "there is no preset 'huge'; there are tiny"),
         (["verilog", "-o", "/none/x.v"], "there is no folder /none"),
+        (["report", "x.onnx", "-o", "y", "--seq-len", "16,32"], "one sequence length"),
+        (["report", "x.onnx", "-o", "y", "--bandwidth", "0"], "--bandwidth must be more than 0"),
         (["compile", "x.onnx"], "nothing to do: give -o FILE, or --estimate"),
         (["compile", "x.onnx", "-o", "y", "--seq-len", "a"], "--seq-len takes a length"),
         (["compile", "x.onnx", "-o", "y", "--seq-len", "0"], "--seq-len takes a length"),

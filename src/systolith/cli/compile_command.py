@@ -7,7 +7,7 @@ from typing import Any
 
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.inputs import load_tokenizer
-from systolith.cli.options import add_memory_options, add_model_options
+from systolith.cli.options import add_memory_options, add_model_options, memory_of
 from systolith.cli.prepare import (
     PROGRAM_SUFFIX,
     calibration,
@@ -15,7 +15,7 @@ from systolith.cli.prepare import (
     prepare,
     preset_config,
 )
-from systolith.compiler.estimate import Memory, estimate
+from systolith.compiler.estimate import estimate
 from systolith.host.figures import roofline
 from systolith.isa import INSTRUCTION_BYTES
 from systolith.program import Program
@@ -108,10 +108,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _estimate(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """What the program will take, and how far that is from the least it could."""
-    if options.bandwidth <= 0 or options.latency < 0:
-        raise UsageError("--bandwidth must be more than 0, and --latency must not be negative")
-    memory = Memory(bandwidth=options.bandwidth, latency=options.latency)
-    cycles = estimate(program.code, program.config, memory).cycles
+    cycles = estimate(program.code, program.config, memory_of(options)).cycles
     bound = roofline(program, options.bandwidth)
     return {
         "cycles": cycles,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from systolith.cli.exits import UsageError
+from systolith.compiler.estimate import Memory
 from systolith.config import PRESETS, CoreConfig
 from systolith.host.device import Device
 from systolith.program import Program
@@ -127,6 +128,17 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cycles of latency of the memory (default 30)",
     )
+
+
+def memory_of(options: argparse.Namespace) -> Memory:
+    """The memory that was asked for, for an estimate.
+
+    Raises:
+        UsageError: there is no such memory.
+    """
+    if options.bandwidth <= 0 or options.latency < 0:
+        raise UsageError("--bandwidth must be more than 0, and --latency must not be negative")
+    return Memory(bandwidth=options.bandwidth, latency=options.latency)
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,93 @@
+"""A profile as one HTML page that needs nothing else."""
+
+from html import escape
+
+from systolith.report.hints import hints
+from systolith.report.pictures import roofline_picture, timeline
+from systolith.report.profile import Profile
+from systolith.report.tables import performance
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1140px; margin: 2em auto; padding: 0 1em;
+  color: #1d1d1f; background: #ffffff; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .15em .8em; text-align: right; border-bottom: 1px solid #dddddd; }
+th:first-child, td:first-child { text-align: left; }
+.wide { overflow-x: auto; max-height: 36em; }
+svg text { font: 12px system-ui, sans-serif; fill: #444444; }
+.lane { fill: #f1f1f3; } .axis { stroke: #cccccc; stroke-width: .5; }
+.roof { fill: none; stroke: #34507a; stroke-width: 2; } .reached { fill: #e45756; }
+.note { color: #666666; }
+"""
+
+
+def render(profile: Profile) -> str:
+    """Return the page; its figures are those of `performance`."""
+    figures = performance(profile)
+    program = profile.program
+    title = f"{program.name}, {program.seq_len} tokens"
+    summary = (
+        ("cycles", f"{figures['cycles']:,}"),
+        ("MACs", f"{figures['macs']:,}"),
+        ("of peak", f"{figures['utilization']:.1%}"),
+        ("of the roofline", f"{figures['roofline_fraction']:.1%} ({figures['bound']}-bound)"),
+        ("bytes of DRAM", f"{figures['dram_bytes']:,}, at least {figures['least_dram_bytes']:,}"),
+    )
+    advice = hints(profile) or ["nothing that would win half a percent"]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            f'<p class="note">Estimated, not simulated, for a core of {program.config.rows} by '
+            f"{program.config.columns} with {program.config.scratchpad_bytes // 1024} KiB, "
+            f"{profile.memory.bandwidth:g} bytes per cycle and {profile.memory.latency} cycles of "
+            "latency.</p>",
+            "<table>",
+            *(f"<tr><td>{name}</td><td>{escape(value)}</td></tr>" for name, value in summary),
+            "</table>",
+            "<h2>What to change</h2><ul>",
+            *(f"<li>{escape(line)}</li>" for line in advice),
+            "</ul>",
+            "<h2>Roofline</h2>",
+            roofline_picture(profile),
+            "<h2>Timeline</h2>",
+            f'<div class="wide">{timeline(profile)}</div>',
+            '<p class="note">A colour is a layer; point at a box for its name. trace.json has '
+            "every instruction, for ui.perfetto.dev.</p>",
+            "<h2>Engines</h2>",
+            *_engines(profile),
+            "<h2>Layers</h2>",
+            '<div class="wide">',
+            *_layers(profile),
+            "</div>",
+            "</body></html>",
+        ]
+    )
+
+
+def _engines(profile: Profile) -> list[str]:
+    reasons = sorted({reason for time in profile.engines.values() for reason in time.waiting})
+    head = ["engine", "instructions", "working", *(f"waits for {each}" for each in reasons), "idle"]
+    lines = ["<table><tr>" + "".join(f"<th>{escape(each)}</th>" for each in head) + "</tr>"]
+    for name, time in profile.engines.items():
+        shares = [time.working, *(time.waiting.get(each, 0) for each in reasons), time.idle]
+        cells = [name, f"{time.instructions:,}", *(f"{x / profile.cycles:.1%}" for x in shares)]
+        lines.append("<tr>" + "".join(f"<td>{escape(each)}</td>" for each in cells) + "</tr>")
+    return [*lines, "</table>"]
+
+
+def _layers(profile: Profile) -> list[str]:
+    head = ["layer", "begins", "ends", "GEMM cycles", "MACs", "of the array", "DRAM bytes"]
+    lines = ["<table><tr>" + "".join(f"<th>{each}</th>" for each in head) + "</tr>"]
+    peak = profile.program.config.macs_per_cycle
+    for layer in profile.layers:
+        working = layer.working["GEMM"]
+        share = f"{layer.macs / peak / working:.1%}" if working else ""
+        numbers = [layer.begin, layer.end, working, layer.macs]
+        cells = [layer.name, *(f"{number:,}" for number in numbers), share]
+        cells.append(f"{layer.dram_bytes:,}")
+        lines.append("<tr>" + "".join(f"<td>{escape(each)}</td>" for each in cells) + "</tr>")
+    return [*lines, "</table>"]

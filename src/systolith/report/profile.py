@@ -1,0 +1,220 @@
+"""What each engine does when, and what it waits for, from a program's estimate."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from systolith.compiler.estimate import Memory, Timing, estimate
+from systolith.host.figures import Roofline, roofline
+from systolith.isa import Engine, Fill, Instruction, Opcode
+from systolith.program import Program
+
+DISPATCH = "dispatch"
+"""What an engine waits for whose next instruction has not been fetched and decoded yet."""
+
+START = "start"
+"""What an engine waits for that could begin, but takes its time to do so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """An instruction in its engine.
+
+    Attributes:
+        index: of the instruction.
+        engine: who carries it out.
+        name: of the operator.
+        layer: of the model, or "".
+        begin, end: cycles since the start; an engine's spans do not overlap.
+        waited: cycles between the engine's previous span and this one.
+        waited_for: an engine's name, `DISPATCH` or `START`.
+        macs: unpadded multiply-accumulates.
+        slots: multiply-accumulates that the array had time for, padding included.
+        dram_bytes: over the memory port.
+    """
+
+    index: int
+    engine: Engine
+    name: str
+    layer: str
+    begin: int
+    end: int
+    waited: int
+    waited_for: str
+    macs: int
+    slots: int
+    dram_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineTime:
+    """An engine's cycles; all of them together are the program's.
+
+    Attributes:
+        working: an instruction was in it.
+        waiting: none was, by what it waited for.
+        idle: after its last instruction.
+        instructions: how many it carried out.
+    """
+
+    working: int
+    waiting: Mapping[str, int]
+    idle: int
+    instructions: int
+
+
+@dataclass(kw_only=True)
+class LayerTime:
+    """A layer of the model.
+
+    Attributes:
+        name: of the layer.
+        begin, end: cycles since the start; layers overlap.
+        working: cycles by engine.
+        macs, slots, dram_bytes: see `Span`.
+        instructions: how many.
+    """
+
+    name: str
+    begin: int
+    end: int
+    working: dict[str, int] = field(default_factory=lambda: {each.name: 0 for each in Engine})
+    macs: int = 0
+    slots: int = 0
+    dram_bytes: int = 0
+    instructions: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A program's time.
+
+    Attributes:
+        program: whose.
+        memory: what the core is connected to.
+        cycles: from start to interrupt.
+        roofline: the least that it could be.
+        spans: in the order of the program.
+        engines: by name.
+        layers: in the order in which they begin.
+    """
+
+    program: Program
+    memory: Memory
+    cycles: int
+    roofline: Roofline
+    spans: tuple[Span, ...]
+    engines: Mapping[str, EngineTime]
+    layers: tuple[LayerTime, ...]
+
+
+def profile(program: Program, memory: Memory) -> Profile:
+    """Estimate a program's cycles and say who does what when.
+
+    Raises:
+        DeadlockError: the program does not end.
+    """
+    result = estimate(program.code, program.config, memory)
+    finished: dict[Engine, list[int]] = {engine: [] for engine in Engine}
+    spans = []
+    for timing in result.instructions:
+        engine = timing.instruction.engine
+        if engine is None:
+            continue
+        spans.append(_span(program, timing, engine, finished))
+        finished[engine].append(timing.finished)
+    return Profile(
+        program=program,
+        memory=memory,
+        cycles=result.cycles,
+        roofline=roofline(program, memory.bandwidth),
+        spans=tuple(spans),
+        engines={engine.name: _engine(spans, engine, result.cycles) for engine in Engine},
+        layers=_layers(spans),
+    )
+
+
+def _span(
+    program: Program, timing: Timing, engine: Engine, finished: Mapping[Engine, list[int]]
+) -> Span:
+    instruction = timing.instruction
+    before = finished[engine][-1] if finished[engine] else 0
+    begin = max(timing.started, before)
+    # Waits name earlier instructions, so what they wait for is in the lists already.
+    awaited = {
+        other: finished[other][count - 1]
+        for other, count in instruction.waits.items()
+        if other != engine
+    }
+    latest = max(awaited, key=lambda other: awaited[other], default=None)
+    if latest is not None and before < awaited[latest] <= begin:
+        reason = latest.name
+    else:
+        reason = DISPATCH if timing.ready > before else START
+    tag = instruction.tag
+    macs, slots = _macs(program, instruction)
+    return Span(
+        index=timing.index,
+        engine=engine,
+        name=instruction.opcode.name,
+        layer=program.layers[tag] if tag < len(program.layers) else "",
+        begin=begin,
+        end=timing.finished,
+        waited=begin - before,
+        waited_for=reason,
+        macs=macs,
+        slots=slots,
+        dram_bytes=_dram_bytes(instruction),
+    )
+
+
+def _macs(program: Program, instruction: Instruction) -> tuple[int, int]:
+    if instruction.opcode != Opcode.GEMM:
+        return 0, 0
+    rows, columns = program.config.rows, program.config.columns
+    m, n, k = instruction.m, instruction.n, instruction.k
+    tiles = -(-n // columns) * -(-k // rows)
+    # Loading the next tile takes as many cycles as there are columns, five at least.
+    return m * n * k, tiles * max(m, columns, 5) * rows * columns
+
+
+def _dram_bytes(instruction: Instruction) -> int:
+    match instruction.opcode:
+        case Opcode.STREAM:
+            return instruction.size
+        case Opcode.LOAD if instruction.fill == Fill.ZERO:
+            return 0
+        case Opcode.LOAD | Opcode.STORE:
+            return instruction.n0 * instruction.n1 * instruction.n2
+        case _:
+            return 0
+
+
+def _engine(spans: list[Span], engine: Engine, cycles: int) -> EngineTime:
+    own = [span for span in spans if span.engine == engine]
+    waiting: dict[str, int] = defaultdict(int)
+    for span in own:
+        if span.waited:
+            waiting[span.waited_for] += span.waited
+    return EngineTime(
+        working=sum(span.end - span.begin for span in own),
+        waiting=dict(waiting),
+        idle=cycles - (own[-1].end if own else 0),
+        instructions=len(own),
+    )
+
+
+def _layers(spans: list[Span]) -> tuple[LayerTime, ...]:
+    layers: dict[str, LayerTime] = {}
+    for span in spans:
+        layer = layers.setdefault(
+            span.layer, LayerTime(name=span.layer, begin=span.begin, end=span.end)
+        )
+        layer.begin = min(layer.begin, span.begin)
+        layer.end = max(layer.end, span.end)
+        layer.working[span.engine.name] += span.end - span.begin
+        layer.macs += span.macs
+        layer.slots += span.slots
+        layer.dram_bytes += span.dram_bytes
+        layer.instructions += 1
+    return tuple(sorted(layers.values(), key=lambda layer: (layer.begin, layer.end)))

@@ -1,0 +1,115 @@
+"""A profile for other tools: figures, layers as a table, and a trace for Perfetto."""
+
+import csv
+import io
+from typing import Any
+
+from systolith.isa import Engine
+from systolith.report.profile import Profile
+
+
+def performance(profile: Profile) -> dict[str, Any]:
+    """Every figure of a profile, for `perf.json`."""
+    program = profile.program
+    peak = program.config.macs_per_cycle
+    slots = sum(span.slots for span in profile.spans)
+    return {
+        "model": program.name,
+        "seq_len": program.seq_len,
+        "weights": program.weights,
+        "source": "estimate",
+        "bandwidth": profile.memory.bandwidth,
+        "latency": profile.memory.latency,
+        "cycles": profile.cycles,
+        "macs": program.macs,
+        "macs_per_cycle": peak,
+        "utilization": program.macs / peak / profile.cycles,
+        "roofline_cycles": profile.roofline.cycles,
+        "roofline_fraction": profile.roofline.cycles / profile.cycles,
+        "bound": profile.roofline.bound,
+        "dram_bytes": sum(span.dram_bytes for span in profile.spans) + len(program.code),
+        "least_dram_bytes": program.dram_bytes,
+        "padding_cycles": (slots - program.macs) / peak,
+        "engines": {
+            name: {
+                "working": time.working,
+                "waiting": dict(time.waiting),
+                "idle": time.idle,
+                "instructions": time.instructions,
+            }
+            for name, time in profile.engines.items()
+        },
+        "layers": [
+            {
+                "layer": layer.name,
+                "begin": layer.begin,
+                "end": layer.end,
+                "macs": layer.macs,
+                "dram_bytes": layer.dram_bytes,
+                "instructions": layer.instructions,
+                "working": layer.working,
+            }
+            for layer in profile.layers
+        ],
+    }
+
+
+def layer_table(profile: Profile) -> str:
+    """The layers as CSV: one line each, cycles and bytes in whole numbers."""
+    text = io.StringIO()
+    engines = [f"{engine.name.lower()}_cycles" for engine in Engine]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["layer", "begin", "end", "macs", "array_slots", "dram_bytes", "instructions", *engines]
+    )
+    for layer in profile.layers:
+        writer.writerow(
+            [
+                layer.name,
+                layer.begin,
+                layer.end,
+                layer.macs,
+                layer.slots,
+                layer.dram_bytes,
+                layer.instructions,
+                *(layer.working[engine.name] for engine in Engine),
+            ]
+        )
+    return text.getvalue()
+
+
+def trace(profile: Profile) -> dict[str, Any]:
+    """A trace in Chrome's format, which ui.perfetto.dev opens; a microsecond there is a cycle."""
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "pid": 0, "name": "process_name", "args": {"name": profile.program.name}}
+    ]
+    for engine in Engine:
+        events.append(
+            {
+                "ph": "M",
+                "pid": 0,
+                "tid": int(engine),
+                "name": "thread_name",
+                "args": {"name": engine.name},
+            }
+        )
+    for span in profile.spans:
+        events.append(
+            {
+                "ph": "X",
+                "pid": 0,
+                "tid": int(span.engine),
+                "name": span.layer or span.name,
+                "cat": span.name,
+                "ts": span.begin,
+                "dur": span.end - span.begin,
+                "args": {
+                    "instruction": span.index,
+                    "waited": span.waited,
+                    "waited_for": span.waited_for,
+                    "macs": span.macs,
+                    "dram_bytes": span.dram_bytes,
+                },
+            }
+        )
+    return {"traceEvents": events, "otherData": {"unit": "1 us is 1 cycle", "source": "estimate"}}

@@ -1,0 +1,120 @@
+"""Reports: every cycle has one place, and all files say the same."""
+
+import csv
+import io
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from systolith.compiler.estimate import Memory, estimate
+from systolith.compiler.schedule import schedule
+from systolith.config import PRESETS
+from systolith.isa import Engine
+from systolith.program import Program
+from systolith.report import Profile, layer_table, performance, profile, render, trace
+from systolith.report.hints import hints
+from systolith.report.pictures import roofline_picture, timeline
+from systolith_sim.graphs import encoder, gemm
+
+CONFIG = PRESETS["ecp5-85k"]
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return schedule(encoder(32), CONFIG, name="small <encoder>", seq_len=32)
+
+
+@pytest.fixture(scope="module", params=[8.0, 0.5], ids=["fast", "slow"])
+def measured(request: pytest.FixtureRequest, program: Program) -> Profile:
+    return profile(program, Memory(bandwidth=request.param))
+
+
+def test_every_cycle_of_an_engine_has_one_place(measured: Profile) -> None:
+    for name, time in measured.engines.items():
+        total = time.working + sum(time.waiting.values()) + time.idle
+        assert total == measured.cycles, name
+        assert min([time.working, *time.waiting.values(), time.idle]) >= 0
+        assert name not in time.waiting, "an engine does not wait for itself"
+
+
+def test_spans_are_in_order_and_do_not_overlap(measured: Profile, program: Program) -> None:
+    assert measured.cycles == estimate(program.code, CONFIG, measured.memory).cycles
+    for engine in Engine:
+        end = 0
+        for span in (each for each in measured.spans if each.engine == engine):
+            assert end + span.waited == span.begin < span.end <= measured.cycles
+            end = span.end
+
+
+def test_work_adds_up(measured: Profile, program: Program) -> None:
+    assert sum(span.macs for span in measured.spans) == program.macs
+    assert sum(layer.macs for layer in measured.layers) == program.macs
+    assert sum(layer.instructions for layer in measured.layers) == len(measured.spans)
+    figures = performance(measured)
+    # No operand is loaded twice in a program that fits.
+    assert figures["dram_bytes"] == program.dram_bytes
+    gemm_time = measured.engines["GEMM"].working
+    assert (figures["macs"] / 128 + figures["padding_cycles"]) <= gemm_time
+
+
+def test_a_slow_memory_is_what_everybody_waits_for(program: Program) -> None:
+    slow = profile(program, Memory(bandwidth=0.5))
+    assert hints(slow)[0].endswith("bytes per cycle on, the array is the limit")
+    assert performance(slow)["bound"] == "memory"
+    fast = profile(program, Memory(bandwidth=64.0))
+    assert not any("bound by memory" in hint for hint in hints(fast))
+    assert fast.cycles < slow.cycles
+
+
+def test_padding_is_counted() -> None:
+    """5 columns of 8, 20 rows of A in tiles of 16: each tile column takes two tiles."""
+    wide = profile(schedule(gemm(20, 5, 24), CONFIG, name="odd", seq_len=20), Memory())
+    assert performance(wide)["padding_cycles"] == pytest.approx(2 * 20 - 20 * 24 * 5 / 128)
+    assert any("padding" in hint for hint in hints(wide))
+
+
+def test_the_table_has_the_figures(measured: Profile) -> None:
+    rows = list(csv.DictReader(io.StringIO(layer_table(measured))))
+    assert [row["layer"] for row in rows] == [layer.name for layer in measured.layers]
+    for engine in Engine:
+        total = sum(int(row[f"{engine.name.lower()}_cycles"]) for row in rows)
+        assert total == measured.engines[engine.name].working
+
+
+def test_the_trace_has_every_instruction(measured: Profile) -> None:
+    events = json.loads(json.dumps(trace(measured)))["traceEvents"]
+    names = {
+        event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"
+    }
+    boxes = [event for event in events if event["ph"] == "X"]
+    assert len(boxes) == len(measured.spans)
+    for span, box in zip(measured.spans, boxes, strict=True):
+        assert names[box["tid"]] == span.engine.name
+        assert (box["ts"], box["ts"] + box["dur"]) == (span.begin, span.end)
+
+
+def test_pictures_are_well_formed_and_inside_of_their_frame(measured: Profile) -> None:
+    for picture in (timeline(measured), roofline_picture(measured)):
+        root = ElementTree.fromstring(picture)
+        width, height = (float(root.attrib[name]) for name in ("width", "height"))
+        for box in root.iter("{http://www.w3.org/2000/svg}rect"):
+            x, y, w, h = (float(box.attrib[name]) for name in ("x", "y", "width", "height"))
+            assert 0 <= x <= x + w <= width + 0.5
+            assert 0 <= y <= y + h <= height
+        for point in root.iter("{http://www.w3.org/2000/svg}circle"):
+            assert 0 < float(point.attrib["cx"]) < width
+            assert 0 < float(point.attrib["cy"]) < height
+
+
+def test_the_page_says_what_perf_json_says(measured: Profile) -> None:
+    page = render(measured)
+    figures = performance(measured)
+    cells = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td></tr>", page)
+    shown = dict(cells[:5])
+    assert shown["cycles"] == f"{figures['cycles']:,}"
+    assert shown["of the roofline"].startswith(f"{figures['roofline_fraction']:.1%}")
+    assert "small &lt;encoder&gt;" in page
+    assert "<encoder>" not in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "it needs nothing else"

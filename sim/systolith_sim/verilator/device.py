@@ -1,4 +1,4 @@
-"""The core compiled by Verilator, as a device: about a million cycles per second."""
+"""The core compiled by Verilator, as a device: some hundred thousand cycles per second."""
 
 from collections.abc import Sequence
 from dataclasses import replace

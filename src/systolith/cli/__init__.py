@@ -12,6 +12,7 @@ from systolith.cli import (
     ops_command,
     report_command,
     run_command,
+    sweep_command,
     synth_command,
     verilog_command,
 )
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_command,
         compile_command,
         report_command,
+        sweep_command,
         ops_command,
         verilog_command,
         synth_command,

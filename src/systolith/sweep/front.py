@@ -1,0 +1,100 @@
+"""Which results no other one beats, and a picture of all."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+Row = Mapping[str, Any]
+"""A result: see `systolith.sweep.run`."""
+
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 860, 460, 90, 24, 48
+"""Of the picture, in pixels, with its margins."""
+
+
+def front(rows: Sequence[Row], costs: Sequence[str] = ("cycles", "multipliers")) -> list[Row]:
+    """Return the rows that no other one beats in one cost without being worse in another.
+
+    Args:
+        rows: results of one and the same work.
+        costs: less is better.
+    """
+
+    def beats(one: Row, other: Row) -> bool:
+        pairs = [(one[cost], other[cost]) for cost in costs]
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    best = [row for row in rows if not any(beats(other, row) for other in rows)]
+    return sorted(best, key=lambda row: [row[cost] for cost in costs])
+
+
+def picture(rows: Sequence[Row], title: str) -> str:
+    """Multipliers across, cycles up, both logarithmic; the front is a line through its points."""
+    across = [row["multipliers"] for row in rows]
+    up = [row["cycles"] for row in rows]
+    x_range, y_range = _decades(across), _decades(up)
+
+    def place(row: Row) -> tuple[float, float]:
+        x = _share(row["multipliers"], x_range) * (WIDTH - LEFT - RIGHT) + LEFT
+        y = (1 - _share(row["cycles"], y_range)) * (HEIGHT - BOTTOM - 30) + 30
+        return x, y
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'height="{HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<text x="{LEFT}" y="16" font-size="14">{escape(title)}</text>',
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">multipliers</text>',
+        '<text x="4" y="36">cycles</text>',
+    ]
+    bottom = HEIGHT - BOTTOM
+    for tick in _ticks(x_range):
+        x, _ = place({"multipliers": tick, "cycles": y_range[0]})
+        parts.append(f'<line x1="{x:.1f}" y1="30" x2="{x:.1f}" y2="{bottom}" stroke="#dddddd"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:,}</text>')
+    for tick in _ticks(y_range):
+        _, y = place({"multipliers": x_range[0], "cycles": tick})
+        parts.append(
+            f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#dddddd"/>'
+        )
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,}</text>')
+    best = front(rows)
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, best))
+    parts.append(f'<polyline points="{line}" fill="none" stroke="#34507a" stroke-width="1.5"/>')
+    for row in rows:
+        x, y = place(row)
+        colour = "#e45756" if row in best else "#9aa5b1"
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}">'
+            f"<title>{escape(_describe(row))}</title></circle>"
+        )
+        if row in best:
+            parts.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{escape(row["array"])}</text>')
+    return "".join([*parts, "</svg>\n"])
+
+
+def _describe(row: Row) -> str:
+    return (
+        f"{row['array']}, {row['scratchpad_kib']} KiB, {row['seq_len']} tokens, "
+        f"{row['bandwidth']:g} bytes per cycle: {row['cycles']:,} cycles, "
+        f"{row['roofline_fraction']:.1%} of the roofline"
+    )
+
+
+def _decades(values: Sequence[float]) -> tuple[float, float]:
+    """A range of powers of two around all values."""
+    low = 2.0 ** math.floor(math.log2(min(values)))
+    high = 2.0 ** math.ceil(math.log2(max(values)))
+    return (low / 2, high * 2) if low == high else (low, high)
+
+
+def _share(value: float, limits: tuple[float, float]) -> float:
+    low, high = limits
+    return math.log(value / low) / math.log(high / low)
+
+
+def _ticks(limits: tuple[float, float]) -> list[int]:
+    low, high = limits
+    steps = round(math.log2(high / low))
+    stride = -(-steps // 8)
+    return [round(low * 2**step) for step in range(0, steps + 1, stride) if low * 2**step >= 1]

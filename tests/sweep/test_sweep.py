@@ -1,0 +1,143 @@
+"""Sweeps: what is measured, what is remembered, and which cores are worth it."""
+
+import csv
+import json
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from systolith.cli import Exit, main
+from systolith.cli.exits import UsageError
+from systolith.cli.sweep_command import _shape, parse_list
+from systolith.config import PRESETS
+from systolith.sweep import Point, area_of, expand, front, picture, sweep
+from systolith_sim.models import BertShape, write_bert
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sweep") / "model.onnx"
+    write_bert(path, BertShape())
+    return path
+
+
+def points_of(**varied: Any) -> list[Point]:
+    given = {"shapes": [], "scratchpads": [], "seq_lens": [16], "bandwidths": [8.0], "latency": 30}
+    return expand(TINY, **(given | varied))[0]
+
+
+class Refusing(Executor):
+    """Nothing may be measured."""
+
+    def submit(self, *_arguments: Any, **_named: Any) -> Future[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse."""
+        raise AssertionError("it was measured before")
+
+
+def run(model: Path, memory: Path, points: list[Point], executor: Executor) -> list[dict[str, Any]]:
+    done: list[int] = []
+    rows = sweep(
+        model, None, points, executor=executor, memory=memory, identity="m", progress=done.append
+    )
+    assert sum(done) == len(points)
+    return rows
+
+
+def test_combinations_and_what_cannot_be_built() -> None:
+    points, refused = expand(
+        TINY,
+        shapes=[(4, 4), (8, 4), (4, 8)],
+        scratchpads=[16 << 10, 32 << 10],
+        seq_lens=[16, 32],
+        bandwidths=[4.0, 8.0],
+        latency=30,
+    )
+    assert len(points) == len({point.key for point in points}) == 2 * 2 * 2 * 2
+    assert len(refused) == 2
+    assert all("rows must be at least columns" in reason for reason in refused)
+    assert points[0].config == TINY, "an unvaried core is the preset"
+
+
+def test_results_are_remembered(model: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "sweep.jsonl"
+    few, many = points_of(), points_of(bandwidths=[8.0, 1.0])
+    with ThreadPoolExecutor(1) as executor:
+        first = run(model, memory, few, executor)
+        assert run(model, memory, few, Refusing()) == first
+        memory.write_text(memory.read_text() + '{"key": "half a li')
+        both = run(model, memory, many, executor)
+    assert both[0] == first[0]
+    assert both[1]["cycles"] > both[0]["cycles"]
+    with pytest.raises(AssertionError, match="measured before"):
+        sweep(
+            model,
+            None,
+            few,
+            executor=Refusing(),
+            memory=memory,
+            identity="another model",
+            progress=lambda _: None,
+        )
+
+
+def test_a_model_that_does_not_fit_is_a_result(model: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        rows = run(model, tmp_path / "sweep.jsonl", points_of(scratchpads=[1 << 10]), executor)
+    assert "does not fit" in rows[0]["refused"]
+    assert "cycles" not in rows[0]
+
+
+def test_blocks_are_those_of_synthesis() -> None:
+    """28 and 31 by `systolith synth`: Yosys removes a block RAM of which nothing is read."""
+    area = area_of(TINY)
+    assert area.multipliers == 16 + 3 * 4
+    assert 31 <= area.block_rams <= 32
+
+
+def test_front() -> None:
+    rows = [
+        {"cycles": cycles, "multipliers": multipliers}
+        for cycles, multipliers in [(100, 8), (50, 16), (60, 16), (50, 32), (40, 64), (100, 8)]
+    ]
+    assert front(rows) == [rows[4], rows[1], rows[0], rows[5]]
+
+
+def test_picture_has_every_point(model: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        points = points_of(shapes=[(4, 4), (8, 4)])
+        rows = run(model, tmp_path / "sweep.jsonl", points, executor)
+    for shown in (rows, rows[:1]):
+        root = ElementTree.fromstring(picture(shown, "a <model>"))
+        circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
+        assert len(circles) == len(shown)
+        for circle in circles:
+            assert 0 < float(circle.attrib["cx"]) < float(root.attrib["width"])
+            assert 0 < float(circle.attrib["cy"]) < float(root.attrib["height"])
+
+
+@pytest.mark.parametrize("text", ["", "16", "16x", "x8", "16x8,", "0x4", "16x8x2"])
+def test_lists_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--shapes takes a list such as 16x8"):
+        parse_list("--shapes", text, _shape, "16x8,32x16")
+
+
+def test_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In processes, as users run it."""
+    given = ["sweep", str(model), "-o", str(tmp_path), "--preset", "tiny", "--jobs", "2"]
+    varied = ["--shapes", "4x4,4x8", "--scratchpads", "16", "--seq-len", "16"]
+    assert main([*given, *varied, "--bandwidths", "2,8"]) == Exit.FINE
+    assert "not a core: 4x8" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text("utf-8").splitlines()))
+    assert [row["bandwidth"] for row in rows] == ["2.0", "8.0"]
+    lines = (tmp_path / "sweep.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["cycles"] for line in lines) == sorted(
+        int(row["cycles"]) for row in rows
+    )
+    assert (tmp_path / "pareto-16-2.svg").is_file()
+    assert main([*given, "--shapes", "3x3"]) == Exit.INPUT
+    assert "nothing to measure" in capsys.readouterr().err

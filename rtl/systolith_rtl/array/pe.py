@@ -62,7 +62,9 @@ class Pe(wiring.Component):
     active weight, from the activation of the same cycle on. `swap` takes what an earlier cycle
     captured; capturing in the same cycle already fills the shadow register anew.
 
-    While no valid activation is in a stage, its registers hold.
+    While no valid activation is in a stage, its registers hold, but for activation and product in
+    the DSP block: four neighbouring multipliers of ECP5 have four clock enables together, and those
+    of two diagonals would need five.
 
     With `int4`, one multiplier serves two output channels. `weight` then is a `bus_weight`, and a
     row with `int4_row` set gives two sums: `partial` of the low weights, `high` of the high ones::
@@ -121,7 +123,7 @@ class Pe(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the stages drawn in the class docstring, left to right."""
         m = Module()
-        entering, *valid = self.valid  # valid[i]: an activation is in the i-th row of registers
+        _, *valid = self.valid  # valid[i]: an activation is in the i-th row of registers
 
         shadow = Signal(len(self.weight), reset_less=True)
         with m.If(self.capture):
@@ -133,10 +135,10 @@ class Pe(wiring.Component):
         )
         m.d.comb += [
             multiplier.a.eq(self.a),
-            multiplier.a_enable.eq(entering),
+            multiplier.a_enable.eq(1),
             multiplier.b.eq(operand),
             multiplier.b_enable.eq(self.swap),
-            multiplier.enable.eq(valid[0]),
+            multiplier.enable.eq(1),
         ]
         product = multiplier.product
 

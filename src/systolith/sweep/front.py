@@ -8,7 +8,7 @@ from typing import Any
 Row = Mapping[str, Any]
 """A result: see `systolith.sweep.run`."""
 
-WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 860, 460, 90, 24, 48
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 860, 460, 90, 60, 48
 """Of the picture, in pixels, with its margins."""
 
 
@@ -32,7 +32,7 @@ def picture(rows: Sequence[Row], title: str) -> str:
     """Multipliers across, cycles up, both logarithmic; the front is a line through its points."""
     across = [row["multipliers"] for row in rows]
     up = [row["cycles"] for row in rows]
-    x_range, y_range = _decades(across), _decades(up)
+    x_range, y_range = _around(across), _around(up)
 
     def place(row: Row) -> tuple[float, float]:
         x = _share(row["multipliers"], x_range) * (WIDTH - LEFT - RIGHT) + LEFT
@@ -43,9 +43,8 @@ def picture(rows: Sequence[Row], title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="16" font-size="14">{escape(title)}</text>',
+        f'<text x="{LEFT}" y="16" font-size="14">{escape(title)}: cycles, by multipliers</text>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">multipliers</text>',
-        '<text x="4" y="36">cycles</text>',
     ]
     bottom = HEIGHT - BOTTOM
     for tick in _ticks(x_range):
@@ -69,7 +68,9 @@ def picture(rows: Sequence[Row], title: str) -> str:
             f"<title>{escape(_describe(row))}</title></circle>"
         )
         if row in best:
-            parts.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{escape(row["array"])}</text>')
+            # Names go above and below in turn: neighbours may be close.
+            lift = -8 if best.index(row) % 2 else 18
+            parts.append(f'<text x="{x + 4:.1f}" y="{y + lift:.1f}">{escape(row["array"])}</text>')
     return "".join([*parts, "</svg>\n"])
 
 
@@ -81,11 +82,9 @@ def _describe(row: Row) -> str:
     )
 
 
-def _decades(values: Sequence[float]) -> tuple[float, float]:
-    """A range of powers of two around all values."""
-    low = 2.0 ** math.floor(math.log2(min(values)))
-    high = 2.0 ** math.ceil(math.log2(max(values)))
-    return (low / 2, high * 2) if low == high else (low, high)
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """A range with some room around all values."""
+    return min(values) / 1.3, max(values) * 1.3
 
 
 def _share(value: float, limits: tuple[float, float]) -> float:
@@ -94,7 +93,9 @@ def _share(value: float, limits: tuple[float, float]) -> float:
 
 
 def _ticks(limits: tuple[float, float]) -> list[int]:
+    """Round numbers in a range: 1, 2 and 5 of each decade, or more of them in a narrow one."""
     low, high = limits
-    steps = round(math.log2(high / low))
-    stride = -(-steps // 8)
-    return [round(low * 2**step) for step in range(0, steps + 1, stride) if low * 2**step >= 1]
+    digits = (1, 2, 5) if high / low > 5 else range(1, 10)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    numbers = (digit * 10**power for power in range(max(first, 0), last + 1) for digit in digits)
+    return [number for number in numbers if low <= number <= high]

@@ -6,6 +6,7 @@ import json
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from systolith.compiler.estimate import Memory, estimate
@@ -15,10 +16,12 @@ from systolith.isa import Engine
 from systolith.program import Program
 from systolith.report import Profile, layer_table, performance, profile, render, trace
 from systolith.report.hints import hints
-from systolith.report.pictures import roofline_picture, timeline
+from systolith.report.memory_map import FREE, MemoryMap, memory_map
+from systolith.report.pictures import memory_picture, roofline_picture, timeline
 from systolith_sim.graphs import encoder, gemm
 
 CONFIG = PRESETS["ecp5-85k"]
+TINY = PRESETS["tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,40 @@ def test_the_page_says_what_perf_json_says(measured: Profile) -> None:
     assert "small &lt;encoder&gt;" in page
     assert "<encoder>" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "it needs nothing else"
+
+
+@pytest.fixture(scope="module")
+def exact() -> tuple[Profile, MemoryMap]:
+    """A map with a place for each granule and a time for each cycle, of a program that is short."""
+    graph = encoder(4, width=32, chunks=(32,))
+    measured = profile(schedule(graph, TINY, name="short", seq_len=4), Memory())
+    return measured, memory_map(measured, places=TINY.granules, times=measured.cycles)
+
+
+def test_memory_holds_each_tensor_when_it_is_complete(exact: tuple[Profile, MemoryMap]) -> None:
+    measured, found = exact
+    layers = {layer.name: index for index, layer in enumerate(measured.layers)}
+    spans = {span.index: span for span in measured.spans}
+    assert len(measured.program.watch) > 20
+    for point in measured.program.watch:
+        span = spans[point.instruction]
+        size = 2 if point.format.name == "S16" else 1
+        granules = -(-point.columns * size // TINY.columns)
+        rows = point.address + np.arange(point.rows)[:, None] * point.row
+        cells = found.owner[rows + np.arange(granules), span.end - 1]
+        assert FREE not in cells, point.name
+        # Other columns of a tensor may be another head's.
+        assert layers[span.layer] in cells, point.name
+
+
+def test_memory_in_use_is_what_the_map_shows(exact: tuple[Profile, MemoryMap]) -> None:
+    measured, found = exact
+    shown = (found.owner != FREE).sum(0) * TINY.columns
+    np.testing.assert_array_equal(found.live, shown)
+    assert 0 < shown.max() < TINY.scratchpad_bytes
+    coarse = memory_map(measured)
+    assert coarse.live.max() >= found.live.max()
+    root = ElementTree.fromstring(memory_picture(measured, coarse))
+    titles = {title.text for title in root.iter("{http://www.w3.org/2000/svg}title")}
+    drawn = {measured.layers[index].name for index in np.unique(coarse.owner) if index != FREE}
+    assert titles == drawn

@@ -3,7 +3,8 @@
 from html import escape
 
 from systolith.report.hints import hints
-from systolith.report.pictures import roofline_picture, timeline
+from systolith.report.memory_map import memory_map
+from systolith.report.pictures import memory_picture, roofline_picture, timeline
 from systolith.report.profile import Profile
 from systolith.report.tables import performance
 
@@ -34,6 +35,7 @@ def render(profile: Profile) -> str:
         ("of the roofline", f"{figures['roofline_fraction']:.1%} ({figures['bound']}-bound)"),
         ("bytes of DRAM", f"{figures['dram_bytes']:,}, at least {figures['least_dram_bytes']:,}"),
     )
+    memory = memory_map(profile)
     advice = hints(profile) or ["nothing that would win half a percent"]
     return "\n".join(
         [
@@ -57,6 +59,11 @@ def render(profile: Profile) -> str:
             f'<div class="wide">{timeline(profile)}</div>',
             '<p class="note">A colour is a layer; point at a box for its name. trace.json has '
             "every instruction, for ui.perfetto.dev.</p>",
+            "<h2>Scratchpad</h2>",
+            f"<p>At most {int(memory.live.max()) / 1024:,.1f} of "
+            f"{program.config.scratchpad_bytes / 1024:g} KiB are in use.</p>",
+            f'<div class="wide">{memory_picture(profile, memory)}</div>',
+            '<p class="note">From when it is written to when it is read last.</p>',
             "<h2>Engines</h2>",
             *_engines(profile),
             "<h2>Layers</h2>",

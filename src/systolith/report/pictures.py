@@ -1,9 +1,12 @@
-"""The pictures of a report, as SVG to put into a page: roofline and timeline."""
+"""The pictures of a report, as SVG to put into a page: roofline, timeline, memory map."""
 
 import math
 from html import escape
 
+import numpy as np
+
 from systolith.isa import Engine
+from systolith.report.memory_map import MemoryMap
 from systolith.report.profile import Profile
 
 WIDTH = 1120
@@ -94,6 +97,39 @@ def roofline_picture(profile: Profile) -> str:
         f'<text x="{width / 2}" y="{height - 4}" text-anchor="middle">MACs per byte of DRAM</text>'
     )
     return "".join([*parts, "</svg>"])
+
+
+def memory_picture(profile: Profile, memory: MemoryMap) -> str:
+    """Addresses downwards, time to the right; a colour is a layer, as in the timeline."""
+    places, times = memory.owner.shape
+    width, height = (WIDTH - LEFT) / times, 3
+    bytes_each = profile.program.config.scratchpad_bytes // places
+    parts = [_open(WIDTH, places * height + 24, "Scratchpad over time")]
+    parts.append(
+        f'<rect class="lane" x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{places * height}"/>'
+    )
+    for index, layer in enumerate(profile.layers):
+        boxes = [
+            f"M{LEFT + begin * width:.1f} {place * height}h{(end - begin) * width:.1f}"
+            f"v{height}h-{(end - begin) * width:.1f}z"
+            for place in range(places)
+            for begin, end in _stretches(memory.owner[place] == index)
+        ]
+        if boxes:
+            parts.append(
+                f'<path fill="{COLOURS[index % len(COLOURS)]}" d="{"".join(boxes)}">'
+                f"<title>{escape(layer.name)}</title></path>"
+            )
+    for place in range(0, places + 1, places // 4):
+        kib = place * bytes_each / 1024
+        parts.append(f'<text x="0" y="{max(place * height, 10)}">{kib:g} KiB</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _stretches(present: np.ndarray) -> list[tuple[int, int]]:
+    """Begin and end of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]]).astype(np.int8)))
+    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
 
 def _runs(profile: Profile, engine: Engine, gap: float) -> list[tuple[str, int, int]]:

@@ -74,7 +74,7 @@ def route(
         command = [
             program,
             *f"--{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
-            f" --freq {frequency:g} --timing-allow-fail --lpf-allow-unconstrained"
+            f" --freq {frequency:g} --router router2 --timing-allow-fail --lpf-allow-unconstrained"
             " --json netlist.json --report report.json --log nextpnr.log".split(),
         ]
         code = _follow(command, Path(folder), announce)

@@ -6,17 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from systolith.cli.exits import Exit, UsageError
-from systolith.cli.inputs import load_tokenizer
 from systolith.cli.options import add_memory_options, add_model_options, memory_of
-from systolith.cli.prepare import (
-    PROGRAM_SUFFIX,
-    calibration,
-    parse_buckets,
-    prepare,
-    preset_config,
-)
+from systolith.cli.prepare import PROGRAM_SUFFIX, prepare_one
 from systolith.compiler.estimate import estimate
-from systolith.host.figures import roofline
+from systolith.host.figures import roofline, roofline_fraction, utilization
 from systolith.isa import INSTRUCTION_BYTES
 from systolith.program import Program
 
@@ -55,17 +48,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing to do: give -o FILE, or --estimate")
     if options.output is not None and not options.output.parent.is_dir():
         raise UsageError(f"there is no folder {options.output.parent}")
-    buckets = parse_buckets(options.seq_len)
-    if len(buckets) != 1:
-        raise UsageError("a program file holds one sequence length: give one --seq-len")
-    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    program = prepare(
-        options.model,
-        config=preset_config(options.preset),
-        seq_len=buckets[0],
-        calibrated=calibration(options.calibration, tokenizer),
-        quiet=options.json,
-    )
+    program = prepare_one(options, "a program file holds one sequence length")
     if options.output is not None:
         program.save(options.output)
     facts: dict[str, Any] = {
@@ -109,12 +92,11 @@ def run(options: argparse.Namespace) -> int:
 def _estimate(program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """What the program will take, and how far that is from the least it could."""
     cycles = estimate(program.code, program.config, memory_of(options)).cycles
-    bound = roofline(program, options.bandwidth)
     return {
         "cycles": cycles,
         "bandwidth": options.bandwidth,
         "latency": options.latency,
-        "utilization": program.macs / program.config.macs_per_cycle / cycles,
-        "roofline_fraction": bound.cycles / cycles,
-        "bound": bound.bound,
+        "utilization": utilization(program, cycles),
+        "roofline_fraction": roofline_fraction(program, cycles, options.bandwidth),
+        "bound": roofline(program, options.bandwidth).bound,
     }

@@ -174,9 +174,9 @@ def summary(program: Program, device: Device, preset: str, outcome: Outcome) -> 
         "weights": program.weights,
         "cycles": cycles,
         "macs": program.macs,
-        "utilization": mean([utilization(program, each) for each in timed]),
+        "utilization": mean([utilization(program, each.cycles) for each in timed]),
         "roofline_fraction": mean(
-            [roofline_fraction(program, each, device.bandwidth) for each in timed]
+            [roofline_fraction(program, each.cycles, device.bandwidth) for each in timed]
         ),
         "dram_bytes": mean([each.dram_bytes for each in timed]),
         "wall_s": outcome.wall_s,

@@ -1,5 +1,6 @@
 """From what a user names to a compiled program: calibration, buckets, the program cache."""
 
+import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 
 import systolith.compiler
 from systolith.cli.exits import UsageError
-from systolith.cli.inputs import Sample, load_samples, tokenize
+from systolith.cli.inputs import Sample, load_samples, load_tokenizer, tokenize
 from systolith.cli.sentences import CALIBRATION
 from systolith.compiler import compile_model
 from systolith.config import PRESETS, CoreConfig
@@ -145,6 +146,29 @@ def prepare(
         cached.parent.mkdir(parents=True, exist_ok=True)
         program.save(cached)
     return program
+
+
+def prepare_one(options: argparse.Namespace, why: str) -> Program:
+    """Prepare what the options of `add_model_options` say, for one length.
+
+    Args:
+        options: parsed.
+        why: that there must be one length, for the message.
+
+    Raises:
+        UsageError, CompileError, ProgramError: as `prepare` does; or there are several lengths.
+    """
+    buckets = parse_buckets(options.seq_len)
+    if len(buckets) != 1:
+        raise UsageError(f"{why}: give one --seq-len")
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    return prepare(
+        options.model,
+        config=preset_config(options.preset),
+        seq_len=buckets[0],
+        calibrated=calibration(options.calibration, tokenizer),
+        quiet=options.json,
+    )
 
 
 def _key(model: Path, config: CoreConfig, seq_len: int, calibrated: Calibration) -> str:

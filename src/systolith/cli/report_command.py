@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from systolith.cli.exits import Exit, UsageError
-from systolith.cli.inputs import load_tokenizer
+from systolith.cli.exits import Exit
 from systolith.cli.options import add_memory_options, add_model_options, memory_of
-from systolith.cli.prepare import calibration, parse_buckets, prepare, preset_config
+from systolith.cli.prepare import prepare_one
 from systolith.report import layer_table, performance, profile, render, trace
 
 FILES = ("report.html", "perf.json", "layers.csv", "trace.json")
@@ -37,17 +36,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     memory = memory_of(options)
-    buckets = parse_buckets(options.seq_len)
-    if len(buckets) != 1:
-        raise UsageError("a report is of one sequence length: give one --seq-len")
-    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    program = prepare(
-        options.model,
-        config=preset_config(options.preset),
-        seq_len=buckets[0],
-        calibrated=calibration(options.calibration, tokenizer),
-        quiet=options.json,
-    )
+    program = prepare_one(options, "a report is of one sequence length")
     measured = profile(program, memory)
     figures = performance(measured)
     options.output.mkdir(parents=True, exist_ok=True)

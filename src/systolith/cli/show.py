@@ -66,8 +66,8 @@ def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> N
     bound = roofline(program, device.bandwidth)
     rate = program.config.macs_per_cycle
     cycles = _mean(timed, lambda each: each.cycles)
-    used = _mean(timed, lambda each: utilization(program, each) or 0)
-    reached = _mean(timed, lambda each: roofline_fraction(program, each, device.bandwidth) or 0)
+    used = _mean(timed, lambda each: utilization(program, each.cycles))
+    reached = _mean(timed, lambda each: roofline_fraction(program, each.cycles, device.bandwidth))
     moved = _mean(timed, lambda each: each.dram_bytes)
     print(f"  cycles            {cycles:>14,.0f}")
     print(f"  MACs              {program.macs:>14,}   {100 * used:.1f} % of {rate} per cycle")

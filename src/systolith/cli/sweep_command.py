@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.inputs import load_tokenizer
+from systolith.cli.options import add_model_options
 from systolith.cli.prepare import Calibration, calibration, parse_buckets, preset_config
-from systolith.config import ISA_VERSION, NUMERICS_VERSION, PRESETS
+from systolith.config import ISA_VERSION, NUMERICS_VERSION
 from systolith.sweep import expand, front, picture, sweep
 
 COLUMNS: tuple[str, ...] = (
@@ -52,11 +53,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("model", type=Path, help="an .onnx model")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="results")
-    parser.add_argument(
-        "--preset",
-        default="ecp5-85k",
-        help=f"what is not varied: {', '.join(PRESETS)} (default ecp5-85k)",
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--shapes",
         default="8x4,8x8,16x4,16x8,16x16,32x8,32x16",
@@ -67,19 +64,10 @@ def add_parser(commands: Any) -> None:
         "--scratchpads", default="256", metavar="KIB,...", help="KiB (default %(default)s)"
     )
     parser.add_argument(
-        "--seq-len", default="32", metavar="N,...", help="tokens (default %(default)s)"
-    )
-    parser.add_argument(
         "--bandwidths", default="8", metavar="B,...", help="bytes per cycle (default %(default)s)"
     )
     parser.add_argument(
         "--latency", type=int, default=30, metavar="N", help="cycles (default %(default)s)"
-    )
-    parser.add_argument(
-        "--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, to calibrate"
-    )
-    parser.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="inputs to calibrate on: .npz, or text"
     )
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes"
@@ -121,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
             executor=executor,
             memory=options.output / "sweep.jsonl",
             identity=_identity(options.model, calibrated),
-            progress=lambda done: _advance(bar, done),
+            progress=bar.update,
         )
     with (options.output / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", restval="")
@@ -194,7 +182,3 @@ def _identity(model: Path, calibrated: Calibration) -> str:
         for name, value in sorted(sample.items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _advance(bar: Any, done: int) -> None:
-    bar.update(done)

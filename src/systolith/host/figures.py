@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from systolith.host.session import Counters
 from systolith.program import Program
 
 
@@ -37,15 +36,11 @@ def roofline(program: Program, bandwidth: float) -> Roofline:
     )
 
 
-def utilization(program: Program, counters: Counters) -> float | None:
-    """Share of the array's multiplier-cycles that did useful work; None without cycles."""
-    if not counters.cycles:
-        return None
-    return program.macs / program.config.macs_per_cycle / counters.cycles
+def utilization(program: Program, cycles: float) -> float:
+    """Share of the array's multiplier-cycles that did useful work in a run of so many cycles."""
+    return program.macs / program.config.macs_per_cycle / cycles
 
 
-def roofline_fraction(program: Program, counters: Counters, bandwidth: float) -> float | None:
-    """Share of the roofline that was reached; None without cycles."""
-    if not counters.cycles:
-        return None
-    return roofline(program, bandwidth).cycles / counters.cycles
+def roofline_fraction(program: Program, cycles: float, bandwidth: float) -> float:
+    """Share of the roofline that a run of so many cycles reached."""
+    return roofline(program, bandwidth).cycles / cycles

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systolith import isa
-from systolith.isa import BASES, INSTRUCTION_BYTES, SCALARS
+from systolith.isa import BASES, SCALARS
 from systolith.report.profile import Profile
 from systolith_sim.checker.accesses import Cells, accesses
+from systolith_sim.checker.memory import run_starts
 
 FREE = -1
 """Nothing is there that will be read."""
@@ -63,11 +63,9 @@ def memory_map(profile: Profile, *, places: int = 64, times: int = 256) -> Memor
     limits = dict.fromkeys(range(BASES), 1 << 40)
     scalars = dict.fromkeys(range(SCALARS), 0)
     for span in profile.spans:
-        start = span.index * INSTRUCTION_BYTES
-        code = profile.program.code[start : start + INSTRUCTION_BYTES]
         touched = [
             access
-            for access in accesses(isa.decode(code, config), config, limits, scalars)
+            for access in accesses(span.instruction, config, limits, scalars)
             if access.memory == "scratchpad"
         ]
         for access in touched:
@@ -85,6 +83,4 @@ def memory_map(profile: Profile, *, places: int = 64, times: int = 256) -> Memor
 
 
 def _granules(cells: Cells) -> np.ndarray:
-    blocks = np.arange(cells.blocks)[:, None, None] * cells.block_stride
-    runs = np.arange(cells.runs)[None, :, None] * cells.stride
-    return np.unique(cells.start + blocks + runs + np.arange(cells.width))
+    return np.unique(run_starts(cells)[:, None] + np.arange(cells.width))

@@ -78,23 +78,30 @@ def render(profile: Profile) -> str:
 def _engines(profile: Profile) -> list[str]:
     reasons = sorted({reason for time in profile.engines.values() for reason in time.waiting})
     head = ["engine", "instructions", "working", *(f"waits for {each}" for each in reasons), "idle"]
-    lines = ["<table><tr>" + "".join(f"<th>{escape(each)}</th>" for each in head) + "</tr>"]
+    rows = []
     for name, time in profile.engines.items():
         shares = [time.working, *(time.waiting.get(each, 0) for each in reasons), time.idle]
-        cells = [name, f"{time.instructions:,}", *(f"{x / profile.cycles:.1%}" for x in shares)]
-        lines.append("<tr>" + "".join(f"<td>{escape(each)}</td>" for each in cells) + "</tr>")
-    return [*lines, "</table>"]
+        rows.append(
+            [name, f"{time.instructions:,}", *(f"{x / profile.cycles:.1%}" for x in shares)]
+        )
+    return _table(head, rows)
 
 
 def _layers(profile: Profile) -> list[str]:
     head = ["layer", "begins", "ends", "GEMM cycles", "MACs", "of the array", "DRAM bytes"]
-    lines = ["<table><tr>" + "".join(f"<th>{each}</th>" for each in head) + "</tr>"]
+    rows = []
     peak = profile.program.config.macs_per_cycle
     for layer in profile.layers:
         working = layer.working["GEMM"]
         share = f"{layer.macs / peak / working:.1%}" if working else ""
         numbers = [layer.begin, layer.end, working, layer.macs]
         cells = [layer.name, *(f"{number:,}" for number in numbers), share]
-        cells.append(f"{layer.dram_bytes:,}")
-        lines.append("<tr>" + "".join(f"<td>{escape(each)}</td>" for each in cells) + "</tr>")
-    return [*lines, "</table>"]
+        rows.append([*cells, f"{layer.dram_bytes:,}"])
+    return _table(head, rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    def line(kind: str, cells: list[str]) -> str:
+        return f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in cells)}</tr>"
+
+    return ["<table>", line("th", head), *(line("td", row) for row in rows), "</table>"]

@@ -82,9 +82,7 @@ def roofline_picture(profile: Profile) -> str:
     end = height - bottom
     for power in range(low, high + 1):
         x, _ = place(10**power, peak)
-        parts.append(
-            f'<line class="axis" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height - bottom}"/>'
-        )
+        parts.append(f'<line class="axis" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{end}"/>')
         parts.append(
             f'<text x="{x:.1f}" y="{end + 14}" text-anchor="middle">{10.0**power:g}</text>'
         )

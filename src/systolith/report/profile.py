@@ -22,8 +22,8 @@ class Span:
 
     Attributes:
         index: of the instruction.
+        instruction: what it does.
         engine: who carries it out.
-        name: of the operator.
         layer: of the model, or "".
         begin, end: cycles since the start; an engine's spans do not overlap.
         waited: cycles between the engine's previous span and this one.
@@ -34,8 +34,8 @@ class Span:
     """
 
     index: int
+    instruction: Instruction
     engine: Engine
-    name: str
     layer: str
     begin: int
     end: int
@@ -155,8 +155,8 @@ def _span(
     macs, slots = _macs(program, instruction)
     return Span(
         index=timing.index,
+        instruction=instruction,
         engine=engine,
-        name=instruction.opcode.name,
         layer=program.layers[tag] if tag < len(program.layers) else "",
         begin=begin,
         end=timing.finished,

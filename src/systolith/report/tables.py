@@ -4,6 +4,7 @@ import csv
 import io
 from typing import Any
 
+from systolith.host.figures import roofline_fraction, utilization
 from systolith.isa import Engine
 from systolith.report.profile import Profile
 
@@ -23,9 +24,9 @@ def performance(profile: Profile) -> dict[str, Any]:
         "cycles": profile.cycles,
         "macs": program.macs,
         "macs_per_cycle": peak,
-        "utilization": program.macs / peak / profile.cycles,
+        "utilization": utilization(program, profile.cycles),
         "roofline_cycles": profile.roofline.cycles,
-        "roofline_fraction": profile.roofline.cycles / profile.cycles,
+        "roofline_fraction": roofline_fraction(program, profile.cycles, profile.memory.bandwidth),
         "bound": profile.roofline.bound,
         "dram_bytes": sum(span.dram_bytes for span in profile.spans) + len(program.code),
         "least_dram_bytes": program.dram_bytes,
@@ -99,8 +100,8 @@ def trace(profile: Profile) -> dict[str, Any]:
                 "ph": "X",
                 "pid": 0,
                 "tid": int(span.engine),
-                "name": span.layer or span.name,
-                "cat": span.name,
+                "name": span.layer or span.instruction.opcode.name,
+                "cat": span.instruction.opcode.name,
                 "ts": span.begin,
                 "dur": span.end - span.begin,
                 "args": {

@@ -12,7 +12,7 @@ from systolith.compiler import compile_model
 from systolith.compiler.errors import CompileError
 from systolith.compiler.estimate import Memory, estimate
 from systolith.config import CoreConfig
-from systolith.host.figures import roofline
+from systolith.host.figures import roofline, roofline_fraction, utilization
 from systolith.sweep.area import area_of
 from systolith.sweep.points import Point
 
@@ -44,14 +44,13 @@ def measure(
     for point in points:
         memory = Memory(bandwidth=point.bandwidth, latency=point.latency)
         cycles = estimate(program.code, config, memory).cycles
-        bound = roofline(program, point.bandwidth)
         rows.append(
             _varied(point)
             | {
                 "cycles": cycles,
-                "utilization": program.macs / config.macs_per_cycle / cycles,
-                "roofline_fraction": bound.cycles / cycles,
-                "bound": bound.bound,
+                "utilization": utilization(program, cycles),
+                "roofline_fraction": roofline_fraction(program, cycles, point.bandwidth),
+                "bound": roofline(program, point.bandwidth).bound,
                 "dram_bytes": program.dram_bytes,
                 "multipliers": area.multipliers,
                 "block_rams": area.block_rams,
@@ -68,7 +67,7 @@ def sweep(
     executor: Executor,
     memory: Path,
     identity: str,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> list[dict[str, Any]]:
     """Measure all points, those of one core and length together.
 

@@ -102,6 +102,9 @@ class Reference:
     def _gemm(self, i: Instruction) -> None:
         r, c = self.config.rows, self.config.columns
         depth = -(-i.k // r)
+        if i.b_source == WeightSource.RING_S4:
+            self._int4_gemm(i, depth)
+            return
         for g in range(-(-i.n // c)):
             b = [[0] * (depth * r) for _ in range(c)]
             if i.b_source == WeightSource.RING_S8:
@@ -119,6 +122,31 @@ class Reference:
                 a = [self._element(i.a_address + m * i.a_row, k, i.a_format) for k in range(i.k)]
                 half.append([sum(x * y for x, y in zip(a, row, strict=False)) for row in b])
             self.halves.append(half)
+
+    def _int4_gemm(self, i: Instruction, depth: int) -> None:
+        r, c = self.config.rows, self.config.columns
+        for first in range(0, i.n, 2 * c):
+            sums = [[0] * (2 * c) for _ in range(i.m)]
+            word = 0
+            for tile in range(depth):
+                at = tile % (2 * r // c)
+                if at == 0:
+                    word = int.from_bytes(self._ring_word(), "little")
+                for column in range(c):
+                    for row, byte in enumerate(self._ring_word()):
+                        k = tile * r + row
+                        for channel, nibble in ((column, byte & 15), (c + column, byte >> 4)):
+                            weight = nibble - 16 if nibble > 7 else nibble
+                            shift = word >> 2 * (at * 2 * c + channel) & 3
+                            for m in range(i.m if k < i.k else 0):
+                                x = self._element(i.a_address + m * i.a_row, k, i.a_format)
+                                sums[m][channel] += x * weight << shift
+            self.halves.append([row[:c] for row in sums])
+            if i.n > first + c:
+                self.halves.append([row[c:] for row in sums])
+
+    def _ring_word(self) -> bytes:
+        return bytes(self.ring.popleft() for _ in range(self.config.rows))
 
     def _vector(self, i: Instruction) -> None:
         c = self.config.columns

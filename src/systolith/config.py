@@ -134,6 +134,11 @@ class CoreConfig:
         return self.rows * self.columns
 
     @property
+    def exponent_tiles(self) -> int:
+        """Tiles of INT4 weights whose block exponents are one ring word, 2 R / C."""
+        return 2 * self.rows // self.columns
+
+    @property
     def hash(self) -> int:
         """64 bits that name configuration, instruction set and arithmetic contract."""
         facts = asdict(self) | {"isa": ISA_VERSION, "numerics": NUMERICS_VERSION}

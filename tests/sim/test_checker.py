@@ -1,5 +1,6 @@
 """The static checker: what it refuses, by instruction and reason, and that it refuses enough."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -14,6 +15,7 @@ from systolith_sim.iss import IssDevice
 from systolith_sim.programs import RandomProgram
 
 TINY = preset("tiny")
+INT4 = replace(TINY, int4=True)
 """4 x 4: a granule and a word have 4 bytes."""
 
 LIMITS = dict.fromkeys(range(8), 0x1000)
@@ -190,6 +192,45 @@ def test_an_instruction_may_wait_for_its_feeders_if_they_end_without_it() -> Non
     refuse(text.format(n=12, size=48, after="w,g"), "which cannot end before it has begun", 4, 3)
     large = text.format(n=4 * 129, size=TINY.ring_bytes + 16, after="c")
     refuse(large, "which cannot end before it has begun", 3, 2)
+
+
+INT4_STEP = """
+    c: LOAD space=COLUMNS base=1 n0=8 n1=1 n2=1
+    x: LOAD base=2 n0=48 n1=1 n2=1
+    w: STREAM base=1 size={size}
+    g: GEMM m=1 n={n} k={k} b_source=RING_S4 after=x
+       VECTOR m=1 n={n} broadcast=ON x_format=ACCUMULATOR y_address=16 after=c{after}
+       HALT
+"""
+
+
+def test_int4_weights_come_with_their_exponents() -> None:
+    """4 x 4: a word of exponents for two tiles of 8 channels; 4 bytes a word, 4 words a tile."""
+    for n, k, words in ((1, 1, 5), (8, 8, 9), (9, 8, 18), (8, 9, 14), (17, 48, 3 * 54)):
+        text = INT4_STEP.format(size=4 * words, n=n, k=k, after="")
+        check(text, INT4)
+        for wrong in (4 * words - 4, 4 * words + 4):
+            other = INT4_STEP.format(size=wrong, n=n, k=k, after="")
+            with pytest.raises(CheckError, match=f"must stream exactly the {4 * words} bytes of"):
+                check(other, INT4)
+    with pytest.raises(CheckError, match="no INT4 chain"):
+        check_program(
+            assemble(INT4_STEP.format(size=20, n=1, k=1, after=""), INT4),
+            replace(INT4, int4=False),
+            limits=LIMITS,
+        )
+
+
+def test_int4_fills_a_half_with_two_groups_of_columns() -> None:
+    """So a drain may wait for a GEMM of 4 C channels, and a single half has 2 C of them."""
+    check(INT4_STEP.format(size=40, n=16, k=1, after=",g"), INT4)
+    with pytest.raises(CheckError, match="which cannot end before it has begun"):
+        check(INT4_STEP.format(size=60, n=17, k=1, after=",g"), INT4)
+    # y lies where A was: all of A has been read before the only half is full.
+    inside = INT4_STEP.replace("y_address=16", "y_address=0")
+    check(inside.format(size=20, n=8, k=1, after=""), INT4)
+    with pytest.raises(CheckError, match=r"y writes granule 0x0 .*GEMM.* reads"):
+        check(inside.format(size=40, n=9, k=1, after=""), INT4)
 
 
 def test_illegal_instructions_and_too_many() -> None:

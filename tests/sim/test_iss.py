@@ -1,5 +1,7 @@
 """The instruction simulator: against plain Python, and as the core that a host sees."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,11 +64,18 @@ def state(device: IssDevice) -> State:
     return State(read(device, "status"))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+CONFIGS = PRESETS | {
+    f"{name} with int4 {not config.int4}": replace(config, int4=not config.int4)
+    for name, config in PRESETS.items()
+}
+"""The presets, and what they would be with or without INT4."""
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("seed", range(5))
 def test_matches_plain_python(name: str, seed: int) -> None:
     """Programs of all instructions leave the same DRAM as byte by byte and element by element."""
-    program = random_program(preset(name), 1000 + seed, steps=10, largest=14)
+    program = random_program(CONFIGS[name], 1000 + seed, steps=10, largest=14)
     dram = bytearray(program.dram)
     reference = Reference(program.config, dram, program.bases, program.scalars)
     assert reference.run() == program.halt_code

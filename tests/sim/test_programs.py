@@ -1,19 +1,28 @@
 """Random programs: legal, free of races, rich, and reproducible."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from systolith import isa
 from systolith.config import PRESETS, CoreConfig, preset
-from systolith.isa import INSTRUCTION_BYTES, Opcode, XFormat
+from systolith.isa import INSTRUCTION_BYTES, Opcode, WeightSource, XFormat
 from systolith_sim.checker import check_program
 from systolith_sim.iss import IssDevice
 from systolith_sim.programs import RandomProgram, random_program
 
-NEVER = {("STREAM", "codec", 1), ("GEMM", "b_source", 1)}
-"""What no core of the presets takes."""
+NEVER = {("STREAM", "codec", 1)}
+"""What no core takes."""
+
+TINY = replace(preset("tiny"), int4=True)
+
+CONFIGS = PRESETS | {
+    f"{name} with int4 {not config.int4}": replace(config, int4=not config.int4)
+    for name, config in PRESETS.items()
+}
+"""The presets, and what they would be with or without INT4."""
 
 
 def instructions(program: RandomProgram) -> list[isa.Instruction]:
@@ -24,11 +33,11 @@ def instructions(program: RandomProgram) -> list[isa.Instruction]:
     ]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("seed", range(10))
 def test_checker_and_every_interleaving_agree(name: str, seed: int) -> None:
     """The checker finds no fault, and no order of the engines nor noise changes DRAM."""
-    program = random_program(preset(name), seed)
+    program = random_program(CONFIGS[name], seed)
     check_program(
         program.code,
         program.config,
@@ -53,15 +62,13 @@ def test_sizes(steps: int, largest: int) -> None:
 
 
 def test_a_seed_gives_one_program() -> None:
-    tiny = preset("tiny")
-    assert random_program(tiny, 5) == random_program(tiny, 5)
-    assert random_program(tiny, 5).code != random_program(tiny, 6).code
+    assert random_program(TINY, 5) == random_program(TINY, 5)
+    assert random_program(TINY, 5).code != random_program(TINY, 6).code
 
 
 @pytest.fixture(scope="module")
 def many() -> list[isa.Instruction]:
-    tiny = preset("tiny")
-    return [each for seed in range(80) for each in instructions(random_program(tiny, seed))]
+    return [each for seed in range(80) for each in instructions(random_program(TINY, seed))]
 
 
 def test_every_field_takes_every_kind_of_value(many: list[isa.Instruction]) -> None:
@@ -73,7 +80,7 @@ def test_every_field_takes_every_kind_of_value(many: list[isa.Instruction]) -> N
         for item in isa.fields_of(opcode):
             if item.name == "opcode":
                 continue
-            lowest, highest = item.limits(preset("tiny"))
+            lowest, highest = item.limits(TINY)
             values = {value for op, name, value in seen if (op, name) == (opcode.name, item.name)}
             if highest - lowest < 8:
                 wanted = {(opcode.name, item.name, each) for each in range(lowest, highest + 1)}
@@ -133,6 +140,23 @@ def test_every_combination_that_matters(many: list[isa.Instruction]) -> None:
     assert count(lambda i: i.transpose and i.m % 4 and i.n % 4) > 20
     assert count(lambda i: i.mask and i.statistic) > 20
     assert count(lambda i: i.n > 8 and i.x_format == drains) > 20
+
+
+def test_int4_comes_with_and_without_a_high_half(many: list[isa.Instruction]) -> None:
+    """The last group of 2 C = 8 channels may have at most C of them."""
+    gemms = [each for each in many if each.opcode == Opcode.GEMM]
+    wide = [each for each in gemms if each.b_source == WeightSource.RING_S4]
+    assert 0.3 < len(wide) / sum(each.b_source != WeightSource.SCRATCHPAD for each in gemms) < 0.7
+    for groups in (1, 2):
+        tails = Counter(-(-each.n // 4) % 2 for each in wide if -(-each.n // 8) == groups)
+        assert min(tails[0], tails[1]) > 5
+    assert sum(-(-each.k // 4) > TINY.exponent_tiles for each in wide) > 10
+    plain = [instructions(random_program(replace(TINY, int4=False), seed)) for seed in range(5)]
+    assert all(
+        each.opcode != Opcode.GEMM or each.b_source != WeightSource.RING_S4
+        for some in plain
+        for each in some
+    )
 
 
 def _legal(x: int, second: int, function: int, use_row: int, statistic: int) -> bool:

@@ -3,7 +3,7 @@
 A clock has, for each engine, how many of its instructions have certainly done their last access.
 Edges are the order within an engine, waits, and the two couplings of a step: weights that come
 through the ring, and sums that come through the accumulators. A coupling orders only what must be:
-the first write of a drain comes after the first tile column of its GEMM, but its second operand
+the first write of a drain comes after the first half that its GEMM fills, but its second operand
 and its records may be read ahead of it.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from systolith.isa import Engine, Opcode
-from systolith_sim.checker.listing import Listing, column_tiles
+from systolith_sim.checker.listing import Listing, halves_filled
 from systolith_sim.iss.order import waits
 
 Counts = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ def clock_program(listing: Listing) -> Clocks:
         ends[index] = progress[index]
         if feeder is not None:
             np.maximum(ends[index], ends[feeder], out=ends[index])
-            if instruction.opcode == Opcode.VECTOR and column_tiles(listing, feeder) == 1:
+            if instruction.opcode == Opcode.VECTOR and halves_filled(listing, feeder) == 1:
                 # The only half is full when all of A and B has been read.
                 writes[index] = ends[index]
         if engine is not None:

@@ -16,6 +16,7 @@ from systolith.isa import (
     decode,
 )
 from systolith_sim.iss.machine import HALVES
+from systolith_sim.iss.weights import accumulator_halves, stream_bytes
 
 
 class CheckError(Exception):
@@ -98,9 +99,9 @@ def list_program(code: bytes, config: CoreConfig) -> Listing:
     return listing
 
 
-def column_tiles(listing: Listing, gemm: int) -> int:
+def halves_filled(listing: Listing, gemm: int) -> int:
     """Accumulator halves that a GEMM fills."""
-    return -(-listing.instructions[gemm].n // listing.config.columns)
+    return accumulator_halves(listing.config, listing.instructions[gemm])
 
 
 def _feeder(instructions: list[Instruction], index: int) -> int | None:
@@ -152,13 +153,8 @@ def _check_step(listing: Listing, index: int) -> None:
 
 
 def _check_stream(listing: Listing, index: int, feeder: int) -> None:
-    config, i = listing.config, listing.instructions[index]
-    if i.b_source == WeightSource.RING_S4:
-        return
-    stream = listing.instructions[feeder]
-    tiles = -(-i.n // config.columns) * -(-i.k // config.rows)
-    size = tiles * config.columns * config.rows
-    if stream.size != size:
+    size = stream_bytes(listing.config, listing.instructions[index])
+    if listing.instructions[feeder].size != size:
         raise CheckError(
             f"{listing.name(feeder)} must stream exactly the {size} bytes of {listing.name(index)}",
             feeder,
@@ -205,4 +201,4 @@ def _ends_alone(listing: Listing, feeder: int) -> bool:
     i = listing.instructions[feeder]
     if i.opcode == Opcode.STREAM:
         return i.size <= listing.config.ring_bytes
-    return column_tiles(listing, feeder) <= HALVES
+    return halves_filled(listing, feeder) <= HALVES

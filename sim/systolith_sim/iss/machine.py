@@ -44,28 +44,45 @@ class ExecutionError(Exception):
 
 
 class Accumulators:
-    """Sums on their way from GEMM to VECTOR, as columns [M, C]; a half holds C of them."""
+    """Sums on their way from GEMM to VECTOR: halves of M rows, drained C columns at a time.
+
+    A half has C columns of INT8 weights, and up to 2 C of INT4 weights.
+    """
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
         self._sums = deque[Ints]()
+        self._left = deque[int]()
 
     @property
     def full(self) -> int:
-        """Halves that wait to be drained."""
-        return sum(sums.shape[1] for sums in self._sums) // self._columns
+        """Groups of C columns that wait to be drained."""
+        return sum(self._left) // self._columns
 
-    def push(self, sums: Ints) -> None:
-        """Fill halves with [M, columns] sums, columns being a multiple of C."""
+    @property
+    def halves(self) -> int:
+        """Halves that are not drained to their end."""
+        return len(self._left)
+
+    def push(self, sums: Ints, half: int) -> None:
+        """Fill halves of `half` columns with [M, columns] sums, columns being a multiple of C."""
+        columns = sums.shape[1]
         self._sums.append(sums)
+        self._left.extend(min(half, columns - first) for first in range(0, columns, half))
 
-    def pop(self, halves: int, m: int) -> Ints:
-        """Drain halves of m rows; there must be so many.
+    def pop(self, groups: int, m: int) -> Ints:
+        """Drain groups of C columns and m rows; there must be so many.
 
         Raises:
             ExecutionError: they have another number of rows.
         """
-        wanted = halves * self._columns
+        wanted = left = groups * self._columns
+        while left:
+            drained = min(left, self._left[0])
+            left -= drained
+            self._left[0] -= drained
+            if not self._left[0]:
+                self._left.popleft()
         parts = list[Ints]()
         while wanted:
             sums = self._sums.popleft()

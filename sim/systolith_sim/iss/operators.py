@@ -35,6 +35,7 @@ from systolith.numerics import (
 from systolith_sim.golden.gemm import gemm as gemm_sums
 from systolith_sim.golden.vector import NO_COLUMN, take_statistics, vector_pass
 from systolith_sim.iss.machine import HALVES, ExecutionError, Machine
+from systolith_sim.iss.weights import RingTiles, accumulator_halves, stream_bytes, tile_channels
 
 Condition = Callable[[], str]
 """What a step waits for, in words; empty if it can be carried out now."""
@@ -119,12 +120,11 @@ def _dram_start(machine: Machine, i: Instruction) -> int:
 def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
     """Multiply into accumulator halves; in fine steps, a tile at a time."""
     config = machine.config
-    r, c = config.rows, config.columns
-    if i.b_source == WeightSource.RING_S4:
-        raise ExecutionError("the simulator has no INT4 weights")
-    from_ring = i.b_source == WeightSource.RING_S8
-    row_tiles, column_tiles = -(-i.k // r), -(-i.n // c)
+    r, c = config.rows, tile_channels(config, i.b_source)
+    from_ring = i.b_source != WeightSource.SCRATCHPAD
+    row_tiles, column_tiles = -(-i.k // r), accumulator_halves(config, i)
     kernels, columns = (1, 1) if fine else (row_tiles, column_tiles)
+    tiles = RingTiles(config, i.b_source, row_tiles)
     element = Format(i.a_format)
     words = range(0, row_tiles * config.word_granules, config.word_granules)
     a_walk = (
@@ -140,23 +140,23 @@ def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
         for j in range(g, min(g + c, i.n))
     )
 
-    def ready(first: bool) -> str:
-        if from_ring and machine.ring.size < kernels * columns * r * c:
+    def ready(kt: int) -> str:
+        size = tiles.tile_bytes(kt) if fine else stream_bytes(config, i)
+        if from_ring and machine.ring.size < size:
             return "weights in the ring"
-        if fine and first and machine.accumulators.full >= HALVES:
+        if fine and kt == 0 and machine.accumulators.halves >= HALVES:
             return "a free accumulator half"
         return ""
 
     for g in range(0, column_tiles, columns):
         sums = np.zeros((i.m, columns * c), np.int64)
         for kt in range(0, row_tiles, kernels):
-            yield lambda kt=kt: ready(kt == 0)
+            yield lambda kt=kt: ready(kt)
             a = machine.tensor(i.a_address, i.a_row, (i.m, row_tiles * r), element, walk=a_walk)
             a = a[:, kt * r : (kt + kernels) * r]
             if from_ring:
-                # Words come in the order [tile column, k tile, array column].
-                b = machine.ring.pop(kernels * columns * r * c).view(np.int8)
-                b = b.reshape(columns, kernels, c, r).swapaxes(1, 2).reshape(-1, kernels * r)
+                ring = machine.ring
+                b = tiles.take(ring, kt) if fine else tiles.take_groups(ring, columns)
             else:
                 # Bound as words, used up to K.
                 shape = i.n, row_tiles * r
@@ -164,7 +164,9 @@ def gemm(machine: Machine, i: Instruction, fine: bool) -> Steps:
                 b = b[g * c : (g + columns) * c, kt * r : min((kt + kernels) * r, i.k)]
                 a = a[:, : b.shape[1]]
             sums[:, : b.shape[0]] += gemm_sums(a, b)
-        machine.accumulators.push(sums)
+        # A drain takes C channels at a time, and what begins beyond N does not exist for it.
+        drained = min(sums.shape[1], -(-(i.n - g * c) // config.columns) * config.columns)
+        machine.accumulators.push(sums[:, :drained], c)
 
 
 def vector(machine: Machine, i: Instruction, fine: bool) -> Steps:

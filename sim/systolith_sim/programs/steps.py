@@ -6,6 +6,7 @@ from systolith.isa import Opcode, WeightSource
 from systolith.numerics import Format
 from systolith.program import IMAGE_BASE
 from systolith_sim.golden.gemm import gemm as gemm_sums
+from systolith_sim.golden.gemm import int4_gemm, int4_ring_words, ring_words
 from systolith_sim.iss.machine import HALVES
 from systolith_sim.programs.builder import Builder, Tensor
 from systolith_sim.programs.passes import (
@@ -52,14 +53,23 @@ def matmul_from_ring(b: Builder, largest: int) -> None:
     a = _operand(b, largest, (Format.S8, Format.U8))
     m = rows_for_records(b, min(a.m, config.accumulator_rows))
     k, n = b.random.randint(1, a.n), b.random.randint(1, largest)
+    x = b.machine.tensor(a.address, a.row, (m, k), a.format)
+    shape = {"rows": config.rows, "columns": config.columns}
+    source, channels = WeightSource.RING_S8, config.columns
     weights = np.frombuffer(b.bytes(n * k), np.int8).reshape(n, k)
-    tiles, depth = -(-n // config.columns), -(-k // config.rows)
-    padded = np.zeros((tiles * config.columns, depth * config.rows), np.int8)
-    padded[:n, :k] = weights
-    ring = padded.reshape(tiles, config.columns, depth, config.rows).swapaxes(1, 2).tobytes()
-    sums = gemm_sums(b.machine.tensor(a.address, a.row, (m, k), a.format), weights)
+    if config.int4 and b.random.random() < 0.5:
+        source, channels = WeightSource.RING_S4, 2 * config.columns
+        weights = weights >> 4
+        blocks = -(-k // config.rows)
+        exponents = np.frombuffer(b.bytes(n * blocks), np.uint8).reshape(n, blocks) & 3
+        ring = int4_ring_words(weights, exponents, **shape).tobytes()
+        sums = int4_gemm(x, weights, exponents, rows=config.rows)
+    else:
+        ring = ring_words(weights, **shape).tobytes()
+        sums = gemm_sums(x, weights)
+    halves = -(-n // channels)
     with b.pin(a):
-        p = prepare(b, m, n, sums, None, largest, a if n <= config.columns else None)
+        p = prepare(b, m, n, sums, None, largest, a if halves == 1 else None)
     b.put(
         Opcode.STREAM,
         [],
@@ -70,8 +80,8 @@ def matmul_from_ring(b: Builder, largest: int) -> None:
     )
     # A feeder that ends alone may be waited for, which is of no use.
     alone = len(ring) <= config.ring_bytes and b.random.random() < 0.2
-    _put_gemm(b, a, None, m, n, k, step=0 if alone else 1)
-    put_pass(b, p, step=1 if alone and tiles <= HALVES else 2)
+    _put_gemm(b, a, source, m, n, k, step=0 if alone else 1)
+    put_pass(b, p, step=1 if alone and halves <= HALVES else 2)
 
 
 def matmul_from_scratchpad(b: Builder, largest: int) -> None:
@@ -93,12 +103,14 @@ def matmul_from_scratchpad(b: Builder, largest: int) -> None:
 
 
 def _put_gemm(
-    b: Builder, a: Tensor, weights: Tensor | None, m: int, n: int, k: int, step: int = 0
+    b: Builder, a: Tensor, weights: Tensor | WeightSource, m: int, n: int, k: int, step: int = 0
 ) -> None:
     width = -(-k // b.config.rows) * b.config.word_granules
     fields = {"a_address": a.address, "a_row": a.row, "a_format": a.format}
     reads = [b.words(a.address, a.row, m, width)]
-    if weights is not None:
+    if isinstance(weights, WeightSource):
+        fields["b_source"] = weights
+    else:
         fields |= {"b_address": weights.address, "b_row": weights.row}
         fields["b_source"] = WeightSource.SCRATCHPAD
         reads.append(b.words(weights.address, weights.row, n, width))

@@ -83,7 +83,17 @@ Fills accumulator halves with `sum(A[m, k] * B[j, k] for k)`: one half of M rows
 each group of C rows `j` of B, in turn, over all GEMMs. From the ring, B comes as words: for each \
 group, for each R columns of B, for each of the C rows, R bytes, zero where B has nothing. A is \
 read in whole words, and what lies beyond K counts as nothing. A STREAM of exactly these words \
-comes right before, and the VECTOR that drains the halves right after it.""",
+comes right before, and the VECTOR that drains the halves right after it.
+
+RING_S4 takes s4 weights with block exponents, at twice the rate. A half then has M rows of 2C \
+sums, of a group of 2C rows of B, and the VECTOR drains its first C sums, then its last C, as two \
+groups of columns; the last C do not exist if N ends before them. Byte `r` of the word for `c` has \
+the weight of row `c` of the group in its low nibble and that of row `C + c` in its high one. \
+Before the first R columns of a group, and after every 2R / C times R columns, there is one more \
+word: 2 bits for each row of the group, for each of the next 2R / C times R columns, lowest bits \
+first, zero where B has nothing. With this exponent `e`, `sum(A[m, k] * B[j, k])` over these R \
+columns counts `2**e` times. So a STREAM has `ceil(N / 2C) * (ceil(K / R) * C + ceil(ceil(K / R) \
+/ (2R / C))) * R` bytes.""",
     Opcode.VECTOR: """\
 Computes `y[m, j]` for each group of C columns, for each row: AFFINE is the formula of \
 `systolith.numerics.affine` with the record in column slot `column + j` (or `column`, if \

@@ -18,6 +18,9 @@ ACC_WIDTH = 32
 WORD_WIDTH = 16
 """Bits of the widest element in the scratchpad, which is signed."""
 
+EXPONENT_WIDTH = 2
+"""Bits of the exponent of a block of INT4 weights, by which their sum is shifted left."""
+
 MANT_WIDTH = 16
 """Bits of a mantissa: signed in a column's record, unsigned in a row's."""
 

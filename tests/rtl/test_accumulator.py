@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,16 @@ from systolith_rtl.array.accumulator import Accumulators
 from systolith_rtl.interfaces import ACC_READ_LATENCY
 from systolith_sim.testbench import SimulatorContext, simulate
 
-TINY = preset("tiny")
+TINY = replace(preset("tiny"), int4=False)
+INT4 = replace(TINY, int4=True)
 LEAD = 5
 
 
 class Bench:
     """Tile columns on their way in, and what the drain reads, cycle by cycle.
 
-    A tile column is `[tiles, m, C]` partial sums. Rows come without gaps but for the distance
-    of `period` cycles that a row must keep from itself.
+    A tile column is `[tiles, m, C]` partial sums, `[tiles, m, 2 * C]` of INT4 weights. Rows come
+    without gaps but for the distance of `period` cycles that a row must keep from itself.
     """
 
     def __init__(self, config: CoreConfig) -> None:
@@ -36,10 +38,12 @@ class Bench:
         ctx.set(dut.control, {name: control.get(name, 0) for name in dut.control.shape().members})
         ctx.set(dut.claim, control.get("claim", 0))
         # What is not due to be added is nonsense.
-        sums = [12345 + c for c in range(self.columns)]
+        sums = [1234 + c for c in range(2 * self.columns)]
         for column, value in self.sums.pop(self.cycle, []):
             sums[column] = value
-        ctx.set(dut.sums, sums)
+        ctx.set(dut.sums, sums[: self.columns])
+        if dut.int4:
+            ctx.set(dut.high, sums[self.columns :])
         *_, landed = await ctx.tick().sample(dut.landed)
         if landed:
             self.landed.append(self.cycle)
@@ -54,7 +58,8 @@ class Bench:
         for row, values in enumerate(sums):
             final = row == len(sums) - 1
             for c, value in enumerate(values):
-                self.sums.setdefault(self.cycle + LEAD + c, []).append((c, int(value)))
+                due = self.cycle + LEAD + c % self.columns
+                self.sums.setdefault(due, []).append((c, int(value)))
             await self.step(
                 ctx,
                 valid=1,
@@ -64,6 +69,8 @@ class Bench:
                 last=final and flags["final"],
                 end=final and flags["final"] and flags["end"],
                 claim=row == 0 and flags["first"],
+                int4=len(values) > self.columns,
+                pair=flags.get("pair", 0),
             )
         for _ in range(rest):
             await self.step(ctx)
@@ -153,6 +160,91 @@ def test_halves_fill_and_drain_in_turn() -> None:
     for sums, result in zip(work, results, strict=True):
         np.testing.assert_array_equal(result, sums.sum(axis=0))
     assert len(bench.landed) == len(work) // 2
+
+
+def test_int4_halves_are_drained_in_two_parts() -> None:
+    """Tile columns of both kinds, with and without a high part to drain, slowly."""
+    generator = random.Random(5)
+    numbers = np.random.default_rng(5)
+    kinds = [(True, True), (True, False), (False, False)]  # INT4, and its pair is drained.
+    work = [
+        (
+            numbers.integers(
+                -8160, 8160, (generator.randint(1, 4), generator.randint(5, 9), 4 + 4 * int4)
+            ),
+            int4,
+            pair,
+        )
+        for int4, pair in [*kinds, *generator.choices(kinds, k=20)]
+    ]
+    bench = Bench(INT4)
+    dut = bench.dut
+    expected = []
+    for sums, _, pair in work:
+        total = sums.sum(axis=0)
+        expected += [total[:, :4], total[:, 4:]] if pair else [total[:, :4]]
+    results: list[np.ndarray] = []
+
+    async def filler(ctx: SimulatorContext) -> None:
+        for i, (sums, _, pair) in enumerate(work):
+            while not ctx.get(dut.free):
+                await bench.step(ctx)
+            for k, tile in enumerate(sums):
+                final = k == len(sums) - 1
+                await bench.tile(ctx, tile, first=k == 0, half=i % 2, final=final, end=1, pair=pair)
+        while len(results) < len(expected):
+            await bench.step(ctx)
+
+    async def drainer(ctx: SimulatorContext) -> None:
+        for wanted in expected:
+            m = len(wanted)
+            result = np.zeros((m, 4), np.int64)
+            reads: deque[int | None] = deque([None] * ACC_READ_LATENCY)
+            row = 0
+            while row < m or any(read is not None for read in reads):
+                await ctx.tick()
+                read = reads.popleft()
+                if read is not None:
+                    result[read] = drained_row(ctx, dut)
+                go = row < m and ctx.get(dut.drain.full) and generator.random() < 0.7
+                reads.append(row if go else None)
+                ctx.set(dut.drain.enable, go)
+                ctx.set(dut.drain.row, row % 128)
+                ctx.set(dut.drain.release, go and row == m - 1)
+                row += go
+            results.append(result)
+
+    simulate(dut, filler, drainer, max_cycles=6000)
+    for wanted, result in zip(expected, results, strict=True):
+        np.testing.assert_array_equal(result, wanted)
+    assert len(bench.landed) == len(work)
+
+
+def test_a_pair_is_handed_back_with_its_high_sums() -> None:
+    """`full` stays while one release leads to the other, with no cycle between; `free` does not."""
+    bench = Bench(INT4)
+    dut = bench.dut
+
+    async def testbench(ctx: SimulatorContext) -> None:
+        sums = np.arange(5 * 8).reshape(5, 8)
+        for half in (0, 1):
+            await bench.tile(ctx, sums, first=1, half=half, final=1, end=0, pair=half == 0)
+        for _ in range(20):
+            await bench.step(ctx)
+        rows = []
+        # Row 3 in each of three cycles in a row: low and high of the first half, low of the second.
+        for cycle in range(3 + ACC_READ_LATENCY):
+            if cycle >= ACC_READ_LATENCY:
+                rows.append(drained_row(ctx, dut))
+            assert ctx.get(dut.drain.full) == (cycle < 3)
+            assert ctx.get(dut.free) == (cycle >= 2)
+            ctx.set(dut.drain.row, 3)
+            ctx.set(dut.drain.enable, cycle < 3)
+            ctx.set(dut.drain.release, cycle < 3)
+            await bench.step(ctx)
+        assert rows == [[24, 25, 26, 27], [28, 29, 30, 31], [24, 25, 26, 27]]
+
+    simulate(dut, testbench, max_cycles=100)
 
 
 def test_two_halves_may_be_claimed() -> None:

@@ -121,7 +121,7 @@ def test_packing_is_exact_for_every_operand() -> None:
 
 
 class Packed(wiring.Component):
-    """A PE with INT4 behind the edge of its row."""
+    """A PE with INT4 behind the edge of its row; `int4_row` comes beside `a`."""
 
     weight: Signal
     int4_weight: Signal
@@ -140,6 +140,8 @@ class Packed(wiring.Component):
         for name, member in pe.signature.members.items():
             if name == "weight":
                 m.d.comb += pe.weight.eq(bus_weight(self.weight, self.int4_weight))
+            elif name == "int4_row":
+                m.d.sync += pe.int4_row.eq(self.int4_row)
             elif member.flow == Out:
                 m.d.comb += getattr(self, name).eq(getattr(pe, name))
             else:

@@ -3,32 +3,17 @@
 from itertools import pairwise
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
 from systolith.numerics import ACC_WIDTH
+from systolith_rtl.array.control import row_control
+from systolith_rtl.array.exponents import shifted_width
 from systolith_rtl.array.pe import partial_width
 from systolith_rtl.interfaces import ACC_READ_LATENCY, DrainSignature
 from systolith_rtl.memory.block_ram import BlockRam
-
-ROW_CONTROL = data.StructLayout(
-    {
-        "valid": unsigned(1),
-        "start": unsigned(1),
-        "first": unsigned(1),
-        "half": unsigned(1),
-        "last": unsigned(1),
-        "end": unsigned(1),
-    }
-)
-"""What goes with a row of activations to the accumulators of its sums.
-
-`valid`: there is one. `start`: row 0 of its tile. `first`: its tile is the first one of a tile
-column, so old sums do not count. `half`: where the sums belong. `last`: the tile column is
-complete with it. `end`: so is the GEMM.
-"""
 
 HALVES = 2
 
@@ -42,7 +27,7 @@ class Accumulators(wiring.Component):
         address -> read -> output register -> old (0 for the first tile) -> total -> written
 
     Five cycles pass from reading to having written, so the same row of a half may come again
-    `MIN_PERIOD` cycles later at the earliest.
+    `control.MIN_PERIOD` cycles later at the earliest.
 
     Halves are filled alternately, and drained in the same order. `claim` takes the next one for a
     tile column, which is allowed while `free` is high. A half is full, and its GEMM `landed`, in
@@ -50,11 +35,13 @@ class Accumulators(wiring.Component):
     control: a drain that is enabled in that very cycle reads it.
 
     INT4 brings two sums a cycle and column: two such columns of memories side by side, with the
-    same control, and a drain that takes a row of each in turn.
+    same control. The drain sees the low sums of a half first. Its `release` then turns it to the
+    high ones, if the tile column was a `pair`, and only the next one hands the half back.
 
     Members:
-        control: `In(ROW_CONTROL)`.
+        control: `In(row_control(config))`.
         sums: `In(ArrayLayout(signed(partial_width(R)), C))`.
+        high: `In(ArrayLayout(signed(shifted_width(R)), C))`; only with INT4.
         claim: `In(1)`.
         free: `Out(1)`.
         landed: `Out(1)`, for one cycle per GEMM.
@@ -62,10 +49,10 @@ class Accumulators(wiring.Component):
     """
 
     LEAD = 5
-    MIN_PERIOD = 5
 
     control: data.View
     sums: data.View
+    high: data.View
     claim: Signal
     free: Signal
     landed: Signal
@@ -74,10 +61,13 @@ class Accumulators(wiring.Component):
     def __init__(self, config: CoreConfig) -> None:
         self.columns = config.columns
         self.depth = config.accumulator_rows
+        self.int4 = config.int4
+        high = data.ArrayLayout(signed(shifted_width(config.rows)), config.columns)
         super().__init__(
             {
-                "control": In(ROW_CONTROL),
+                "control": In(row_control(config)),
                 "sums": In(data.ArrayLayout(signed(partial_width(config.rows)), config.columns)),
+                **({"high": In(high)} if config.int4 else {}),
                 "claim": In(1),
                 "free": Out(1),
                 "landed": Out(1),
@@ -89,12 +79,19 @@ class Accumulators(wiring.Component):
         """Number the rows, pass them from column to column, and keep the books."""
         m = Module()
         draining = Signal()
+        upper = Signal()
         valid, stages = self._stages(m)
         reading = Signal(ACC_READ_LATENCY)
         m.d.sync += reading.eq(Cat(draining, reading))
+        high = Signal(ACC_READ_LATENCY)
+        if self.int4:
+            m.d.sync += high.eq(Cat(upper, high))
         for c in range(self.columns):
-            self._column(m, c, valid[c:], stages[c:], draining, reading[-1])
-        self._books(m, valid[-2], stages[-2], draining)
+            rows = self._column(m, c, valid[c:], stages[c:], draining, upper)
+            halves = [Mux(reading[-1], second, first) for first, second in rows]
+            drained = Mux(high[-1], halves[1], halves[0]) if self.int4 else halves[0]
+            m.d.comb += self.drain.data[c].eq(drained)
+        self._books(m, valid[-2], stages[-2], draining, upper)
         return m
 
     def _stages(self, m: Module) -> tuple[Signal, list[data.View]]:
@@ -115,6 +112,7 @@ class Accumulators(wiring.Component):
                 "half": unsigned(1),
                 "last": unsigned(1),
                 "end": unsigned(1),
+                **({"int4": unsigned(1), "pair": unsigned(1)} if self.int4 else {}),
             }
         )
         count = self.columns + self.LEAD
@@ -122,8 +120,9 @@ class Accumulators(wiring.Component):
         stages = [Signal(layout, name=f"stage{i}", reset_less=True) for i in range(count)]
         m.d.sync += valid.eq(Cat(self.control.valid, valid))
         m.d.sync += stages[0].row.eq(now)
-        for name in ("first", "half", "last", "end"):
-            m.d.sync += stages[0][name].eq(self.control[name])
+        for name in layout.members:
+            if name != "row":
+                m.d.sync += stages[0][name].eq(self.control[name])
         m.d.sync += [later.eq(earlier) for earlier, later in pairwise(stages)]
         return valid, stages
 
@@ -134,51 +133,81 @@ class Accumulators(wiring.Component):
         valid: Value,
         stages: list[data.View],
         draining: Signal,
-        drained: Value,
-    ) -> None:
-        """Build one column, for which stage 0 asks for the old sum and stage 5 writes the new."""
-        rams = [BlockRam(width=ACC_WIDTH, depth=self.depth) for _ in range(HALVES)]
-        old = Signal(signed(ACC_WIDTH), name=f"old{c}", reset_less=True)
-        total = Signal(signed(ACC_WIDTH), name=f"total{c}", reset_less=True)
-        for half, ram in enumerate(rams):
-            m.submodules[f"ram{c}_{half}"] = ram
+        upper: Signal,
+    ) -> list[list[Value]]:
+        """Build one column, for which stage 0 asks for the old sum and stage 5 writes the new.
+
+        Returns:
+            For each chain of sums, what is read from its two halves.
+        """
+        addresses, asks = list[Signal](), list[Signal]()
+        for half in range(HALVES):
             # A half never adds and drains at the same time.
             adding = valid[0] & (stages[0].half == half)
             asked = self.drain.enable & (draining == half)
             address = Signal(range(self.depth), name=f"address{c}_{half}", reset_less=True)
-            enable = Signal(name=f"enable{c}_{half}")
             with m.If(adding | asked):
                 m.d.sync += address.eq(Mux(adding, stages[0].row, self.drain.row))
-            m.d.sync += enable.eq((adding & ~stages[0].first) | asked)
-            m.d.comb += [
-                ram.read_address.eq(address),
-                ram.read_enable.eq(enable),
-                ram.write_address.eq(stages[5].row),
-                ram.write_data.eq(total),
-                ram.write_enable.eq(valid[5] & (stages[5].half == half)),
-            ]
-        first, second = (ram.read_data for ram in rams)
-        with m.If(valid[3]):
-            m.d.sync += old.eq(Mux(stages[3].first, 0, Mux(stages[3].half, second, first)))
-        with m.If(valid[4]):
-            m.d.sync += total.eq(old + self.sums[c])
-        m.d.comb += self.drain.data[c].eq(Mux(drained, second, first))
+            addresses.append(address)
+            asks.append(asked)
 
-    def _books(self, m: Module, valid: Value, stage: data.View, draining: Signal) -> None:
+        read = list[list[Value]]()
+        for chain, sums in enumerate((self.sums, self.high) if self.int4 else (self.sums,)):
+            name = f"{c}h" if chain else f"{c}"
+            mine = [stage.int4 if chain else Const(1) for stage in stages[:6]]
+            rams = [BlockRam(width=ACC_WIDTH, depth=self.depth) for _ in range(HALVES)]
+            old = Signal(signed(ACC_WIDTH), name=f"old{name}", reset_less=True)
+            total = Signal(signed(ACC_WIDTH), name=f"total{name}", reset_less=True)
+            for half, ram in enumerate(rams):
+                m.submodules[f"ram{name}_{half}"] = ram
+                enable = Signal(name=f"enable{name}_{half}")
+                adding = valid[0] & (stages[0].half == half)
+                again = adding & ~stages[0].first & mine[0]
+                asked = asks[half] & (upper == chain) if self.int4 else asks[half]
+                m.d.sync += enable.eq(again | asked)
+                m.d.comb += [
+                    ram.read_address.eq(addresses[half]),
+                    ram.read_enable.eq(enable),
+                    ram.write_address.eq(stages[5].row),
+                    ram.write_data.eq(total),
+                    ram.write_enable.eq(valid[5] & (stages[5].half == half) & mine[5]),
+                ]
+            first, second = (ram.read_data for ram in rams)
+            with m.If(valid[3] & mine[3]):
+                m.d.sync += old.eq(Mux(stages[3].first, 0, Mux(stages[3].half, second, first)))
+            with m.If(valid[4] & mine[4]):
+                m.d.sync += total.eq(old + sums[c])
+            read.append([first, second])
+        return read
+
+    def _books(
+        self, m: Module, valid: Value, stage: data.View, draining: Signal, upper: Signal
+    ) -> None:
         """Count halves that are claimed, and note which are full.
 
         `stage` is the one before the last: its sum will be written in the next cycle.
         """
+        release = self.drain.release
+        if self.int4:
+            # The drain may have the high sums still before it.
+            pair = Signal(HALVES)
+            more = pair.bit_select(draining, 1) & ~upper
+            with m.If(valid & stage.last):
+                m.d.sync += pair.bit_select(stage.half, 1).eq(stage.pair)
+            with m.If(release):
+                m.d.sync += upper.eq(more)
+            release = release & ~more
+
         claimed = Signal(range(HALVES + 1))
-        with m.If(self.claim & ~self.drain.release):
+        with m.If(self.claim & ~release):
             m.d.sync += claimed.eq(claimed + 1)
-        with m.Elif(~self.claim & self.drain.release):
+        with m.Elif(~self.claim & release):
             m.d.sync += claimed.eq(claimed - 1)
 
         full = Signal(HALVES)
         with m.If(valid & stage.last):
             m.d.sync += full.bit_select(stage.half, 1).eq(1)
-        with m.If(self.drain.release):
+        with m.If(release):
             m.d.sync += [full.bit_select(draining, 1).eq(0), draining.eq(~draining)]
 
         m.d.sync += self.landed.eq(valid & stage.end)

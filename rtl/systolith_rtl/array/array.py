@@ -5,7 +5,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith_rtl.array.pe import ACTIVATION_WIDTH, WEIGHT_WIDTH, Pe, partial_width
+from systolith_rtl.array.pe import (
+    ACTIVATION_WIDTH,
+    WEIGHT_WIDTH,
+    Pe,
+    bus_weight,
+    int4_partial_width,
+    partial_width,
+)
 
 
 class SystolicArray(wiring.Component):
@@ -22,8 +29,9 @@ class SystolicArray(wiring.Component):
     A tile that is used from cycle t on must have been sent by cycle t - 1, and the next one may be
     sent from t on: loading follows the swap through the array, and costs no time.
 
-    For INT4 weights, build the PEs with it, put `bus_weight` between the weights' delays and
-    their buses, let a mode bit go along beside `valid`, and pass on the second sums.
+    With `config.int4`, a byte may be two INT4 weights, `int4_weights`, and then the rows that are
+    multiplied with it, `int4`, have two sums for each column: `sums` of the low weights, `high` of
+    the high ones, both at the same time. Tiles of either kind follow each other as any do.
 
     Members:
         row: `In(8 * R)`, activations, row 0 in the lowest byte.
@@ -33,6 +41,9 @@ class SystolicArray(wiring.Component):
         weights: `In(8 * R)`.
         capture: `In(C)`, one bit set if `weights` has a column.
         sums: `Out(ArrayLayout(signed(partial_width(R)), C))`.
+        int4: `In(1)`, with `valid`; only with `config.int4`, like the following.
+        int4_weights: `In(1)`, with `capture`.
+        high: `Out(ArrayLayout(signed(int4_partial_width(R)), C))`; undefined for INT8.
     """
 
     row: Signal
@@ -42,11 +53,17 @@ class SystolicArray(wiring.Component):
     weights: Signal
     capture: Signal
     sums: data.View
+    int4: Signal
+    int4_weights: Signal
+    high: data.View
 
     def __init__(self, config: CoreConfig) -> None:
         self.rows = config.rows
         self.columns = config.columns
         self.latency = config.rows + Pe.LATENCY
+        self.with_int4 = config.int4
+        high = data.ArrayLayout(signed(int4_partial_width(config.rows)), config.columns)
+        extra = {"int4": In(1), "int4_weights": In(1), "high": Out(high)}
         super().__init__(
             {
                 "row": In(8 * config.rows),
@@ -56,6 +73,7 @@ class SystolicArray(wiring.Component):
                 "weights": In(8 * config.rows),
                 "capture": In(config.columns),
                 "sums": Out(data.ArrayLayout(signed(partial_width(config.rows)), config.columns)),
+                **(extra if config.int4 else {}),
             }
         )
 
@@ -70,6 +88,11 @@ class SystolicArray(wiring.Component):
         )
         activations = _skew(m, "activation", extended, ACTIVATION_WIDTH)
         weights = _skew(m, "weight", self.weights, WEIGHT_WIDTH)
+        mode = Signal(rows + columns)
+        if self.with_int4:
+            packed = Signal(rows)
+            m.d.sync += [packed.eq(Cat(self.int4_weights, packed)), mode.eq(Cat(self.int4, mode))]
+            weights = [bus_weight(byte, packed[r]) for r, byte in enumerate(weights)]
         # The PEs of a diagonal work in step: bit r + c is for row r and column c.
         valid = Signal(rows + columns + Pe.LATENCY - 2)
         swap = Signal(rows + columns - 1)
@@ -78,6 +101,7 @@ class SystolicArray(wiring.Component):
         # Tags reach column c with the bytes that row 0 passes along, then go down with the rows.
         tags = Cat(_skew(m, "tag", self.capture, 1, reset_less=False))
         partials: list[Value] = [Const(0)] * columns
+        highs: list[Value] = [Const(0)] * columns
         for r in range(rows):
             # What PE c takes in this cycle, PE c + 1 takes in the next one.
             line = _along(m, f"activations{r}", activations[r], columns)
@@ -87,7 +111,7 @@ class SystolicArray(wiring.Component):
                 m.d.sync += below.eq(tags)
                 tags = below
             for c in range(columns):
-                m.submodules[f"pe{r}_{c}"] = pe = Pe(rows=rows)
+                m.submodules[f"pe{r}_{c}"] = pe = Pe(rows=rows, int4=self.with_int4)
                 m.d.comb += [
                     pe.a.eq(line[c]),
                     pe.valid.eq(valid[r + c :][: Pe.LATENCY]),
@@ -97,6 +121,11 @@ class SystolicArray(wiring.Component):
                     pe.partial_i.eq(partials[c]),
                 ]
                 partials[c] = pe.partial_o
+                if self.with_int4:
+                    m.d.comb += [pe.int4_row.eq(mode[r + c + 1]), pe.high_i.eq(highs[c])]
+                    highs[c] = pe.high_o
+        if self.with_int4:
+            m.d.comb += [self.high[c].eq(highs[c]) for c in range(columns)]
         m.d.comb += [self.sums[c].eq(partials[c]) for c in range(columns)]
         return m
 

@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith_rtl.array.accumulator import ROW_CONTROL
+from systolith_rtl.array.control import row_control
 from systolith_rtl.array.tiles import Countdown, TileAddress, feeder_plan
 from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
 
@@ -17,7 +17,7 @@ class RowFeeder(wiring.Component):
 
     A tile's first row waits until the tile's weights are loaded, for a new tile column also until
     a half of the accumulators is free, and until the last tile began at least
-    `Accumulators.MIN_PERIOD` cycles ago, counting as if no read had been refused. Whatever is
+    `MIN_PERIOD` cycles ago, counting as if no read had been refused. Whatever is
     refused is asked for again. A GEMM follows the one before as a tile follows another.
 
     Members:
@@ -30,7 +30,7 @@ class RowFeeder(wiring.Component):
         free: `In(1)`, the next half of the accumulators may be claimed.
         claim: `Out(1)`, it is, by a swap.
         a: `Out(ReadSignature(config))`.
-        control: `Out(ROW_CONTROL)`, of the row on `a.data`.
+        control: `Out(row_control(config))`, of the row on `a.data`.
         is_signed: `Out(1)`, that row's bytes are s8, else u8.
         issued: `Out(1)`, the last row of a GEMM is granted now.
         active: `Out(1)`, there are rows to feed.
@@ -71,7 +71,7 @@ class RowFeeder(wiring.Component):
                 "free": In(1),
                 "claim": Out(1),
                 "a": Out(ReadSignature(config)),
-                "control": Out(ROW_CONTROL),
+                "control": Out(row_control(config)),
                 "is_signed": Out(1),
                 "issued": Out(1),
                 "active": Out(1),
@@ -157,7 +157,7 @@ class RowFeeder(wiring.Component):
             rows.step(m)
 
         arriving = Signal(READ_LATENCY)
-        layout = data.StructLayout({"control": ROW_CONTROL, "is_signed": unsigned(1)})
+        layout = data.StructLayout({"control": row_control(self.config), "is_signed": unsigned(1)})
         asked = [Signal(layout, name=f"row{i}") for i in range(READ_LATENCY + 1)]
         m.d.comb += [
             asked[0].control.valid.eq(granted),
@@ -171,6 +171,11 @@ class RowFeeder(wiring.Component):
             self.is_signed.eq(asked[-1].is_signed),
             self.reading.eq(arriving.any()),
         ]
+        if self.config.int4:
+            m.d.comb += [
+                asked[0].control.int4.eq(current.int4),
+                asked[0].control.pair.eq(current.int4 & (~groups.last | current.last_pair)),
+            ]
         m.d.sync += arriving.eq(Cat(granted, arriving))
         m.d.sync += [asked[i + 1].eq(asked[i]) for i in range(READ_LATENCY)]
         return m

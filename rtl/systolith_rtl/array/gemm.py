@@ -1,4 +1,4 @@
-"""GEMM engine: matrix products of int8 operands, left in the accumulators for the vector engine."""
+"""GEMM engine: products of small integers, left in the accumulators for the vector engine."""
 
 from typing import Any
 
@@ -11,8 +11,10 @@ from systolith.config import CoreConfig
 from systolith.isa import Opcode, WeightSource
 from systolith.numerics import Format
 from systolith.regs import FaultCause
-from systolith_rtl.array.accumulator import ROW_CONTROL, Accumulators
+from systolith_rtl.array.accumulator import Accumulators
 from systolith_rtl.array.array import SystolicArray
+from systolith_rtl.array.control import MIN_PERIOD, row_control
+from systolith_rtl.array.exponents import ExponentShift
 from systolith_rtl.array.feeder import RowFeeder
 from systolith_rtl.array.loader import WeightLoader
 from systolith_rtl.array.ring import WeightRing
@@ -32,11 +34,13 @@ class GemmEngine(wiring.Component):
     """Carry out GEMM instructions: `sums[m, j]` of `A[m, :] * B[j, :]`, for the drain.
 
     The tile columns of B, C rows each, come one after the other; each leaves M rows of C sums in
-    one half of the accumulators. Within a tile column the tiles of R columns of A and B follow
-    one another, and within a tile the rows of A. While the array works on a tile, the next tile's
-    weights are loaded, be it the next GEMM's first one. So a tile takes `max(M, C, 5)` cycles,
-    and there is no gap between tiles, tile columns and GEMMs, unless the engine must wait: for
-    weights, for a half that is still to be drained, or for a read that is refused.
+    one half of the accumulators. INT4 weights go two to a multiplier: their tile columns have 2C
+    rows of B, and leave M rows of 2C sums, which are drained as two times C. Within a tile column
+    the tiles of R columns of A and B follow one another, and within a tile the rows of A. While
+    the array works on a tile, the next tile's weights are loaded, be it the next GEMM's first one.
+    So a tile takes `max(M, C, 5)` cycles, and there is no gap between tiles, tile columns and
+    GEMMs, unless the engine must wait: for weights, for a half that is still to be drained, or for
+    a read that is refused.
 
     With nothing to wait for, cycles count from the command's acceptance in cycle 0::
 
@@ -44,6 +48,11 @@ class GemmEngine(wiring.Component):
         first request for A          C + 2
         each further tile            max(M, C, 5) later
         drain.full, retire           R + C + 8 after the tile column's last request for A
+
+    With `config.int4`, sums of either kind pass one more register: R + C + 9. A word of exponents
+    comes in one cycle before a group's first tile of INT4 weights, and after every
+    `config.exponent_tiles` more; that shows in the first request for A, and in the period of those
+    tiles where M <= C.
 
     So a GEMM takes `tiles * max(M, C, 5) + R + C + 8` cycles from its first request for A until
     its last sum has landed (less `max(M, C, 5) - M` after the last tile's last row). It retires
@@ -55,9 +64,6 @@ class GemmEngine(wiring.Component):
         b: `Out(ReadSignature(config))`, weights from the scratchpad.
         ring: `In(RingSignature(config))`, weights from STREAM.
         drain: `In(DrainSignature(config))`.
-
-    Raises:
-        ValueError: in elaboration: the configuration has INT4, which the engine cannot do yet.
     """
 
     engine: Any
@@ -80,8 +86,6 @@ class GemmEngine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         """Connect the units, hand out the plans, and tell control what goes on."""
-        if self.config.int4:
-            raise ValueError("the GEMM engine multiplies INT8 only, but the configuration has int4")
         m = Module()
         m.submodules.ring = ring = WeightRing(self.config)
         m.submodules.loader = loader = WeightLoader(self.config)
@@ -94,8 +98,8 @@ class GemmEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.b), loader.b)
 
         # A sum's control meets it at the accumulators, `LEAD` cycles ahead.
-        delay = array.latency - Accumulators.LEAD
-        control = Signal(data.ArrayLayout(ROW_CONTROL, delay))
+        delay = array.latency + self.config.int4 - Accumulators.LEAD
+        control = Signal(data.ArrayLayout(row_control(self.config), delay))
         m.d.sync += control.as_value().eq(Cat(feeder.control, control))
         m.d.comb += [
             loader.halt.eq(self.engine.halt),
@@ -115,11 +119,39 @@ class GemmEngine(wiring.Component):
             array.weights.eq(loader.weights),
             array.capture.eq(loader.capture),
             accumulators.control.eq(control[delay - 1]),
-            accumulators.sums.eq(array.sums),
         ]
+        if self.config.int4:
+            self._shift(m, loader, feeder, array, accumulators)
+        else:
+            m.d.comb += accumulators.sums.eq(array.sums)
         self._plan(m, loader, feeder)
         self._report(m, loader, feeder, accumulators)
         return m
+
+    def _shift(
+        self,
+        m: Module,
+        loader: WeightLoader,
+        feeder: RowFeeder,
+        array: SystolicArray,
+        accumulators: Accumulators,
+    ) -> None:
+        """Tell the array of INT4 weights, and put their exponents between it and accumulators."""
+        m.submodules.shift = shift = ExponentShift(self.config)
+        assert shift.LATENCY == accumulators.LEAD
+        row = feeder.control
+        m.d.comb += [
+            array.int4.eq(row.int4),
+            array.int4_weights.eq(loader.int4),
+            shift.word.eq(loader.ring_data),
+            shift.load.eq(loader.exponents),
+            shift.begin.eq(row.valid & row.start & row.int4),
+            shift.control.eq(accumulators.control),
+            shift.low_i.eq(array.sums),
+            shift.high_i.eq(array.high),
+            accumulators.sums.eq(shift.low_o),
+            accumulators.high.eq(shift.high_o),
+        ]
 
     def _plan(self, m: Module, loader: WeightLoader, feeder: RowFeeder) -> None:
         """Turn a command into two plans: the loader's comes first, the feeder's when it is ready.
@@ -133,6 +165,12 @@ class GemmEngine(wiring.Component):
         m_last, n_last, k_last = (
             (command.p[name] - 1)[: len(command.p[name])] for name in ("m", "n", "k")
         )
+
+        # What follows the first group; with INT4, an odd number of C channels is a pair's second.
+        groups = n_last >> n_bits
+        int4, odd = command.p.b_source == WeightSource.RING_S4, groups[0]
+        if config.int4:
+            groups = Mux(int4, groups >> 1, groups)
 
         planned = Signal()
         load = Signal(loader_plan(config), reset_less=True)
@@ -155,7 +193,7 @@ class GemmEngine(wiring.Component):
                 load.row_step.eq(command.p.b_row >> granules),
                 load.k_tiles.eq(k_last >> k_bits),
                 load.k_tail.eq(k_last[:k_bits]),
-                load.groups.eq(n_last >> n_bits),
+                load.groups.eq(groups),
                 load.n_tail.eq(n_last[:n_bits]),
                 load.scratchpad.eq(command.p.b_source == WeightSource.SCRATCHPAD),
                 feed.address.eq(command.p.a_address >> granules),
@@ -163,15 +201,17 @@ class GemmEngine(wiring.Component):
                 feed.rows.eq(m_last),
                 feed.rest.eq(
                     Mux(
-                        command.p.m < Accumulators.MIN_PERIOD,
-                        Accumulators.MIN_PERIOD - command.p.m[:3],
+                        command.p.m < MIN_PERIOD,
+                        MIN_PERIOD - command.p.m[:3],
                         0,
                     )
                 ),
                 feed.k_tiles.eq(k_last >> k_bits),
-                feed.groups.eq(n_last >> n_bits),
+                feed.groups.eq(groups),
                 feed.is_signed.eq(command.p.a_format == Format.S8),
             ]
+            if config.int4:
+                m.d.sync += [load.int4.eq(int4), feed.int4.eq(int4), feed.last_pair.eq(odd)]
         with m.Elif(loader.plan.valid & loader.plan.ready):
             m.d.sync += planned.eq(0)
 
@@ -182,7 +222,7 @@ class GemmEngine(wiring.Component):
         config, engine = self.config, self.engine
         # Rows of different GEMMs are at least a tile apart.
         flight = config.rows + config.columns + 16
-        most = flight // Accumulators.MIN_PERIOD + 1
+        most = flight // MIN_PERIOD + 1
         landing = Signal(range(most + 1))
         taken = Signal(range(most + PLANS + 3))
         accepted = engine.command.valid & engine.command.ready

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +18,9 @@ class WeightLoader(wiring.Component):
     rows beyond N are not read, and they and bytes beyond K are 0. A GEMM's first tile follows the
     last one of the GEMM before as any other tile does.
 
+    With `config.int4`, one more word of the ring, of exponents, comes before a group's first tile
+    of INT4 weights, and again after every `config.exponent_tiles` of them.
+
     Members:
         plan: `In(stream.Signature(loader_plan(config)))`, taken with the last word of the one
             before, or when there is none.
@@ -29,6 +32,9 @@ class WeightLoader(wiring.Component):
         available, pop, ring_data: the read side of `WeightRing`.
         weights: `Out(8 * R)`, for the array, `READ_LATENCY` cycles after the grant.
         capture: `Out(C)`, beside it: the column that it is for, or nothing.
+        int4: `Out(1)`, beside it: its bytes are two INT4 weights each; only with INT4, like the
+            following.
+        exponents: `Out(1)`, `ring_data` has exponents in this cycle.
         active: `Out(1)`, there is a tile to load.
         blocked: `Out(1)`, a word is due, and the ring or the scratchpad does not give it.
         outside: `Out(1)`, the word due is beyond the scratchpad. It is not asked for.
@@ -47,6 +53,8 @@ class WeightLoader(wiring.Component):
     ring_data: Signal
     weights: Signal
     capture: Signal
+    int4: Signal
+    exponents: Signal
     active: Signal
     blocked: Signal
     outside: Signal
@@ -68,6 +76,7 @@ class WeightLoader(wiring.Component):
                 "ring_data": In(8 * config.rows),
                 "weights": Out(8 * config.rows),
                 "capture": Out(config.columns),
+                **({"int4": Out(1), "exponents": Out(1)} if config.int4 else {}),
                 "active": Out(1),
                 "blocked": Out(1),
                 "outside": Out(1),
@@ -129,7 +138,8 @@ class WeightLoader(wiring.Component):
             address.tile_end.eq(column.all()),
             address.group_end.eq(k_tiles.last),
         ]
-        with m.If(granted):
+        due_exponents = self._exponents_due(m, current, granted, tile_end, k_tiles.last)
+        with m.If(granted & ~due_exponents):
             m.d.sync += column.eq(column + 1)
             # The last group's row `n_tail` is the last one there is.
             m.d.sync += beyond.eq(
@@ -150,16 +160,46 @@ class WeightLoader(wiring.Component):
 
         whole = ~current.scratchpad | ~k_tiles.last
         tail = Mux(whole, config.rows - 1, current.k_tail)
-        self._deliver(m, granted, tail, beyond, current.scratchpad)
+        self._deliver(m, granted, tail, beyond, current, due_exponents)
         return m
 
+    def _exponents_due(
+        self, m: Module, current: data.View, granted: Signal, tile_end: Signal, last_tile: Signal
+    ) -> Value:
+        """Count the tiles from one word of exponents to the next; return whether it is due."""
+        if not self.config.int4:
+            return Const(0)
+        due = Signal()
+        tile = Signal(range(self.config.exponent_tiles))
+        with m.If(self.plan.valid & self.plan.ready):
+            m.d.sync += [due.eq(self.plan.p.int4), tile.eq(0)]
+        with m.Elif(tile_end):
+            m.d.sync += [
+                due.eq(current.int4 & (last_tile | tile.all())),
+                tile.eq(Mux(last_tile, 0, tile + 1)),
+            ]
+        with m.Elif(granted):
+            m.d.sync += due.eq(0)
+        return due
+
     def _deliver(
-        self, m: Module, granted: Signal, tail: Value, beyond: Signal, scratchpad: Signal
+        self,
+        m: Module,
+        granted: Signal,
+        tail: Value,
+        beyond: Signal,
+        current: data.View,
+        exponents: Value,
     ) -> None:
         """Mask the words that come, and count them: they are for columns 0 to C - 1 in turn."""
-        rows = self.config.rows
+        rows, int4 = self.config.rows, self.config.int4
         layout = data.StructLayout(
-            {"tail": unsigned(bits(rows)), "beyond": unsigned(1), "scratchpad": unsigned(1)}
+            {
+                "tail": unsigned(bits(rows)),
+                "beyond": unsigned(1),
+                "scratchpad": unsigned(1),
+                **({"int4": unsigned(1), "exponents": unsigned(1)} if int4 else {}),
+            }
         )
         arriving = Signal(READ_LATENCY)
         m.d.sync += arriving.eq(Cat(granted, arriving))
@@ -170,8 +210,10 @@ class WeightLoader(wiring.Component):
             m.d.sync += [
                 words[0].tail.eq(tail),
                 words[0].beyond.eq(beyond),
-                words[0].scratchpad.eq(scratchpad),
+                words[0].scratchpad.eq(current.scratchpad),
             ]
+            if int4:
+                m.d.sync += [words[0].int4.eq(current.int4), words[0].exponents.eq(exponents)]
         for i in range(1, len(words)):
             with m.If(arriving[i - 1]):
                 m.d.sync += words[i].eq(words[i - 1])
@@ -179,9 +221,12 @@ class WeightLoader(wiring.Component):
         # Which bytes count of the scratchpad's word, and whether the ring's word does.
         keep = Signal(rows, reset_less=True)
         keep_ring = Signal(reset_less=True)
+        is_exponents = Signal(reset_less=True)
         word = words[-1]
         with m.If(arriving[-2]):
             m.d.sync += keep_ring.eq(~word.scratchpad)
+            if int4:
+                m.d.sync += [self.int4.eq(word.int4), is_exponents.eq(word.exponents)]
             m.d.sync += keep.eq(
                 Cat((word.tail >= r) & word.scratchpad & ~word.beyond for r in range(rows))
             )
@@ -191,6 +236,10 @@ class WeightLoader(wiring.Component):
         )
 
         target = Signal(self.config.columns, init=1)
-        with m.If(arriving[-1]):
+        is_column = arriving[-1]
+        if int4:
+            is_column = arriving[-1] & ~is_exponents
+            m.d.comb += self.exponents.eq(arriving[-1] & is_exponents)
+        with m.If(is_column):
             m.d.sync += target.eq(target.rotate_left(1))
-        m.d.comb += self.capture.eq(Mux(arriving[-1], target, 0))
+        m.d.comb += self.capture.eq(Mux(is_column, target, 0))

@@ -84,7 +84,8 @@ class Pe(wiring.Component):
         weight: `In(8)`, bus; `In(13)` with `int4`.
         capture: `In(1)`, the bus holds this PE's next weight.
         partial_i, partial_o: sums, `partial_width(rows)` signed bits.
-        int4_row: `In(1)`, beside `a`; only with `int4`, like the following.
+        int4_row: `In(1)`, the row of a cycle ago had INT4 weights; only with `int4`, like the
+            following.
         high_i, high_o: sums of the second channel, `int4_partial_width(rows)` signed bits.
     """
 
@@ -162,15 +163,15 @@ class Pe(wiring.Component):
         return Cat(shadow[:WEIGHT_WIDTH], fill, shadow[WEIGHT_WIDTH:]).as_signed()
 
     def _add_two(self, m: Module, product: Signal, valid: list[Value]) -> None:
-        modes = Signal(2)
-        m.d.sync += modes.eq(Cat(self.int4_row, modes))
+        mode = Signal(reset_less=True)
+        m.d.sync += mode.eq(self.int4_row)
 
         low = Signal(signed(ACTIVATION_WIDTH + WEIGHT_WIDTH), reset_less=True)
         high = Signal(signed(FIELD), reset_less=True)
         borrowed = Signal(reset_less=True)
         with m.If(valid[1]):
             m.d.sync += [
-                low.eq(Mux(modes[1], product[:FIELD].as_signed(), product)),
+                low.eq(Mux(mode, product[:FIELD].as_signed(), product)),
                 high.eq(product[FIELD : 2 * FIELD]),
                 borrowed.eq(product[FIELD - 1]),
             ]

@@ -131,7 +131,11 @@ class TileAddress(wiring.Component):
 
 
 def feeder_plan(config: CoreConfig) -> data.StructLayout:
-    """What the feeder of activations must know of a GEMM; counts are of what follows the first."""
+    """What the feeder of activations must know of a GEMM; counts are of what follows the first.
+
+    Only with INT4, `int4`: B has such weights, and `last_pair`: so its last group has more than C
+    channels.
+    """
     return data.StructLayout(
         {
             "address": unsigned(word_bits(config, "a_address")),
@@ -141,6 +145,7 @@ def feeder_plan(config: CoreConfig) -> data.StructLayout:
             "k_tiles": unsigned(WIDTHS["k"] - bits(config.rows)),
             "groups": unsigned(WIDTHS["n"] - bits(config.columns)),
             "is_signed": unsigned(1),
+            **({"int4": unsigned(1), "last_pair": unsigned(1)} if config.int4 else {}),
         }
     )
 
@@ -149,7 +154,7 @@ def loader_plan(config: CoreConfig) -> data.StructLayout:
     """What the loader of weights must know of a GEMM.
 
     `k_tail` and `n_tail` are the last valid byte of the last k tile and the last valid row of the
-    last group; counts are of what follows the first.
+    last group; counts are of what follows the first. `int4` is there only with INT4.
     """
     return data.StructLayout(
         {
@@ -160,5 +165,6 @@ def loader_plan(config: CoreConfig) -> data.StructLayout:
             "groups": unsigned(WIDTHS["n"] - bits(config.columns)),
             "n_tail": unsigned(bits(config.columns)),
             "scratchpad": unsigned(1),
+            **({"int4": unsigned(1)} if config.int4 else {}),
         }
     )

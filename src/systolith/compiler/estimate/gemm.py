@@ -1,6 +1,7 @@
 """GEMM: tiles of weights, rows of activations, and the two halves of the accumulators."""
 
 from collections import deque
+from typing import NamedTuple
 
 from systolith.compiler.estimate.banks import Banks, ReadPort
 from systolith.compiler.estimate.control import Control, Job
@@ -18,7 +19,20 @@ SHORTEST_TILE = 5
 HALVES = 2
 
 BEYOND = 8
-"""Cycles beyond R + C from the last request for A of a tile column to its last sum."""
+"""Cycles beyond R + C from the last request for A of a tile column to its last sum; with INT4, the
+shift by exponents takes one more."""
+
+
+class Part(NamedTuple):
+    """C channels of a half, which are drained together.
+
+    Attributes:
+        full: from which cycle on they can be.
+        final: no other ones of the half come after them, so their drain hands it back.
+    """
+
+    full: int
+    final: bool
 
 
 class Accumulators:
@@ -26,8 +40,8 @@ class Accumulators:
 
     def __init__(self, kernel: Kernel) -> None:
         self.claimed = 0
-        self.full: deque[int] = deque()
-        """For each tile column that is not drained, the cycle from which on it can be."""
+        self.parts: deque[Part] = deque()
+        """What is not drained of tile columns whose last sums are on their way."""
 
         self.change = Change(kernel)
 
@@ -54,14 +68,16 @@ def gemm_engine(
         job = queue.commands[0]
         op = job.instruction
         yield max(job.started + COMMAND, swapped)
-        groups, k_tiles = -(-op.n // columns), -(-op.k // config.rows)
-        from_ring = op.b_source == WeightSource.RING_S8
+        int4 = op.b_source == WeightSource.RING_S4
+        k_tiles = -(-op.k // config.rows)
+        groups = -(-op.n // (2 * columns if int4 else columns))
         for group in range(groups):
             for k_tile in range(k_tiles):
-                if from_ring:
-                    yield from ring.load(columns)
-                else:
+                if op.b_source == WeightSource.SCRATCHPAD:
                     yield from _load(banks, job, group, columns)
+                else:
+                    exponents = int4 and k_tile % config.exponent_tiles == 0
+                    yield from ring.load(columns + exponents)
                 if group == groups - 1 and k_tile == k_tiles - 1:
                     queue.done()
                 # It is known to be loaded a cycle after its last word, which is now.
@@ -74,8 +90,11 @@ def gemm_engine(
                 if not k_tile:
                     accumulators.claimed += 1
                 if k_tile == k_tiles - 1:
-                    full = swapped + op.m - 1 + config.rows + columns + BEYOND
-                    accumulators.full.append(full)
+                    full = swapped + op.m - 1 + config.rows + columns + BEYOND + config.int4
+                    pair = int4 and op.n - group * 2 * columns > columns
+                    accumulators.parts.append(Part(full, not pair))
+                    if pair:
+                        accumulators.parts.append(Part(full, True))
                     accumulators.change.notify()
                     if group == groups - 1:
                         control.retire(job, full + 1)

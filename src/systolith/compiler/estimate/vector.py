@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from systolith.compiler.estimate.banks import Banks, ReadPort
 from systolith.compiler.estimate.control import Control, Job
-from systolith.compiler.estimate.gemm import Accumulators
+from systolith.compiler.estimate.gemm import Accumulators, Part
 from systolith.compiler.estimate.kernel import CycleSteps, Kernel, Steps
 from systolith.compiler.estimate.progress import Progress
 from systolith.config import CoreConfig
@@ -119,12 +119,14 @@ def _issue(
     start = job.started + 1
     begin = records = start + config.columns
     last = done = 0
+    part: Part | None = None
     for _ in range(-(-op.n // config.columns)):
         begin = max(begin, records)
         if drained:
-            while not accumulators.full:
+            while not accumulators.parts:
                 yield accumulators.change
-            begin = max(begin, accumulators.full.popleft())
+            part = accumulators.parts.popleft()
+            begin = max(begin, part.full)
         left = op.m
         while left:
             rows = min(left, CHUNK) if operands else left
@@ -141,7 +143,7 @@ def _issue(
             begin = last + period
             yield last
         begin = last + max(period, 1 + gap)
-        if drained:
+        if part and part.final:
             kernel.call(last + 1, accumulators.release)
     return last
 

@@ -14,7 +14,7 @@ from systolith.config import CoreConfig
 from systolith.isa import Engine
 from systolith.numerics import Format
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the file; another one is refused."""
 
 CODE_BASE, IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, SCRATCH_BASE = range(5)
@@ -109,6 +109,7 @@ class Program:
         outputs: what the host reads after it.
         watch: tensors that a checker can compare.
         macs: unpadded multiply-accumulates.
+        macs_int4: those of them with weights of 4 bits, of which the array does twice as many.
         dram_bytes: bytes that must cross the memory port at least: program, image, inputs, outputs.
         layers: name of the model's layer for each instruction tag.
         host: what runs on the host, in words, for every report.
@@ -130,12 +131,18 @@ class Program:
     watch: tuple[WatchPoint, ...]
     macs: int
     dram_bytes: int
+    macs_int4: int = 0
     layers: tuple[str, ...] = ()
     host: tuple[str, ...] = ()
     prologue: bytes = b""
     epilogue: bytes = b""
     notes: tuple[str, ...] = ()
     graph: bytes = b""
+
+    @property
+    def array_cycles(self) -> float:
+        """Cycles in which an array that is always full does all MACs, each at its format's rate."""
+        return (self.macs - self.macs_int4 / 2) / self.config.macs_per_cycle
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program to a file, which appears complete or not at all."""
@@ -144,7 +151,7 @@ class Program:
             name: np.frombuffer(getattr(self, name), np.uint8) for name in _BLOBS
         }
         header: dict[str, Any] = {"format": FORMAT_VERSION, "hash": f"{self.config.hash:016x}"}
-        for name in ("name", "seq_len", "weights", "scratch_bytes", "macs", "dram_bytes"):
+        for name in _PLAIN:
             header[name] = getattr(self, name)
         for name in ("layers", "host", "notes"):
             header[name] = list(getattr(self, name))
@@ -200,6 +207,8 @@ class Program:
         return program
 
 
+_PLAIN = ("name", "seq_len", "weights", "scratch_bytes", "macs", "macs_int4", "dram_bytes")
+
 _BLOBS = ("code", "image", "prologue", "epilogue", "graph")
 
 
@@ -223,7 +232,7 @@ def _from_header(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
     return Program(
         **{
             name: header[name]
-            for name in ("name", "seq_len", "weights", "scratch_bytes", "macs", "dram_bytes")
+            for name in _PLAIN
         },
         **{name: tuple(header[name]) for name in ("layers", "host", "notes")},
         **{name: arrays[name].tobytes() for name in _BLOBS},  # pyright: ignore[reportArgumentType]

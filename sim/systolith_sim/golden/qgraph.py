@@ -14,6 +14,7 @@ from systolith.compiler.qgraph import (
     Epilogue,
     Exp,
     Input,
+    Int4Weights,
     Map,
     Matmul,
     Output,
@@ -34,7 +35,7 @@ from systolith.numerics import (
     rms_norm_row,
 )
 from systolith_sim.golden.affine import DTYPES
-from systolith_sim.golden.gemm import gemm
+from systolith_sim.golden.gemm import gemm, int4_gemm
 from systolith_sim.golden.vector import take_statistics, vector_pass
 
 
@@ -104,8 +105,14 @@ class _Run:
 
     def matmul(self, operator: Matmul) -> None:
         a = self._view(operator.a)
-        b = self._view(operator.b) if isinstance(operator.b, View) else operator.b
-        self._finish(operator, gemm(a, b), 0, Source.ACCUMULATOR)
+        match operator.b:
+            case View():
+                sums = gemm(a, self._view(operator.b))
+            case Int4Weights(codes=codes, exponents=exponents, block=block):
+                sums = int4_gemm(a, codes, exponents, rows=block)
+            case weights:
+                sums = gemm(a, weights)
+        self._finish(operator, sums, 0, Source.ACCUMULATOR)
 
     def map(self, operator: Map) -> None:
         if operator.multiply is None:

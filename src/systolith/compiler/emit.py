@@ -9,11 +9,12 @@ from systolith import isa
 from systolith.compiler.allocate import Place, Slots, element_bytes, field_of
 from systolith.compiler.errors import CompileError
 from systolith.compiler.hazards import Hazards, Region
-from systolith.compiler.image import Image, pack_weights
+from systolith.compiler.image import Image, pack_int4, pack_weights
 from systolith.compiler.loads import LoadPlan
 from systolith.compiler.qgraph import (
     Exp,
     Input,
+    Int4Weights,
     Map,
     Matmul,
     Operator,
@@ -195,7 +196,7 @@ class Emitter:
                 f"{config.accumulator_rows} rows on this core, and the model has {m} tokens. "
                 f"Use a shorter --seq-len or a larger preset."
             )
-        n = len(operator.b) if not isinstance(operator.b, View) else self._rows_of(operator.b)
+        n = self._n(operator)
         gemm = {
             "a_address": self._address(operator.a),
             "a_row": self._places[operator.a.tensor].row,
@@ -216,9 +217,16 @@ class Emitter:
                 }
                 reads.append(self._region(operator.b))
             else:
-                tiles = pack_weights(operator.b[start:stop], config)
-                self._streamed += width * k
-                gemm["b_source"] = WeightSource.RING_S8
+                if isinstance(operator.b, Int4Weights):
+                    part = operator.b.part(slice(start, stop))
+                    tiles = pack_int4(part, config)
+                    # Half a byte for a weight, and a quarter for an exponent.
+                    self._streamed += (2 * part.codes.size + part.exponents.size + 3) // 4
+                    gemm["b_source"] = WeightSource.RING_S4
+                else:
+                    tiles = pack_weights(operator.b[start:stop], config)
+                    self._streamed += width * k
+                    gemm["b_source"] = WeightSource.RING_S8
                 self._put(
                     Opcode.STREAM,
                     [],
@@ -397,8 +405,13 @@ class Emitter:
             )
         return self._places[view.tensor].address + offset // self._config.columns
 
-    def _rows_of(self, view: View) -> int:
-        return self._graph.tensors[view.tensor].rows
+    def _n(self, operator: Matmul) -> int:
+        match operator.b:
+            case View():
+                return self._graph.tensors[operator.b.tensor].rows
+            case Int4Weights():
+                return len(operator.b.codes)
+        return len(operator.b)
 
     def _region(self, view: View) -> Region:
         """The granules of a view, padding of the last one included."""

@@ -1,6 +1,6 @@
 """The operator graph in floating point, by NumPy: for calibration, and as a reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import log2
 
 import numpy as np
@@ -46,7 +46,7 @@ def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -
     if observe:
         observe(graph.input, tensors[graph.input])
     for node in graph.nodes:
-        y = _run(node, tensors, observe)
+        y = run_node(node, tensors, observe)
         tensors[node.out] = y
         if observe:
             observe(node.out, y)
@@ -56,7 +56,10 @@ def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -
     return tensors[graph.output]
 
 
-def _run(node: Node, tensors: dict[str, Floats], observe: Observer | None) -> Floats:
+def run_node(
+    node: Node, tensors: Mapping[str, Floats], observe: Observer | None = None
+) -> Floats:
+    """Run one node on the tensors that it reads; `observe` sees scores alone."""
     match node:
         case Linear():
             x = tensors[node.x]
@@ -77,7 +80,7 @@ def _run(node: Node, tensors: dict[str, Floats], observe: Observer | None) -> Fl
     raise TypeError(f"a {type(node).__name__} has no meaning")
 
 
-def _attention(node: Attention, tensors: dict[str, Floats], observe: Observer | None) -> Floats:
+def _attention(node: Attention, tensors: Mapping[str, Floats], observe: Observer | None) -> Floats:
     q, k, v = (
         tensors[name].reshape(*tensors[name].shape[:2], node.heads, -1).transpose(0, 2, 1, 3)
         for name in node.inputs

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from systolith.compiler.calibrate import Ranges
+from systolith.compiler.fit import Fitted
 from systolith.compiler.formats import (
     Floats,
     check_accumulator,
@@ -17,10 +19,20 @@ from systolith.compiler.formats import (
     encode_columns,
     quantize_weight,
 )
+from systolith.compiler.gptq import Int4Fit
 from systolith.compiler.graph import Activation, Add, Attention, Graph, LayerNorm, Linear, Node
 from systolith.compiler.options import QuantizeOptions
-from systolith.compiler.qgraph import Columns, Epilogue, Map, Matmul, Operator, Tensor, View
-from systolith.compiler.steps import fused_linear, narrow_steps, wide_steps
+from systolith.compiler.qgraph import (
+    Columns,
+    Epilogue,
+    Int4Weights,
+    Map,
+    Matmul,
+    Operator,
+    Tensor,
+    View,
+)
+from systolith.compiler.steps import fused_linear, narrow_steps, needs_wide, wide_steps
 from systolith.isa import Statistic
 from systolith.numerics import Format
 
@@ -47,7 +59,13 @@ class Forms:
     """
 
     def __init__(
-        self, graph: Graph, ranges: Ranges, seq_len: int, options: QuantizeOptions, result: str
+        self,
+        graph: Graph,
+        ranges: Ranges,
+        seq_len: int,
+        options: QuantizeOptions,
+        result: str,
+        fitted: Fitted,
     ) -> None:
         self.graph = graph
         self.ranges = ranges
@@ -58,6 +76,7 @@ class Forms:
         self.notes: list[str] = []
         self.wide_steps = wide_steps(graph, ranges, options.headroom)
         self._result = result
+        self._fitted = fitted
         self._wide: dict[str, str] = {}
         self._narrow: dict[str, str] = {}
         self._moments: dict[str, str] = {}
@@ -68,8 +87,7 @@ class Forms:
 
     def needs_wide(self, name: str) -> bool:
         """Whether something else does, or the host."""
-        readers = self.graph.consumers[name]
-        return name == self.graph.output or any(not isinstance(node, Linear) for node in readers)
+        return needs_wide(self.graph, name)
 
     def deferred(self, linear: Linear) -> bool:
         """Whether a linear operator's only reader makes it part of itself."""
@@ -152,14 +170,19 @@ class Forms:
 
     def make_narrow(self, name: str, label: str, layer: str) -> tuple[View, Floats]:
         """Make a float tensor's s8 form; return it and its steps."""
-        step = narrow_steps(
-            self.graph, self.graph.producers.get(name), name, self.ranges, self.options
-        )
+        step = self.narrow_step(name)
         view = self.tensor(
             label, self.graph.widths[name], Format.S8, layer=layer, source=name, step=step
         )
         self.set_narrow(name, view)
         return view, step
+
+    def narrow_step(self, name: str) -> Floats:
+        """Steps of a float tensor's s8 form: those that weights were fitted for, if they were."""
+        if name in self._fitted.steps:
+            return self._fitted.steps[name]
+        node = self.graph.producers.get(name)
+        return narrow_steps(self.graph, node, name, self.ranges, self.options.alpha)
 
     def map(self, out: View, x: View, epilogue: Epilogue, *, layer: str, part: str) -> None:
         """Emit a pass over a tensor."""
@@ -193,11 +216,12 @@ class Forms:
         """
         a = self.narrow(linear.x)
         tensor = self.tensors[a.tensor]
-        weight, weight_step = quantize_weight(linear.weight[rows] * np.asarray(tensor.step))
-        check_accumulator(weight, tensor.format, out.tensor)
+        weight, weight_step = self._weight(linear, rows, np.asarray(tensor.step))
+        values = weight.values() if isinstance(weight, Int4Weights) else weight
+        check_accumulator(values, tensor.format, out.tensor)
         scale = decoded(encode_columns(weight_step / step, name=out.tensor))
         # What the zero point of a adds to every sum is taken off again.
-        off = (linear.bias[rows] - low) / step - tensor.zero * weight.sum(1, dtype=np.int64) * scale
+        off = (linear.bias[rows] - low) / step - tensor.zero * values.sum(1, dtype=np.int64) * scale
         self.operators.append(
             Matmul(
                 out=out,
@@ -210,6 +234,19 @@ class Forms:
                 part=part or self.part(linear),
             )
         )
+
+    def _weight(
+        self, linear: Linear, rows: slice, step: Floats
+    ) -> tuple[npt.NDArray[np.int8] | Int4Weights, Floats]:
+        """Some rows of the weights in integers, for an operand in `step`; and their steps."""
+        fitted = self._fitted.weights.get(linear.out, linear.weight)
+        if not isinstance(fitted, Int4Fit):
+            return quantize_weight(fitted[rows] * step)
+        weights = Int4Weights(
+            codes=fitted.codes[rows], exponents=fitted.exponents[rows], block=fitted.block
+        )
+        # Weights that read a table's u8 were fitted for real numbers, all others for codes.
+        return weights, fitted.step[rows] * (1.0 if linear.x in self._fitted.steps else step)
 
     def part(self, node: Node) -> str:
         """Which part of a layer a node is, for the scheduler and for reports."""

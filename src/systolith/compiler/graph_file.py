@@ -22,6 +22,7 @@ _CLASSES: dict[str, Any] = {
         qgraph.Epilogue,
         qgraph.Input,
         qgraph.Output,
+        qgraph.Int4Weights,
         qgraph.Matmul,
         qgraph.Map,
         qgraph.Exp,

@@ -8,7 +8,7 @@ from systolith.compiler.formats import check_product, encode_columns
 from systolith.compiler.forms import Forms
 from systolith.compiler.graph import Attention, Linear
 from systolith.compiler.qgraph import Epilogue, Exp, Matmul, RowRecords, View
-from systolith.compiler.steps import channel_steps, head_steps, narrow_steps
+from systolith.compiler.steps import channel_steps, head_steps
 from systolith.isa import RowOperation, Statistic
 from systolith.numerics import Format
 
@@ -36,7 +36,7 @@ def emit_attention(forms: Forms, node: Attention) -> None:
     ranges, layer = forms.ranges, node.layer
     q_steps, k_steps = (head_steps(ranges.absmax(name), heads) for name in (node.q, node.k))
     v_steps = channel_steps(ranges.absmax(node.v))
-    step = narrow_steps(forms.graph, node, node.out, ranges, forms.options)
+    step = forms.narrow_step(node.out)
     context = forms.tensor(
         f"{layer}.context",
         heads * width,

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from systolith.compiler.qgraph import Columns
+from systolith.compiler.qgraph import Columns, Int4Weights
 from systolith.config import CoreConfig
 from systolith.isa import BASE_ALIGNMENT
 
@@ -49,6 +49,40 @@ def pack_weights(weights: npt.NDArray[np.int8], config: CoreConfig) -> bytes:
     padded[:n, :k] = weights
     tiles = padded.reshape(n_tiles, config.columns, k_tiles, config.rows)
     return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3)).tobytes()
+
+
+def pack_int4(weights: Int4Weights, config: CoreConfig) -> bytes:
+    """Tile weights of 4 bits: twice as many columns in a tile, and words of exponents between.
+
+    A byte holds the weights of two columns, C apart, the first in its low half. A word of
+    exponents comes before the tiles that it is for: as many as fill it, of one tile column.
+
+    Raises:
+        ValueError: the blocks of an exponent are not the core's tiles.
+    """
+    rows, columns = config.rows, config.columns
+    if weights.block != rows:
+        raise ValueError(f"blocks of {weights.block} weights do not suit tiles of {rows} rows")
+    n, k = weights.codes.shape
+    n_tiles, k_tiles = -(-n // (2 * columns)), -(-k // rows)
+    covered = 2 * rows // columns
+    words = -(-k_tiles // covered)
+    codes = np.zeros((n_tiles * 2 * columns, k_tiles * rows), np.uint8)
+    codes[:n, :k] = weights.codes & 15
+    exponents = np.zeros((n_tiles * 2 * columns, words * covered), np.uint8)
+    exponents[:n, :k_tiles] = weights.exponents
+    halves = codes.reshape(n_tiles, 2, columns, k_tiles, rows).transpose(0, 3, 1, 2, 4)
+    tiles = (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(n_tiles, k_tiles, columns * rows)
+    # Four exponents in a byte, the first in its lowest bits.
+    fours = exponents.reshape(n_tiles, 2 * columns, words, covered).transpose(0, 2, 3, 1)
+    fours = fours.reshape(n_tiles, words, rows, 4).astype(np.uint16)
+    packed = (fours << np.array([0, 2, 4, 6], np.uint16)).sum(-1).astype(np.uint8)
+    pieces = []
+    for group in range(n_tiles):
+        for word in range(words):
+            pieces.append(packed[group, word].tobytes())
+            pieces.append(tiles[group, word * covered : (word + 1) * covered].tobytes())
+    return b"".join(pieces)
 
 
 _RECORD = np.dtype([("mant", "<i2"), ("shift", "i1"), ("reserved", "u1"), ("off", "<i4")])

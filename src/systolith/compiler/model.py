@@ -6,13 +6,18 @@ from pathlib import Path
 
 from systolith.compiler.calibrate import Ranges, Sample, calibrate, embed
 from systolith.compiler.errors import CompileError
+from systolith.compiler.fit import Fitted, Progress, fit
 from systolith.compiler.frontend import LoadedModel, load_model
 from systolith.compiler.graph import Floats, Graph
 from systolith.compiler.legalize import move_biases, split_feed_forward
 from systolith.compiler.options import QuantizeOptions
+from systolith.compiler.precision import Choice, choose_all, choose_mixed
 from systolith.compiler.prologue import HostModel, random_inputs
 from systolith.compiler.qgraph import QGraph
 from systolith.compiler.quantize import quantize
+
+DEFAULT_BLOCK = 16
+"""Weights that share an exponent, on the core that is meant where none is named: `ecp5-85k`."""
 
 RANDOM_SAMPLES = 32
 """Samples that are made up where none are given."""
@@ -40,6 +45,7 @@ class CompiledModel:
         mask_input: the model input that says which tokens are valid, if there is one.
         host: what runs on the host, in words.
         notes: what the user should know.
+        choices: the format of each linear operator's weights.
     """
 
     name: str
@@ -54,6 +60,7 @@ class CompiledModel:
     mask_input: str | None
     host: tuple[str, ...]
     notes: tuple[str, ...]
+    choices: tuple[Choice, ...] = ()
 
 
 class PreparedModel:
@@ -77,6 +84,7 @@ class PreparedModel:
         # Chunks follow from ranges, and the ranges of partial sums from chunks.
         self._whole_ranges = calibrate(self._whole, inputs)
         self._split: dict[tuple[int, int | None], tuple[Graph, Ranges]] = {}
+        self._fits: dict[tuple[QuantizeOptions, int], tuple[Fitted, tuple[Choice, ...]]] = {}
 
     def graph(self, options: QuantizeOptions) -> tuple[Graph, Ranges]:
         """The operator graph as it is quantized, and its calibrated ranges."""
@@ -86,13 +94,67 @@ class PreparedModel:
             self._split[key] = (graph, calibrate(graph, self._inputs))
         return self._split[key]
 
-    def qgraph(self, options: QuantizeOptions, seq_len: int | None = None) -> QGraph:
+    def fit(
+        self, options: QuantizeOptions, *, block: int, progress: Progress | None = None
+    ) -> tuple[Fitted, tuple[Choice, ...]]:
+        """Choose the weights' formats, and fit those of 4 bits and what is beside them.
+
+        Args:
+            options: the user's choices.
+            block: weights that share an exponent: the rows of the array.
+            progress: told of each of the operators; twice, if their formats are to be chosen.
+
+        Raises:
+            CompileError: no choice keeps the limits.
+        """
+        key = (options, block)
+        if key not in self._fits:
+            graph, ranges = self.graph(options)
+            rounds = 2 if options.weights == "mixed" else 1
+            match options.weights:
+                case "int8":
+                    choices = choose_all(graph, 8, block=block)
+                case "int4":
+                    choices = choose_all(graph, 4, block=block)
+                case "mixed":
+                    choices = choose_mixed(
+                        graph,
+                        self._inputs,
+                        ranges,
+                        options,
+                        block=block,
+                        progress=_part_of(progress, 0, rounds),
+                    )
+            fitted = Fitted()
+            bits = {choice.tensor: choice.bits for choice in choices}
+            if 4 in bits.values():
+                fitted = fit(
+                    graph,
+                    self._inputs,
+                    ranges,
+                    bits,
+                    options,
+                    block=block,
+                    progress=_part_of(progress, rounds - 1, rounds),
+                )
+            self._fits[key] = fitted, choices
+        return self._fits[key]
+
+    def qgraph(
+        self,
+        options: QuantizeOptions,
+        seq_len: int | None = None,
+        *,
+        block: int = DEFAULT_BLOCK,
+        progress: Progress | None = None,
+    ) -> QGraph:
         """Quantize; on request for another length, which changes no number.
 
         Raises:
             CompileError: something cannot be expressed in the core's integers.
         """
         graph, ranges = self.graph(options)
+        fitted, _ = self.fit(options, block=block, progress=progress)
         return quantize(
             graph,
             ranges,
@@ -100,15 +162,23 @@ class PreparedModel:
             options=options,
             result=self.loaded.result,
             masked=self.loaded.masked,
+            fitted=fitted,
         )
 
-    def compile(self, options: QuantizeOptions) -> CompiledModel:
-        """Quantize.
+    def compile(
+        self,
+        options: QuantizeOptions,
+        *,
+        block: int = DEFAULT_BLOCK,
+        progress: Progress | None = None,
+    ) -> CompiledModel:
+        """Quantize; see `fit` for the arguments.
 
         Raises:
             CompileError: something cannot be expressed in the core's integers.
         """
-        loaded, qgraph = self.loaded, self.qgraph(options)
+        loaded, qgraph = self.loaded, self.qgraph(options, block=block, progress=progress)
+        _, choices = self.fit(options, block=block)
         graph, _ = self.graph(options)
         return CompiledModel(
             name=self._name,
@@ -123,7 +193,15 @@ class PreparedModel:
             mask_input=loaded.mask_input,
             host=loaded.host,
             notes=(*self._notes, *qgraph.notes),
+            choices=choices,
         )
+
+
+def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """Tell somebody of a round's progress who hears of all rounds as one."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(part * total + done, parts * total)
 
 
 def build_qgraph(

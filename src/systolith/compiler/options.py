@@ -1,6 +1,10 @@
 """What a user may choose about quantization."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+WEIGHTS = ("int8", "int4", "mixed")
+"""What weights may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -8,22 +12,42 @@ class QuantizeOptions:
     """Choices of the quantizer; the defaults are the measured best of MiniLM on STS-B's dev part.
 
     Attributes:
+        weights: "int8", "int4", or "mixed": 4 bits where it costs least, under a budget.
+        max_bytes: of the weights, if mixed: as a share of what they take in s8 (up to 1), or in
+            bytes; None for no limit, or 0.7 if there is none of the loss either.
+        max_loss: if mixed, of the output: one minus its tokens' mean cosine to real numbers, as
+            far as it comes from weights of 4 bits; None for no limit.
         alpha: SmoothQuant's exponent, 0 to 1: how much of the activations' spread over channels
             the weights take over.
+        alpha_int4: the same where weights of 4 bits read.
         headroom: how far s16 tensors may go beyond their calibrated range before they saturate.
         max_chunk: most channels of a feed-forward chunk, so that one fits the scratchpad.
         wide_channels: channels of largest range that get a chunk of their own; None for a
             number that suits the width.
     """
 
+    weights: Literal["int8", "int4", "mixed"] = "int8"
+    max_bytes: float | None = None
+    max_loss: float | None = None
     alpha: float = 0.75
+    alpha_int4: float = 0.35
     headroom: float = 2.0
     max_chunk: int = 1536
     wide_channels: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be from 0 to 1, but is {self.alpha}")
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+        for name in ("max_bytes", "max_loss"):
+            value = getattr(self, name)
+            if value is not None and self.weights != "mixed":
+                raise ValueError(f"{name} is for mixed weights, and these are {self.weights}")
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be more than 0, but is {value}")
+        for name in ("alpha", "alpha_int4"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, but is {value}")
         if not 1 <= self.headroom <= 16:
             raise ValueError(f"headroom must be from 1 to 16, but is {self.headroom}")
         if self.max_chunk < 16:

@@ -110,6 +110,32 @@ class Output:
     layer: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Int4Weights:
+    """Weights of 4 bits, in blocks along K that share an exponent: `codes << exponents`.
+
+    Attributes:
+        codes: int8 `[N, K]`, -8 to 7.
+        exponents: uint8 `[N, ceil(K / block)]`, 0 to 3.
+        block: weights of a block; the array's rows, since the core shifts sums of tiles.
+    """
+
+    codes: npt.NDArray[np.int8]
+    exponents: npt.NDArray[np.uint8]
+    block: int
+
+    def values(self) -> npt.NDArray[np.int8]:
+        """The weights that they stand for, `[N, K]`, -64 to 56."""
+        shifts = np.repeat(self.exponents, self.block, axis=1)[:, : self.codes.shape[1]]
+        return self.codes << shifts.astype(np.int8)
+
+    def part(self, rows: slice) -> "Int4Weights":
+        """Some of the rows."""
+        return Int4Weights(
+            codes=self.codes[rows], exponents=self.exponents[rows], block=self.block
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Matmul:
     """`out = epilogue(a . b^T)`, or its transpose.
@@ -117,7 +143,7 @@ class Matmul:
     Attributes:
         out: `[M, N]`, or `[N, M]` if `transpose`.
         a: `[M, K]`, s8 or u8.
-        b: weights int8 `[N, K]`, or a view `[N, K]` of an s8 tensor.
+        b: weights `[N, K]`, int8 or of 4 bits, or a view `[N, K]` of an s8 tensor.
         epilogue: what happens to the sums.
         transpose: whether the result is stored transposed, which only bytes can be.
         layer, head, part: where it comes from: the scheduler orders by them.
@@ -125,7 +151,7 @@ class Matmul:
 
     out: View
     a: View
-    b: npt.NDArray[np.int8] | View
+    b: npt.NDArray[np.int8] | Int4Weights | View
     epilogue: Epilogue
     transpose: bool = False
     layer: str = ""
@@ -212,13 +238,26 @@ class QGraph:
     length: Literal["rows", "none"] = "rows"
     notes: Sequence[str] = field(default_factory=tuple)
 
-    def macs(self) -> int:
-        """Multiply-accumulates of all matmuls, without padding."""
+    def macs(self, *, int4: bool | None = None) -> int:
+        """Multiply-accumulates of the matmuls, without padding.
+
+        Args:
+            int4: only of those whose weights have 4 bits, or only of the others; None for all.
+        """
         total = 0
         for operator in self.operators:
-            if isinstance(operator, Matmul):
+            if isinstance(operator, Matmul) and int4 in (None, isinstance(operator.b, Int4Weights)):
                 n, m = operator.out.columns, self.tensors[operator.out.tensor].rows
                 if operator.transpose:
                     n, m = m, n
                 total += m * n * operator.a.columns
         return total
+
+    def weights(self) -> Literal["int8", "int4", "mixed"]:
+        """Which formats the weights have."""
+        kinds = {
+            isinstance(operator.b, Int4Weights)
+            for operator in self.operators
+            if isinstance(operator, Matmul) and not isinstance(operator.b, View)
+        }
+        return "mixed" if len(kinds) == 2 else "int4" if True in kinds else "int8"

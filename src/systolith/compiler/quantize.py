@@ -6,6 +6,7 @@ addition, the table, a head's format. `forms` says what tensors look like.
 
 from systolith.compiler.calibrate import Ranges
 from systolith.compiler.errors import CompileError
+from systolith.compiler.fit import Fitted
 from systolith.compiler.formats import Floats, encode_columns, encode_epsilon
 from systolith.compiler.forms import Forms, Kept
 from systolith.compiler.graph import Activation, Add, Attention, Graph, LayerNorm, Linear
@@ -25,6 +26,7 @@ def quantize(
     options: QuantizeOptions,
     result: str,
     masked: bool = True,
+    fitted: Fitted | None = None,
 ) -> QGraph:
     """Quantize a graph.
 
@@ -35,11 +37,12 @@ def quantize(
         options: the user's choices.
         result: name of the output tensor in the quantized graph; the input keeps its own.
         masked: whether the graph depends on the run-time length.
+        fitted: weights that were fitted to inputs; None to round them as they are.
 
     Raises:
         CompileError: something cannot be expressed in the core's integers.
     """
-    quantizer = Quantizer(graph, ranges, seq_len, options, result)
+    quantizer = Quantizer(graph, ranges, seq_len, options, result, fitted or Fitted())
     quantizer.run()
     return QGraph(
         tensors=quantizer.tensors,

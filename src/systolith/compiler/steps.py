@@ -8,8 +8,7 @@ import numpy as np
 from systolith.compiler.activations import EXACT
 from systolith.compiler.calibrate import Ranges
 from systolith.compiler.formats import SMALLEST_STEP, Floats
-from systolith.compiler.graph import Add, Attention, Graph, Linear, Node
-from systolith.compiler.options import QuantizeOptions
+from systolith.compiler.graph import Activation, Add, Attention, Graph, Linear, Node
 from systolith.numerics import Format
 
 NEGLIGIBLE = 0.1
@@ -131,8 +130,19 @@ def channel_steps(absmax: Floats) -> Floats:
     return np.maximum(absmax / Format.S8.limits[1], SMALLEST_STEP)
 
 
+def needs_wide(graph: Graph, name: str) -> bool:
+    """Whether somebody but linear operators reads a tensor, or the host does."""
+    readers = graph.consumers[name]
+    return name == graph.output or any(not isinstance(node, Linear) for node in readers)
+
+
+def read_as_table(graph: Graph, name: str) -> bool:
+    """Whether linear operators read a tensor as the u8 that a table made."""
+    return isinstance(graph.producers.get(name), Activation) and not needs_wide(graph, name)
+
+
 def narrow_steps(
-    graph: Graph, node: Node | None, name: str, ranges: Ranges, options: QuantizeOptions
+    graph: Graph, node: Node | None, name: str, ranges: Ranges, alpha: float
 ) -> Floats:
     """Steps of a tensor's s8 form, by channel; an attention's result has one for all.
 
@@ -142,4 +152,4 @@ def narrow_steps(
     if isinstance(node, Attention):
         return np.full(len(absmax), max(absmax.max() / Format.S8.limits[1], SMALLEST_STEP))
     readers = [each for each in graph.consumers[name] if isinstance(each, Linear)]
-    return smooth_steps(absmax, readers, options.alpha)
+    return smooth_steps(absmax, readers, alpha)

@@ -31,14 +31,14 @@ class Roofline:
 def roofline(program: Program, bandwidth: float) -> Roofline:
     """Return the roofline of a program at a bandwidth in bytes per cycle."""
     return Roofline(
-        compute=program.macs / program.config.macs_per_cycle,
+        compute=program.array_cycles,
         memory=program.dram_bytes / bandwidth if bandwidth else 0.0,
     )
 
 
 def utilization(program: Program, cycles: float) -> float:
     """Share of the array's multiplier-cycles that did useful work in a run of so many cycles."""
-    return program.macs / program.config.macs_per_cycle / cycles
+    return program.array_cycles / cycles
 
 
 def roofline_fraction(program: Program, cycles: float, bandwidth: float) -> float:

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import Pool
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from systolith.cli.weights import add_weight_options, weight_options
 from systolith.compiler.calibrate import embed
 from systolith.compiler.execute import run_float
 from systolith.compiler.model import prepare_model
@@ -53,6 +55,8 @@ def main() -> int:
     parser.add_argument("--split", choices=("test", "dev"), default="test")
     parser.add_argument("--alpha", type=float, default=QuantizeOptions.alpha)
     parser.add_argument("--max-chunk", type=int, default=QuantizeOptions.max_chunk)
+    parser.add_argument("--alpha-int4", type=float, default=QuantizeOptions.alpha_int4)
+    add_weight_options(parser)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
@@ -88,7 +92,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     texts = list(dict.fromkeys([*left, *right]))
     sentences = tokens(encoder, texts)
 
-    options = QuantizeOptions(alpha=arguments.alpha, max_chunk=arguments.max_chunk)
+    options = replace(
+        weight_options(arguments),
+        alpha=arguments.alpha,
+        alpha_int4=arguments.alpha_int4,
+        max_chunk=arguments.max_chunk,
+    )
     longest = max(len(each["input_ids"]) for each in [*sentences, *calibration])
     longest = -(-longest // BUCKET) * BUCKET
     start = time.perf_counter()
@@ -123,6 +132,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     cosines = (exact * integers).sum(1)
     scores = [spearman((e[rows[0]] * e[rows[1]]).sum(1), gold) * 100 for e in (exact, integers)]
     return {
+        "weights": compiled.qgraph.weights(),
+        "weight_bytes": sum(choice.bytes for choice in compiled.choices),
+        "weight_bytes_int8": sum(choice.bytes_int8 for choice in compiled.choices),
         "pairs": len(gold),
         "sentences": len(texts),
         "spearman_float": round(scores[0], 2),

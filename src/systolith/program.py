@@ -117,6 +117,9 @@ class Program:
         epilogue: ONNX model from the last NPU tensor to the model's outputs; empty for none.
         notes: what the compiler wants the user to know.
         graph: the quantized graph, for the golden model; empty if left out.
+        precision: for each linear operator's weights `layer`, `tensor` (that it makes), `bits`,
+            `bytes`, `bytes_int8` and `loss` (with these weights alone in 4 bits; 0 if nobody
+            measured it).
     """
 
     name: str
@@ -138,6 +141,7 @@ class Program:
     epilogue: bytes = b""
     notes: tuple[str, ...] = ()
     graph: bytes = b""
+    precision: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def array_cycles(self) -> float:
@@ -153,7 +157,7 @@ class Program:
         header: dict[str, Any] = {"format": FORMAT_VERSION, "hash": f"{self.config.hash:016x}"}
         for name in _PLAIN:
             header[name] = getattr(self, name)
-        for name in ("layers", "host", "notes"):
+        for name in _LISTS:
             header[name] = list(getattr(self, name))
         header["config"] = asdict(self.config)
         header["watch"] = [asdict(point) for point in self.watch]
@@ -209,6 +213,8 @@ class Program:
 
 _PLAIN = ("name", "seq_len", "weights", "scratch_bytes", "macs", "macs_int4", "dram_bytes")
 
+_LISTS = ("layers", "host", "notes", "precision")
+
 _BLOBS = ("code", "image", "prologue", "epilogue", "graph")
 
 
@@ -230,11 +236,8 @@ def _from_header(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
             )
         bindings[side] = tuple(made)
     return Program(
-        **{
-            name: header[name]
-            for name in _PLAIN
-        },
-        **{name: tuple(header[name]) for name in ("layers", "host", "notes")},
+        **{name: header[name] for name in _PLAIN},
+        **{name: tuple(header[name]) for name in _LISTS},
         **{name: arrays[name].tobytes() for name in _BLOBS},  # pyright: ignore[reportArgumentType]
         **bindings,
         config=CoreConfig(**header["config"]),

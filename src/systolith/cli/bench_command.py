@@ -13,6 +13,7 @@ from systolith.cli.inputs import Sample, load_tokenizer, tokenize
 from systolith.cli.options import DEFAULT_PRESET, DeviceOptions, add_jobs_option, opened
 from systolith.cli.prepare import calibration, parse_buckets, prepare, preset_config
 from systolith.cli.sentences import CALIBRATION, DEMO
+from systolith.cli.weights import add_weight_options, weight_options
 from systolith.config import PRESETS
 
 MODELS: dict[str, tuple[str, str]] = {
@@ -68,6 +69,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--bandwidth", type=float, default=8.0, help="bytes per cycle (default 8)")
     parser.add_argument("--latency", type=int, default=30, help="cycles (default 30)")
+    add_weight_options(parser)
     add_jobs_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.set_defaults(run=run)
@@ -97,6 +99,7 @@ def _measure(name: str, seq_len: int, options: argparse.Namespace) -> dict[str, 
         config=config,
         seq_len=seq_len,
         calibrated=calibration(None, tokenizer),
+        quantization=weight_options(options),
         quiet=True,
         use_cache=False,
     )
@@ -140,8 +143,8 @@ def _samples(tokenizer: Any, seq_len: int) -> list[Sample]:
 
 def _print(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     print(
-        f"{options.preset}, Verilated RTL, {options.bandwidth:g} bytes per cycle, "
-        f"{options.latency} cycles latency"
+        f"{options.preset}, {options.weights} weights, Verilated RTL, "
+        f"{options.bandwidth:g} bytes per cycle, {options.latency} cycles latency"
     )
     header = [heading for _, heading, _ in COLUMNS]
     print(f"  {'model':<26}" + "".join(f"{heading:>13}" for heading in header))

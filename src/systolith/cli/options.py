@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from systolith.cli.exits import UsageError
+from systolith.cli.weights import add_weight_options
 from systolith.compiler.estimate import Memory
 from systolith.config import PRESETS, CoreConfig
 from systolith.host.device import Device
@@ -81,6 +82,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="inputs to calibrate on: .npz, or text (default: built-in sentences with a "
         "--tokenizer, else random tokens, which cost accuracy)",
     )
+    add_weight_options(parser)
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:

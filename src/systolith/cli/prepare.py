@@ -15,7 +15,9 @@ import systolith.compiler
 from systolith.cli.exits import UsageError
 from systolith.cli.inputs import Sample, load_samples, load_tokenizer, tokenize
 from systolith.cli.sentences import CALIBRATION
+from systolith.cli.weights import fitting, weight_options
 from systolith.compiler import compile_model
+from systolith.compiler.options import QuantizeOptions
 from systolith.config import PRESETS, CoreConfig
 from systolith.program import Program, ProgramError
 from systolith_sim.toolchain import cache_folder
@@ -102,6 +104,7 @@ def prepare(
     config: CoreConfig,
     seq_len: int,
     calibrated: Calibration,
+    quantization: QuantizeOptions,
     quiet: bool,
     use_cache: bool = True,
 ) -> Program:
@@ -123,7 +126,7 @@ def prepare(
             )
         return program
 
-    key = _key(model, config, seq_len, calibrated)
+    key = _key(model, config, seq_len, calibrated, quantization)
     cached = cache_folder() / "programs" / f"{key}{PROGRAM_SUFFIX}"
     if use_cache and cached.is_file():
         try:
@@ -136,12 +139,15 @@ def prepare(
             f"{calibrated.source}",
             file=sys.stderr,
         )
-    program = compile_model(
-        model,
-        config=config,
-        seq_len=seq_len,
-        calibration=calibrated.samples,
-    )
+    with fitting(quiet=quiet or quantization.weights == "int8") as progress:
+        program = compile_model(
+            model,
+            config=config,
+            seq_len=seq_len,
+            calibration=calibrated.samples,
+            options=quantization,
+            progress=progress,
+        )
     if use_cache:
         cached.parent.mkdir(parents=True, exist_ok=True)
         program.save(cached)
@@ -167,11 +173,18 @@ def prepare_one(options: argparse.Namespace, why: str) -> Program:
         config=preset_config(options.preset),
         seq_len=buckets[0],
         calibrated=calibration(options.calibration, tokenizer),
+        quantization=weight_options(options),
         quiet=options.json,
     )
 
 
-def _key(model: Path, config: CoreConfig, seq_len: int, calibrated: Calibration) -> str:
+def _key(
+    model: Path,
+    config: CoreConfig,
+    seq_len: int,
+    calibrated: Calibration,
+    quantization: QuantizeOptions,
+) -> str:
     """Name a compilation by all that it depends on, the compiler's own source included."""
     digest = hashlib.sha256()
     digest.update(model.name.encode())
@@ -183,7 +196,7 @@ def _key(model: Path, config: CoreConfig, seq_len: int, calibrated: Calibration)
         if data.is_file() and data.suffix != ".onnx":
             status = data.stat()
             digest.update(f"{data.name} {status.st_size} {status.st_mtime_ns}".encode())
-    digest.update(f"{config.hash} {seq_len}".encode())
+    digest.update(f"{config.hash} {seq_len} {quantization}".encode())
     for sample in calibrated.samples or []:
         for name, value in sorted(sample.items()):
             digest.update(name.encode())

@@ -29,6 +29,7 @@ from systolith.cli.prepare import (
 )
 from systolith.cli.report import write_report
 from systolith.cli.show import show_outcome
+from systolith.cli.weights import weight_options
 
 _EPILOG = """\
 examples:
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = preset_config(options.preset)
     calibrated = calibration(options.calibration, tokenizer)
+    quantization = weight_options(options)
     is_program = options.model.suffix == PROGRAM_SUFFIX
     if is_program and options.errors:
         raise UsageError("--errors needs the float model: give the .onnx file")
@@ -89,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
         config=config,
         seq_len=seq_len,
         calibrated=calibrated,
+        quantization=quantization,
         quiet=options.json,
     )
     reference = None if is_program else FloatModel(options.model)
@@ -114,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
                 config=config,
                 seq_len=seq_len,
                 calibrated=calibrated,
+                quantization=quantization,
                 samples=samples,
             )
         if options.report:

@@ -46,7 +46,8 @@ def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome
             else f"\nNOT bit-exact: {first}"
         )
     timed = [result.counters for result in outcome.results if result.counters.cycles]
-    print(f"\n{program.name} on {preset} ({device.name}), {program.seq_len} tokens")
+    tokens = f"{program.seq_len} tokens, {program.weights} weights"
+    print(f"\n{program.name} on {preset} ({device.name}), {tokens}")
     for line in program.host:
         print(f"  on the host: {line}")
     for note in program.notes:
@@ -64,13 +65,13 @@ def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome
 def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> None:
     counters = timed[0]
     bound = roofline(program, device.bandwidth)
-    rate = program.config.macs_per_cycle
+    rate = program.macs / program.array_cycles
     cycles = _mean(timed, lambda each: each.cycles)
     used = _mean(timed, lambda each: utilization(program, each.cycles))
     reached = _mean(timed, lambda each: roofline_fraction(program, each.cycles, device.bandwidth))
     moved = _mean(timed, lambda each: each.dram_bytes)
     print(f"  cycles            {cycles:>14,.0f}")
-    print(f"  MACs              {program.macs:>14,}   {100 * used:.1f} % of {rate} per cycle")
+    print(f"  MACs              {program.macs:>14,}   {100 * used:.1f} % of {rate:.4g} per cycle")
     print(
         f"  roofline          {bound.cycles:>14,.0f}   {100 * reached:.1f} % reached; "
         f"{bound.bound}-bound at {device.bandwidth:g} bytes per cycle"

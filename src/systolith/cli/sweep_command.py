@@ -18,6 +18,8 @@ from systolith.cli.exits import Exit, UsageError
 from systolith.cli.inputs import load_tokenizer
 from systolith.cli.options import add_model_options
 from systolith.cli.prepare import Calibration, calibration, parse_buckets, preset_config
+from systolith.cli.weights import weight_options
+from systolith.compiler.options import QuantizeOptions
 from systolith.config import ISA_VERSION, NUMERICS_VERSION
 from systolith.sweep import expand, front, picture, sweep
 
@@ -95,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing to measure: none of these cores can be built")
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     calibrated = calibration(options.calibration, tokenizer)
+    quantization = weight_options(options)
     options.output.mkdir(parents=True, exist_ok=True)
     # Not by fork: other threads, as of onnxruntime, would not be forked with it.
     context = multiprocessing.get_context("spawn")
@@ -106,9 +109,10 @@ def run(options: argparse.Namespace) -> int:
             options.model.resolve(),
             calibrated.samples,
             points,
+            quantization=quantization,
             executor=executor,
             memory=options.output / "sweep.jsonl",
-            identity=_identity(options.model, calibrated),
+            identity=_identity(options.model, calibrated, quantization),
             progress=bar.update,
         )
     with (options.output / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
@@ -175,9 +179,9 @@ def _positive(word: str) -> float:
     return value
 
 
-def _identity(model: Path, calibrated: Calibration) -> str:
+def _identity(model: Path, calibrated: Calibration, quantization: QuantizeOptions) -> str:
     digest = hashlib.sha256(model.read_bytes())
-    digest.update(f"{ISA_VERSION} {NUMERICS_VERSION}".encode())
+    digest.update(f"{ISA_VERSION} {NUMERICS_VERSION} {quantization}".encode())
     for sample in calibrated.samples or []:
         for name, value in sorted(sample.items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())

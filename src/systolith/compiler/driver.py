@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from systolith.compiler.allocate import CapacityError
-from systolith.compiler.model import CompiledModel, prepare_model
+from systolith.compiler.errors import CompileError
+from systolith.compiler.fit import Progress
+from systolith.compiler.model import CompiledModel, PreparedModel, prepare_model
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.schedule import schedule
 from systolith.config import CoreConfig
@@ -25,6 +27,7 @@ def compile_model(
     calibration: Sequence[Mapping[str, np.ndarray]] | None = None,
     options: QuantizeOptions | None = None,
     name: str = "",
+    progress: Progress | None = None,
 ) -> Program:
     """Quantize a model and compile it into a program.
 
@@ -36,6 +39,7 @@ def compile_model(
             which the first `seq_len` count; None for random tokens, which cost accuracy.
         options: of quantization.
         name: of the model; by default the file's.
+        progress: told how far the fit of INT4 weights is.
 
     Raises:
         CompileError: the model is not supported, or does not fit the core.
@@ -47,6 +51,7 @@ def compile_model(
         calibration=calibration,
         options=options,
         name=name,
+        progress=progress,
     )
     return program
 
@@ -59,9 +64,15 @@ def compile_with_model(
     calibration: Sequence[Mapping[str, np.ndarray]] | None = None,
     options: QuantizeOptions | None = None,
     name: str = "",
+    progress: Progress | None = None,
 ) -> tuple[Program, CompiledModel]:
     """Do what `compile_model` does, and return the quantized model beside the program."""
     options = options or QuantizeOptions()
+    if options.weights != "int8" and not config.int4:
+        raise CompileError(
+            f"weights cannot be {options.weights}: the core's array has no INT4",
+            accepted="int8, or a core with int4",
+        )
     samples = None
     if calibration is not None:
         samples = [
@@ -70,22 +81,48 @@ def compile_with_model(
         ]
     prepared = prepare_model(source, seq_len, samples, name=name)
     while True:
-        model = prepared.compile(options)
+        # Whether it fits does not depend on the weights, so they are fitted once it does.
+        plain = replace(options, weights="int8", max_bytes=None, max_loss=None)
         try:
-            program = schedule(
-                model.qgraph,
-                config,
-                name=model.name,
-                seq_len=model.seq_len,
-                prologue=model.prologue,
-                epilogue=model.epilogue,
-                host=model.host,
-                notes=model.notes,
-            )
+            program, model = _compile(prepared, plain, config)
         except CapacityError:
             # Smaller feed-forward chunks cost nothing but table loads, and free memory.
             if options.max_chunk // 2 < SMALLEST_CHUNK:
                 raise
             options = replace(options, max_chunk=options.max_chunk // 2)
         else:
-            return program, model
+            break
+    if options.weights != "int8":
+        program, model = _compile(prepared, options, config, progress)
+    return program, model
+
+
+def _compile(
+    prepared: PreparedModel,
+    options: QuantizeOptions,
+    config: CoreConfig,
+    progress: Progress | None = None,
+) -> tuple[Program, CompiledModel]:
+    model = prepared.compile(options, block=config.rows, progress=progress)
+    program = schedule(
+        model.qgraph,
+        config,
+        name=model.name,
+        seq_len=model.seq_len,
+        prologue=model.prologue,
+        epilogue=model.epilogue,
+        host=model.host,
+        notes=model.notes,
+        precision=tuple(
+            {
+                "layer": choice.layer,
+                "tensor": choice.tensor,
+                "bits": choice.bits,
+                "bytes": choice.bytes,
+                "bytes_int8": choice.bytes_int8,
+                "loss": choice.loss,
+            }
+            for choice in model.choices
+        ),
+    )
+    return program, model

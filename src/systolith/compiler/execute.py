@@ -56,9 +56,7 @@ def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -
     return tensors[graph.output]
 
 
-def run_node(
-    node: Node, tensors: Mapping[str, Floats], observe: Observer | None = None
-) -> Floats:
+def run_node(node: Node, tensors: Mapping[str, Floats], observe: Observer | None = None) -> Floats:
     """Run one node on the tensors that it reads; `observe` sees scores alone."""
     match node:
         case Linear():

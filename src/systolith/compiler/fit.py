@@ -113,9 +113,7 @@ def operand_steps(
     return narrow_steps(graph, graph.producers.get(name), name, ranges, alpha)
 
 
-def _storing(
-    graph: Graph, name: str, ranges: Ranges, step: Floats
-) -> Callable[[Floats], Floats]:
+def _storing(graph: Graph, name: str, ranges: Ranges, step: Floats) -> Callable[[Floats], Floats]:
     """What storing a tensor in 8 bits makes of its elements."""
     if read_as_table(graph, name):
         low, high = float(ranges.low[name].min()), float(ranges.high[name].max())

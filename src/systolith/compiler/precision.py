@@ -161,9 +161,7 @@ class _Trial:
         self._rounded: dict[str, Linear] = {}
         for node in _linears(graph):
             step = operand_steps(graph, node.x, ranges, everything, options)
-            x = np.concatenate(
-                [tensors[node.x].reshape(-1, len(step)) for tensors in self._exact]
-            )
+            x = np.concatenate([tensors[node.x].reshape(-1, len(step)) for tensors in self._exact])
             x = x.astype(np.float64) / step
             found = gptq(node.weight * step, x.T @ x / len(x), block=block, steps=QUICK_STEPS)
             weight = (found.values() / step).astype(np.float32)

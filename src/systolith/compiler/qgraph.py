@@ -131,9 +131,7 @@ class Int4Weights:
 
     def part(self, rows: slice) -> "Int4Weights":
         """Some of the rows."""
-        return Int4Weights(
-            codes=self.codes[rows], exponents=self.exponents[rows], block=self.block
-        )
+        return Int4Weights(codes=self.codes[rows], exponents=self.exponents[rows], block=self.block)
 
 
 @dataclass(frozen=True, kw_only=True)

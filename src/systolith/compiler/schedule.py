@@ -1,5 +1,8 @@
 """The back end: a quantized graph becomes a program for one core."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from systolith.compiler import graph_file
 from systolith.compiler.allocate import place_rows, place_tensors
 from systolith.compiler.emit import Emitter, code_of
@@ -19,6 +22,7 @@ def schedule(
     epilogue: bytes = b"",
     host: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
+    precision: tuple[Mapping[str, Any], ...] = (),
 ) -> Program:
     """Order, place and emit the operators of a graph.
 
@@ -31,6 +35,7 @@ def schedule(
         epilogue: ONNX model that takes its outputs; empty for none.
         host: what those two do, for reports.
         notes: what the user should know.
+        precision: as in `Program`.
 
     Raises:
         CompileError: the graph does not fit the core; the message says what would.
@@ -62,6 +67,7 @@ def schedule(
         epilogue=epilogue,
         notes=tuple(dict.fromkeys((*graph.notes, *notes))),
         graph=graph_file.to_bytes(graph),
+        precision=precision,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from systolith.compiler import compile_model
 from systolith.compiler.errors import CompileError
 from systolith.compiler.estimate import Memory, estimate
+from systolith.compiler.options import QuantizeOptions
 from systolith.config import CoreConfig
 from systolith.host.figures import roofline, roofline_fraction, utilization
 from systolith.sweep.area import area_of
@@ -21,7 +22,10 @@ Sample = dict[str, np.ndarray]
 
 
 def measure(
-    model: str, samples: list[Sample] | None, points: Sequence[Point]
+    model: str,
+    samples: list[Sample] | None,
+    points: Sequence[Point],
+    quantization: QuantizeOptions | None = None,
 ) -> list[dict[str, Any]]:
     """Compile a model once, and estimate it with each of the memories.
 
@@ -29,6 +33,7 @@ def measure(
         model: path of the ONNX file, as whoever carries this out finds it.
         samples: calibration inputs; None for random tokens.
         points: with the same core and sequence length.
+        quantization: the user's choices; None for the defaults.
 
     Returns:
         A row for each point: `key`, what was varied, and either `cycles`, `utilization`,
@@ -36,7 +41,9 @@ def measure(
     """
     config, seq_len = points[0].config, points[0].seq_len
     try:
-        program = compile_model(model, config=config, seq_len=seq_len, calibration=samples)
+        program = compile_model(
+            model, config=config, seq_len=seq_len, calibration=samples, options=quantization
+        )
     except CompileError as error:
         return [_varied(point) | {"refused": str(error)} for point in points]
     area = area_of(config)
@@ -67,6 +74,7 @@ def sweep(
     executor: Executor,
     memory: Path,
     identity: str,
+    quantization: QuantizeOptions | None = None,
     progress: Callable[[int], object],
 ) -> list[dict[str, Any]]:
     """Measure all points, those of one core and length together.
@@ -79,6 +87,7 @@ def sweep(
         memory: file of JSON lines, to which every result is added at once; what is in there from
             an earlier sweep with the same identity is not measured again.
         identity: names the model and the calibration.
+        quantization: the user's choices; None for the defaults.
         progress: told how many points have been measured.
 
     Returns:
@@ -90,7 +99,10 @@ def sweep(
         if point.key not in known:
             groups.setdefault((point.config, point.seq_len), []).append(point)
     progress(sum(point.key in known for point in points))
-    tasks = [executor.submit(measure, str(model), samples, group) for group in groups.values()]
+    tasks = [
+        executor.submit(measure, str(model), samples, group, quantization)
+        for group in groups.values()
+    ]
     try:
         with memory.open("a", encoding="utf-8") as file:
             for task in as_completed(tasks):

@@ -1,0 +1,100 @@
+"""The options that choose the weights' formats, and what was chosen as a table."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from systolith.cli.exits import UsageError
+from systolith.compiler.options import WEIGHTS, QuantizeOptions
+from systolith.program import Program
+
+
+def add_weight_options(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that quantize."""
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="int8",
+        help="format of the weights: int8 (default); int4, at twice the rate and half the bytes; "
+        "mixed, int4 where measurements on the calibration inputs say that it costs least",
+    )
+    parser.add_argument(
+        "--max-bytes",
+        metavar="N|P%",
+        help="mixed: the weights' size at most, in bytes or as a share of int8's (default 70%%, "
+        "if no --max-loss is given)",
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="X",
+        help="mixed: loss at most, 1 - cosine of the output's tokens to floating point, as far as "
+        "int4 is to blame (such as 0.01)",
+    )
+
+
+def weight_options(options: argparse.Namespace) -> QuantizeOptions:
+    """From parsed options.
+
+    Raises:
+        UsageError: they contradict one another, or make no sense.
+    """
+    try:
+        return QuantizeOptions(
+            weights=options.weights,
+            max_bytes=_size(options.max_bytes),
+            max_loss=options.max_loss,
+        )
+    except ValueError as error:
+        raise UsageError(str(error).replace("max_", "--max-")) from None
+
+
+def _size(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            if not 0 < share <= 1:
+                raise ValueError
+            return share
+        size = int(text)
+    except ValueError:
+        raise UsageError(
+            f"--max-bytes takes a share such as 70% or a number of bytes: {text!r}"
+        ) from None
+    if size < 2:
+        raise UsageError(f"--max-bytes {size} is too little: give a share such as 70%, or bytes")
+    return float(size)
+
+
+@contextmanager
+def fitting(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar that shows how far the fit of the weights is, once it has begun."""
+    if quiet:
+        yield None
+        return
+    with tqdm(desc="fitting weights", unit="matrix", file=sys.stderr, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def precision_table(program: Program) -> str:
+    """The formats of a program's weights, a line for each matrix, largest loss first."""
+    lines = [f"  {'layer':<12}{'matrix':<34}{'bits':>5}{'bytes':>12}{'loss in int4':>14}"]
+    for row in sorted(program.precision, key=lambda each: -each["loss"]):
+        lines.append(
+            f"  {row['layer']:<12}{row['tensor']:<34}{row['bits']:>5}{row['bytes']:>12,}"
+            f"{row['loss']:>14.2e}"
+        )
+    size = sum(row["bytes"] for row in program.precision)
+    whole = sum(row["bytes_int8"] for row in program.precision)
+    lines.append(f"  all: {size:,} bytes, {size / max(whole, 1):.1%} of those in int8")
+    return "\n".join(lines)

@@ -30,6 +30,7 @@ from systolith.isa import (
     Instruction,
     Mask,
     Opcode,
+    RowOperation,
     Second,
     Statistic,
     WeightSource,
@@ -64,6 +65,13 @@ class Emitted:
     streamed: int
 
 
+MOST_BLOCKS = 4
+"""Blocks into which a norm's rows are cut: each hides a ROW, and costs the start of a VECTOR."""
+
+LEAST_BLOCK = 8
+"""Rows of a block: for fewer, column records come too slowly."""
+
+
 class Emitter:
     """Emits operators one by one.
 
@@ -95,6 +103,7 @@ class Emitter:
         self._watch: dict[str, WatchPoint] = {}
         self._streamed = 0
         self._tag = 0
+        self._row_blocks: dict[str | None, list[slice]] = {}
         self.image = Image()
         self._loads = LoadPlan(operators, self.image, config)
 
@@ -239,7 +248,7 @@ class Emitter:
             self._vector(
                 position,
                 operator,
-                m=m,
+                rows=slice(0, m),
                 start=start,
                 stop=stop,
                 x_format=XFormat.ACCUMULATOR,
@@ -248,16 +257,21 @@ class Emitter:
 
     def _map(self, position: int, operator: Map) -> None:
         tensor = self._graph.tensors[operator.x.tensor]
+        blocks = [slice(0, tensor.rows)]
+        if operator.epilogue.rows in self._row_blocks:
+            # Later passes find all records there already.
+            blocks = self._row_blocks.pop(operator.epilogue.rows)
         for start, stop in self._loads.slices(position, operator.out.columns):
             self._parameters(position, start)
-            self._vector(
-                position,
-                operator,
-                m=tensor.rows,
-                start=start,
-                stop=stop,
-                x_format=XFormat(int(tensor.format)),
-            )
+            for rows in blocks:
+                self._vector(
+                    position,
+                    operator,
+                    rows=rows,
+                    start=start,
+                    stop=stop,
+                    x_format=XFormat(int(tensor.format)),
+                )
         self._note_tensor(operator.out.tensor, Engine.VECTOR, operator.layer)
 
     def _parameters(self, position: int, start: int) -> None:
@@ -271,16 +285,17 @@ class Emitter:
         position: int,
         operator: Matmul | Map,
         *,
-        m: int,
+        rows: slice,
         start: int,
         stop: int,
         x_format: XFormat,
     ) -> None:
-        """One VECTOR over columns `start` to `stop` of the operator's result."""
+        """One VECTOR over some rows, and columns `start` to `stop`, of the operator's result."""
         epilogue, out = operator.epilogue, self._graph.tensors[operator.out.tensor]
         transpose = isinstance(operator, Matmul) and operator.transpose
         column = self._loads.slot(position, start)
         broadcast = len(epilogue.columns.mant) == 1
+        m = rows.stop - rows.start
         fields: dict[str, int] = {
             "m": m,
             "n": stop - start,
@@ -309,15 +324,15 @@ class Emitter:
             )
         else:
             target = _part(operator.out, start, stop)
-            fields["y_address"] = self._address(target)
-            writes.append(self._region(target))
+            fields["y_address"] = self._address(target, rows)
+            writes.append(self._region(target, rows))
         if isinstance(operator, Map):
             source = _part(operator.x, start, stop)
             fields |= {
-                "x_address": self._address(source),
+                "x_address": self._address(source, rows),
                 "x_row": self._places[source.tensor].row,
             }
-            reads.append(self._region(source))
+            reads.append(self._region(source, rows))
         second = operator.multiply if isinstance(operator, Map) else None
         fields["second"] = Second.MULTIPLY if second else Second.NONE
         if epilogue.residual is not None:
@@ -325,16 +340,16 @@ class Emitter:
         if second is not None:
             part = _part(second, start, stop)
             fields |= {
-                "r_address": self._address(part),
+                "r_address": self._address(part, rows),
                 "r_row": self._places[part.tensor].row,
             }
-            reads.append(self._region(part))
+            reads.append(self._region(part, rows))
         if epilogue.table is not None:
             table = self._loads.table(position)
             fields |= {"function": Function.TABLE, "table": table}
             reads.append(Region(resource="tables", start=table, width=1))
         if epilogue.rows is not None:
-            slot = self._slots["record", epilogue.rows]
+            slot = self._slots["record", epilogue.rows] + rows.start
             fields |= {"use_row": 1, "row_in": slot}
             reads.append(Region(resource="record", start=slot, width=m))
         if epilogue.statistic != Statistic.NONE:
@@ -345,7 +360,7 @@ class Emitter:
                     f"{self._config.column_slots} column slots. Use a larger preset."
                 )
             field = field_of(epilogue.statistic)
-            slot = self._slots[field, epilogue.statistic_name]
+            slot = self._slots[field, epilogue.statistic_name] + rows.start
             fields |= {"statistic": int(epilogue.statistic), "stat_out": slot}
             writes.append(Region(resource=field, start=slot, width=m))
         if epilogue.mask_length:
@@ -382,20 +397,28 @@ class Emitter:
     def _rows(self, operator: RowRecords) -> None:
         source = self._slots["sum", operator.source]
         destination = self._slots["record", operator.out]
-        self._put(
-            Opcode.ROW,
-            [Region(resource="sum", start=source, width=operator.rows)],
-            [Region(resource="record", start=destination, width=operator.rows)],
-            operation=int(operator.operation),
-            source=source,
-            destination=destination,
-            rows=operator.rows,
-            n=operator.n,
-            eps_mantissa=operator.eps_mantissa,
-            eps_shift=operator.eps_shift,
-        )
+        blocks = [slice(0, operator.rows)]
+        if operator.operation != RowOperation.RECIPROCAL:
+            # The pass that waits for the records begins with those of the first block.
+            blocks = _blocks(operator.rows)
+            self._row_blocks[operator.out] = blocks
+        for rows in blocks:
+            count = rows.stop - rows.start
+            first, target = source + rows.start, destination + rows.start
+            self._put(
+                Opcode.ROW,
+                [Region(resource="sum", start=first, width=count)],
+                [Region(resource="record", start=target, width=count)],
+                operation=int(operator.operation),
+                source=first,
+                destination=target,
+                rows=count,
+                n=operator.n,
+                eps_mantissa=operator.eps_mantissa,
+                eps_shift=operator.eps_shift,
+            )
 
-    def _address(self, view: View) -> int:
+    def _address(self, view: View, rows: slice | None = None) -> int:
         tensor = self._graph.tensors[view.tensor]
         offset = view.first * element_bytes(tensor.format)
         if offset % self._config.columns:
@@ -403,7 +426,9 @@ class Emitter:
                 f"{view.tensor}: columns from {view.first} on do not begin at a multiple of "
                 f"{self._config.columns}, the array's columns. Use a preset with fewer columns."
             )
-        return self._places[view.tensor].address + offset // self._config.columns
+        place = self._places[view.tensor]
+        down = rows.start * place.row if rows is not None else 0
+        return place.address + down + offset // self._config.columns
 
     def _n(self, operator: Matmul) -> int:
         match operator.b:
@@ -413,15 +438,15 @@ class Emitter:
                 return len(operator.b.codes)
         return len(operator.b)
 
-    def _region(self, view: View) -> Region:
-        """The granules of a view, padding of the last one included."""
+    def _region(self, view: View, rows: slice | None = None) -> Region:
+        """The granules of some rows of a view, all by default, with the last one's padding."""
         tensor, place = self._graph.tensors[view.tensor], self._places[view.tensor]
         group = element_bytes(tensor.format)
         return Region(
             resource="scratchpad",
-            start=self._address(view),
+            start=self._address(view, rows),
             width=-(-view.columns // self._config.columns) * group,
-            rows=tensor.rows,
+            rows=rows.stop - rows.start if rows is not None else tensor.rows,
             stride=place.row,
         )
 
@@ -443,6 +468,12 @@ class Emitter:
 
 def _whole(name: str, columns: int) -> View:
     return View(tensor=name, first=0, columns=columns)
+
+
+def _blocks(rows: int) -> list[slice]:
+    """Cut rows into blocks, so that one's records are made while another's are used."""
+    size = max(LEAST_BLOCK, -(-rows // MOST_BLOCKS))
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
 def _part(view: View, start: int, stop: int) -> View:

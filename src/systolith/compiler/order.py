@@ -4,7 +4,11 @@ An attention head is projections, scores, exponentials, context. In the graph's 
 would idle while the vector engine exponentiates; here the projections of the next head run
 meanwhile::
 
-    q k v (0) | scores (0) | q k v (1) | context (0) | scores (1) | q k v (2) | context (1) | ...
+    v q k (0) | scores (0) | v q k (1) | context (0) | scores (1) | v q k (2) | context (1) | ...
+
+The last head has none behind it, so its own V comes after its scores::
+
+    ... | q k (11) | context (10) | scores (11) | v (11) | context (11)
 
 Projections of one head at a time need the least memory, and keep the stream of weights even.
 """
@@ -58,6 +62,10 @@ def _pipelined(run: Sequence[Operator]) -> list[Operator]:
         for head, members in heads.items()
     }
     names = list(heads)
+    last = names[-1]
+    late = [each for each in front[last] if _part(each) == "v"]
+    front[last] = [each for each in front[last] if _part(each) != "v"]
+    middle[last] += late
     ordered = list(front[names[0]])
     for position, head in enumerate(names):
         ordered += middle[head]

@@ -12,7 +12,7 @@ from systolith.compiler.forms import Forms, Kept
 from systolith.compiler.graph import Activation, Add, Attention, Graph, LayerNorm, Linear
 from systolith.compiler.heads import emit_attention
 from systolith.compiler.options import QuantizeOptions
-from systolith.compiler.qgraph import Epilogue, Input, Output, QGraph, RowRecords
+from systolith.compiler.qgraph import Epilogue, Input, Output, QGraph, RowRecords, View
 from systolith.compiler.steps import fused_linear, make_table, residual_of
 from systolith.isa import RowOperation
 from systolith.numerics import Format
@@ -204,15 +204,8 @@ class Quantizer(Forms):
         x, n = self.wide(node.x), self.graph.widths[node.x]
         label = f"{node.layer}.{self._norm_label(node)}"
         wide = self.needs_wide(node.out)
-        if wide:
-            out = self.make_wide(node.out, label, node.layer)
-            step: float | Floats = self.wide_steps[node.out]
-        else:
-            out, step = self.make_narrow(node.out, label, node.layer)
-        mantissa, shift = encode_epsilon(
-            node.eps, n=n, step=self.wide_steps[node.x], name=out.tensor
-        )
-        rows = f"{out.tensor}.rows"
+        mantissa, shift = encode_epsilon(node.eps, n=n, step=self.wide_steps[node.x], name=label)
+        rows = f"{label}.rows"
         self.operators.append(
             RowRecords(
                 out=rows,
@@ -226,17 +219,37 @@ class Quantizer(Forms):
                 part="norm_rows",
             )
         )
+        # The s8 form comes first: a matmul waits for it, and nobody yet for the other.
+        if self.needs_narrow(node.out):
+            narrow = f"{label}.s8" if wide else label
+            out, step = self.make_narrow(node.out, narrow, node.layer)
+            part = "norm_copy" if wide else "norm"
+            self._normalize(node, out, x, step, rows, Kept(), part)
+        if wide:
+            out = self.make_wide(node.out, label, node.layer)
+            self._normalize(
+                node, out, x, self.wide_steps[node.out], rows, self.keep(node.out, out), "norm"
+            )
+
+    def _normalize(
+        self,
+        node: LayerNorm,
+        out: View,
+        x: View,
+        step: float | Floats,
+        rows: str,
+        kept: Kept,
+        part: str,
+    ) -> None:
         # A row's factor is 1 / (n * deviation), in steps of x, which cancel.
+        n = self.graph.widths[node.x]
         columns = encode_columns(
             node.gamma * n / step, node.beta / step, scratchpad=True, rows=True, name=out.tensor
         )
-        kept = self.keep(node.out, out) if wide else Kept()
         epilogue = Epilogue(
             columns=columns, rows=rows, statistic=kept.statistic, statistic_name=kept.name
         )
-        self.map(out, x, epilogue, layer=node.layer, part="norm")
-        if wide:
-            self._copy(node.out, node.layer)
+        self.map(out, x, epilogue, layer=node.layer, part=part)
 
     def _norm_label(self, node: LayerNorm) -> str:
         """Which norm of its layer it is, by the sum that it reads."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from systolith.compiler import graph as float_graph
 from systolith.compiler.calibrate import Ranges, batches
 from systolith.compiler.execute import run_float, run_node
 from systolith.compiler.formats import Floats, quantize_weight
@@ -22,6 +23,9 @@ from systolith.numerics import Format
 
 RIDGE = 1.0
 """Of a Hessian's mean diagonal: how dear it is to move weights, against what that mends."""
+
+Store = Callable[[float_graph.Floats], Floats]
+"""What storing a tensor makes of its elements."""
 
 Progress = Callable[[int, int], None]
 """Called with how many operators are done, and how many there are."""
@@ -43,7 +47,7 @@ class Fitted:
 
 def fit(
     graph: Graph,
-    inputs: Sequence[Floats],
+    inputs: Sequence[float_graph.Floats],
     ranges: Ranges,
     bits: Mapping[str, int],
     options: QuantizeOptions,
@@ -113,7 +117,7 @@ def operand_steps(
     return narrow_steps(graph, graph.producers.get(name), name, ranges, alpha)
 
 
-def _storing(graph: Graph, name: str, ranges: Ranges, step: Floats) -> Callable[[Floats], Floats]:
+def _storing(graph: Graph, name: str, ranges: Ranges, step: Floats) -> Store:
     """What storing a tensor in 8 bits makes of its elements."""
     if read_as_table(graph, name):
         low, high = float(ranges.low[name].min()), float(ranges.high[name].max())
@@ -134,7 +138,7 @@ def _residual_error(graph: Graph, node: Linear, exact: "_Stream", actual: "_Stre
     return np.zeros(1)
 
 
-def _importance(graph: Graph, inputs: Sequence[Floats]) -> dict[str, Floats]:
+def _importance(graph: Graph, inputs: Sequence[float_graph.Floats]) -> dict[str, Floats]:
     """How much the tokens of a linear operator's result count, by its name: `[tokens]`.
 
     A layer norm divides each token by its deviation, and with it the token's errors. A few tokens
@@ -142,7 +146,7 @@ def _importance(graph: Graph, inputs: Sequence[Floats]) -> dict[str, Floats]:
     """
     variances: dict[str, list[Floats]] = {}
 
-    def see(name: str, x: Floats) -> None:
+    def see(name: str, x: float_graph.Floats) -> None:
         if any(isinstance(reader, LayerNorm) for reader in graph.consumers.get(name, ())):
             variances.setdefault(name, []).append(x.astype(np.float64).var(-1).ravel())
 
@@ -172,7 +176,7 @@ def _normalized(graph: Graph, name: str) -> str | None:
 class _Stream:
     """Tensors of all samples, for as long as somebody reads them."""
 
-    def __init__(self, graph: Graph, inputs: Sequence[Floats]) -> None:
+    def __init__(self, graph: Graph, inputs: Sequence[float_graph.Floats]) -> None:
         self._graph = graph
         self._last = {name: node.out for node in graph.nodes for name in node.inputs}
         self._stacks = [{graph.input: stack.astype(np.float32)} for stack in batches(inputs)]
@@ -185,7 +189,7 @@ class _Stream:
         parts = [stack[name].reshape(-1, stack[name].shape[-1]) for stack in self._stacks]
         return np.concatenate(parts).astype(np.float64)
 
-    def run(self, node: Node, stored: Callable[[Floats], Floats] | None = None) -> None:
+    def run(self, node: Node, stored: Store | None = None) -> None:
         """Run a node, on operands as they are stored."""
         for stack in self._stacks:
             operands = {name: stack[name] for name in node.inputs}

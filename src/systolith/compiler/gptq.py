@@ -145,4 +145,4 @@ def _inverse_factor(hessian: Floats, damping: float) -> Floats:
     size = len(hessian)
     diagonal = max(float(np.mean(np.diag(hessian))), SMALLEST_STEP)
     damped = hessian + np.eye(size) * (damping * diagonal)
-    return np.linalg.cholesky(np.linalg.inv(damped)).T
+    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float64)

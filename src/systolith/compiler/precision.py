@@ -15,9 +15,8 @@ from systolith.compiler.calibrate import Ranges, batches
 from systolith.compiler.errors import CompileError
 from systolith.compiler.execute import run_node
 from systolith.compiler.fit import Progress, operand_steps
-from systolith.compiler.formats import Floats
 from systolith.compiler.gptq import gptq
-from systolith.compiler.graph import Graph, Linear
+from systolith.compiler.graph import Floats, Graph, Linear
 from systolith.compiler.options import QuantizeOptions
 
 SAMPLES = 48
@@ -182,7 +181,7 @@ class _Trial:
         exact: Mapping[str, Floats] | None = None,
     ) -> dict[str, Floats]:
         """All tensors; those before the first change are taken from `exact`."""
-        tensors = {self._graph.input: stack.astype(np.float32)}
+        tensors: dict[str, Floats] = {self._graph.input: stack.astype(np.float32)}
         touched = exact is None
         for node in self._graph.nodes:
             touched = touched or node.out in changed

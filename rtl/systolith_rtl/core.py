@@ -1,6 +1,6 @@
 """The core: control, memories and engines behind three ports."""
 
-from amaranth.hdl import Module, ResetInserter, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,7 @@ from systolith_rtl.control.control import Control
 from systolith_rtl.dma.dma import Dma
 from systolith_rtl.interfaces import AxiLiteSignature, AxiSignature, ProbeSignature
 from systolith_rtl.memory.scratchpad import Scratchpad
+from systolith_rtl.reset import local_reset
 from systolith_rtl.vector.engine import VectorEngine
 from systolith_rtl.vector.row import RowEngine
 
@@ -61,9 +62,8 @@ class Core(wiring.Component):
             "vector": VectorEngine(config),
             "row": RowEngine(config),
         }
-        reset = ResetInserter(control.reset_engines)
         for name, part in parts.items():
-            m.submodules[name] = reset(part)
+            m.submodules[name] = local_reset(m, name, control.reset_engines)(part)
         dma, scratchpad, gemm, vector, row = parts.values()
 
         wiring.connect(m, wiring.flipped(self.s_axil), control.s_axil)
@@ -99,9 +99,11 @@ class Core(wiring.Component):
             control.read_beat.eq(axi.r.valid & axi.r.ready),
             control.write_beat.eq(axi.w.valid & axi.w.ready),
         ]
-        for unit in (dma, vector):
-            for name in ("base", "limit", "scalar"):
-                m.d.comb += getattr(unit.bases, name).eq(getattr(control.bases, name))
+        # Whoever starts a program needs more cycles than this register.
+        for name in ("place", "data", "write"):
+            changed = Signal.like(getattr(control.change, name), name=f"change_{name}")
+            m.d.sync += changed.eq(getattr(control.change, name))
+            m.d.comb += [getattr(unit.change, name).eq(changed) for unit in (dma, vector)]
 
         if self._probed:
             m.d.comb += [

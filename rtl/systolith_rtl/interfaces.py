@@ -255,19 +255,6 @@ class AxiLiteSignature(wiring.Signature):
         )
 
 
-class BaseSignature(wiring.Signature):
-    """What CSRs tell the engines, steady while a program runs."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "base": Out(data.ArrayLayout(unsigned(64), 8)),
-                "limit": Out(data.ArrayLayout(unsigned(32), 8)),
-                "scalar": Out(data.ArrayLayout(unsigned(32), 4)),
-            }
-        )
-
-
 ROW_READ_LATENCY = 3
 """Cycles from `read` of the row file by ROW to its statistics."""
 

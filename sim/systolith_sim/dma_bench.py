@@ -13,7 +13,7 @@ from systolith.regs import FaultCause
 from systolith_rtl.dma.dma import Dma
 from systolith_rtl.interfaces import READ_LATENCY, WRITE_LATENCY
 from systolith_sim.axi import AxiFaults, AxiMemory
-from systolith_sim.testbench import ProtocolError, SimulatorContext, simulate
+from systolith_sim.testbench import ProtocolError, SimulatorContext, fill_settings, simulate
 
 MOVERS = (Engine.STREAM, Engine.LOAD, Engine.STORE)
 """The engines of the DMA."""
@@ -218,11 +218,13 @@ class DmaBench:
     async def watch(self, ctx: SimulatorContext) -> None:
         """Be the neighbours, until the simulation ends."""
         dut = self.dut
-        for index, base in enumerate(self.bases):
-            ctx.set(dut.bases.base[index], base)
-            ctx.set(dut.bases.limit[index], self.limits[index])
-        for index, scalar in enumerate(self.scalars):
-            ctx.set(dut.bases.scalar[index], scalar)
+        settings = {
+            **{f"base{index}_lo": base & 0xFFFF_FFFF for index, base in enumerate(self.bases)},
+            **{f"base{index}_hi": base >> 32 for index, base in enumerate(self.bases)},
+            **{f"limit{index}": limit for index, limit in enumerate(self.limits)},
+            **{f"scalar{index}": scalar for index, scalar in enumerate(self.scalars)},
+        }
+        fill_settings(ctx, dut.settings, settings)
         ctx.set(dut.ring.free, self.config.ring_words)
         ports = self._ports.values()
         sample = ctx.tick().sample(

@@ -40,10 +40,11 @@ class Harness(wiring.Component):
         inputs = Cat(domain.rst, *(port for flow, port in ports if flow == In))
         outputs = Cat(port for flow, port in ports if flow == Out)
 
-        scanned = Signal(len(inputs))
-        driven = Signal(len(inputs))
-        observed = Signal(len(outputs))
-        collected = Signal(len(outputs))
+        # Without a reset of their own: a reset keeps registers out of the tiles of those without.
+        scanned = Signal(len(inputs), reset_less=True)
+        driven = Signal(len(inputs), reset_less=True)
+        observed = Signal(len(outputs), reset_less=True)
+        collected = Signal(len(outputs), reset_less=True)
         m.d.sync += [
             scanned.eq(Cat(self.scan_in, scanned)),
             # Inverted, else Yosys merges each bit with the next one of the chain.

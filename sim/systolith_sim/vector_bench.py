@@ -10,7 +10,7 @@ from systolith.config import CoreConfig
 from systolith.isa import Function
 from systolith.numerics import Statistics
 from systolith_rtl.vector.engine import VectorEngine
-from systolith_sim.testbench import CLOCK_PERIOD, SimulatorContext
+from systolith_sim.testbench import CLOCK_PERIOD, SimulatorContext, fill_settings
 from systolith_sim.vector_reference import VectorReference, VectorState
 from systolith_sim.vector_surroundings import POLITE, Job, Manners, Run, Surroundings
 
@@ -93,8 +93,8 @@ class VectorBench:
             ctx.set(dut.rows.record, state.records[slot]._asdict())
             await ctx.tick()
         ctx.set(dut.rows.write, 0)
-        for index, scalar in enumerate(state.scalars):
-            ctx.set(dut.bases.scalar[index], scalar)
+        scalars = {f"scalar{index}": scalar for index, scalar in enumerate(state.scalars)}
+        fill_settings(ctx, dut.settings, scalars)
         ctx.set(dut.y.ready, 1)
         # Statistics cannot be loaded: block RAM starts at 0.
         state.statistics[:] = [Statistics(0, 0, 0, 0)] * self.config.row_slots

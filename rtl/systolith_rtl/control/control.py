@@ -2,13 +2,13 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith import regs
 from systolith.config import CoreConfig
-from systolith.isa import BASES, SCALARS, Engine, Opcode
+from systolith.isa import Engine, Opcode
 from systolith.regs import FaultCause, State
 from systolith_rtl.control.blame import Blame
 from systolith_rtl.control.counters import Counters
@@ -19,13 +19,15 @@ from systolith_rtl.control.fetch import Fetch
 from systolith_rtl.control.queue import COUNTS_LAYOUT
 from systolith_rtl.interfaces import (
     AxiLiteSignature,
-    BaseSignature,
     EngineSignature,
     FetchSignature,
 )
+from systolith_rtl.reset import local_reset
+from systolith_rtl.settings import SettingSignature
 
 RESET_CYCLES = 2
-"""Cycles for which the engines are reset."""
+"""Cycles for which the engines are reset: two registers later (see `local_reset`), which is before
+anything may start."""
 
 SETTLE_CYCLES = 8
 """Cycles after `halt` before `idle` and `quiet` are believed: registers on the way to the DMA."""
@@ -53,7 +55,7 @@ class Control(wiring.Component):
         s_axil: `In(AxiLiteSignature())`.
         irq: `Out(1)`.
         fetch: `Out(FetchSignature(config))`.
-        bases: `Out(BaseSignature())`.
+        change: `Out(SettingSignature())`, of bases, limits and scalars.
         stream, load, store, gemm, vector, row: `In(EngineSignature(...))`.
         quiet: `In(1)`, no transaction on the memory port is outstanding.
         read_beat, write_beat: `In(1)`, for counters.
@@ -67,7 +69,7 @@ class Control(wiring.Component):
     s_axil: wiring.PureInterface
     irq: Signal
     fetch: wiring.PureInterface
-    bases: wiring.PureInterface
+    change: wiring.PureInterface
     quiet: Signal
     read_beat: Signal
     write_beat: Signal
@@ -84,7 +86,7 @@ class Control(wiring.Component):
                 "s_axil": In(AxiLiteSignature()),
                 "irq": Out(1),
                 "fetch": Out(FetchSignature(config)),
-                "bases": Out(BaseSignature()),
+                "change": Out(SettingSignature()),
                 **{
                     engine.name.lower(): In(EngineSignature(Opcode[engine.name]))
                     for engine in Engine
@@ -105,15 +107,13 @@ class Control(wiring.Component):
         m = Module()
         m.submodules.csr = csr = Csr(self.config)
         m.submodules.counters = counters = Counters()
-        inserter = ResetInserter(self.reset_engines)
         decoder, fetcher, dispatch = (
             Decoder(self.config),
             Fetch(self.config),
             Dispatch(self.config),
         )
-        m.submodules.decoder = inserter(decoder)
-        m.submodules.fetcher = inserter(fetcher)
-        m.submodules.dispatch = inserter(dispatch)
+        for name, part in (("decoder", decoder), ("fetcher", fetcher), ("dispatch", dispatch)):
+            m.submodules[name] = local_reset(m, name, self.reset_engines)(part)
         wiring.connect(m, csr.s_axil, wiring.flipped(self.s_axil))
         wiring.connect(m, wiring.flipped(self.fetch), fetcher.fetch)
         wiring.connect(m, fetcher.o, decoder.i)
@@ -149,15 +149,8 @@ class Control(wiring.Component):
         return m
 
     def _export(self, m: Module, csr: Csr, dispatch: Dispatch) -> None:
-        """Show the host the progress counts, and the engines what the host has set."""
-        for index in range(BASES):
-            low, high = getattr(csr, f"base{index}_lo"), getattr(csr, f"base{index}_hi")
-            m.d.comb += [
-                self.bases.base[index].eq(Cat(low, high)),
-                self.bases.limit[index].eq(getattr(csr, f"limit{index}")),
-            ]
-        for index in range(SCALARS):
-            m.d.comb += self.bases.scalar[index].eq(getattr(csr, f"scalar{index}"))
+        """Show the host the progress counts, and the engines what the host sets."""
+        wiring.connect(m, csr.change, wiring.flipped(self.change))
         for engine in Engine:
             register = getattr(csr, f"{engine.name.lower()}_retired")
             m.d.comb += register.eq(dispatch.retired[engine])
@@ -228,8 +221,10 @@ class Control(wiring.Component):
                         m.next = "FAULT"
             with m.State("RESET"):
                 m.d.comb += resetting.eq(1)
-                m.d.sync += [count.eq(count - 1), reset_wanted.eq(0), halt.eq(0)]
+                m.d.sync += [count.eq(count - 1), reset_wanted.eq(0)]
                 with m.If(count == 0):
+                    # By now, each unit's copy of the reset is high.
+                    m.d.sync += halt.eq(0)
                     m.next = "IDLE"
             with m.State("PREPARE"):
                 m.d.comb += resetting.eq(count >= 2)

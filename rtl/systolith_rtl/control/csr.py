@@ -11,16 +11,26 @@ from systolith import regs
 from systolith.config import ISA_VERSION, CoreConfig
 from systolith_rtl.control.counters import COUNTER_WIDTH, COUNTERS, Counters
 from systolith_rtl.interfaces import AxiLiteSignature
+from systolith_rtl.settings import DEPTH, MEMORIES, PLACES, Settings, SettingSignature
+
+_ALL = 0xFFFF_FFFF
 
 _GROUP = 16
 """Registers that are put together in one stage of a read."""
+
+PROGRAM = ("base0_lo", "base0_hi", "limit0")
+"""Settings that fetch always needs: they are registers besides."""
+
+CLEARING_CYCLES = MEMORIES * DEPTH
+"""Cycles after the reset in which settings become 0, and no write is taken."""
 
 
 class Csr(wiring.Component):
     """Registers behind AXI4-Lite.
 
     One read and one write may be under way at a time, independently of each other; address and
-    data of a write may come in any order. Every access is answered with OKAY: a read of nothing
+    data of a write may come in any order; a write waits until the reset has cleared the settings,
+    for `CLEARING_CYCLES`. Every access is answered with OKAY: a read of nothing
     gives 0, and a write to what is not writable is ignored. The two lowest address bits do not
     matter. A write takes effect 2 cycles after the second of its parts has come. A read is answered
     after 4 cycles, that of a counter after `Counters.DELAY` more.
@@ -31,14 +41,16 @@ class Csr(wiring.Component):
             each `regs.Control`.
         counter: `Out(4)`, the counter that is being read.
         count: `In(COUNTER_WIDTH)`, its value `Counters.DELAY` cycles later.
-        <name>: for each register but `control`, the constants and the counters: `Out(32)` if the
-            host may write it, else `In(32)`.
+        change: `Out(SettingSignature())`, a setting is being written.
+        <name>: for each register but `control`, the constants, the counters and the settings that
+            are not in `PROGRAM`: `Out(32)` if the host may write it, else `In(32)`.
     """
 
     s_axil: wiring.PureInterface
     control: Signal
     counter: Signal
     count: Signal
+    change: wiring.PureInterface
 
     def __init__(self, config: CoreConfig) -> None:
         self._constants = {
@@ -57,7 +69,9 @@ class Csr(wiring.Component):
         self._ports = [
             register
             for register in regs.REGISTERS
-            if register.name not in self._constants and register.offset // 4 not in self._counters
+            if register.name not in self._constants
+            and register.offset // 4 not in self._counters
+            and (register.name not in PLACES or register.name in PROGRAM)
         ]
         super().__init__(
             {
@@ -65,6 +79,7 @@ class Csr(wiring.Component):
                 "control": Out(len(regs.Control)),
                 "counter": Out(range(len(COUNTERS))),
                 "count": In(COUNTER_WIDTH),
+                "change": Out(SettingSignature()),
                 **{
                     register.name: Out(32, init=register.reset) if register.writable else In(32)  # pyright: ignore[reportCallIssue]
                     for register in self._ports
@@ -89,9 +104,13 @@ class Csr(wiring.Component):
         has_data = Signal()
         complete = Signal()
         commit = Signal()
+        cleared = Signal(range(CLEARING_CYCLES + 1))
+        open_ = cleared[-1]
+        with m.If(~open_):
+            m.d.sync += cleared.eq(cleared + 1)
         m.d.comb += [
-            bus.aw.ready.eq(~has_address & ~bus.b.valid),
-            bus.w.ready.eq(~has_data & ~bus.b.valid),
+            bus.aw.ready.eq(open_ & ~has_address & ~bus.b.valid),
+            bus.w.ready.eq(open_ & ~has_data & ~bus.b.valid),
             complete.eq(has_address & has_data & ~commit),
         ]
         m.d.sync += commit.eq(complete)
@@ -120,6 +139,22 @@ class Csr(wiring.Component):
                 if mask:
                     with m.If(chosen & strobe[index]):
                         m.d.sync += value[part].eq(data[part] & mask)
+        place, found = _find_setting(m, "written", word)
+        is_setting = Signal()
+        keep = Signal(32, reset_less=True)
+        m.d.sync += [is_setting.eq(complete & found), keep.eq(-1)]
+        with m.Switch(word):
+            for name in PLACES:
+                register = regs.BY_NAME[name]
+                if register.mask != _ALL:
+                    with m.Case(register.offset // 4):
+                        m.d.sync += keep.eq(register.mask)
+        m.d.comb += [
+            self.change.place.eq(Mux(open_, place, cleared)),
+            self.change.data.eq(Mux(open_, data & keep, 0)),
+            self.change.write.eq(Mux(open_, strobe & is_setting.replicate(4), -1)),
+        ]
+
         commanded = meant(regs.BY_NAME["control"]) & strobe[0]
         bits = len(self.control)
         m.d.comb += self.control.eq(data[:bits] & commanded.replicate(bits))
@@ -158,9 +193,21 @@ class Csr(wiring.Component):
         def gate(value: ValueLike, chosen: Signal) -> Value:
             return value & chosen.replicate(32)
 
-        choices = [gate(Mux(upper, self.count[32:], self.count[:32]), counted)]
+        m.submodules.settings = settings = Settings(range(MEMORIES))
+        wiring.connect(m, self.change, settings.change)
+        place, found_setting = _find_setting(m, "read", word)
+        is_setting = Signal()
+        with m.If(step == found):
+            m.d.sync += is_setting.eq(found_setting)
+        m.d.comb += [port.place.eq(place) for port in settings.read]
+        low, high = (port.value for port in settings.read)
+
+        choices = [
+            gate(Mux(upper, self.count[32:], self.count[:32]), counted),
+            gate(Mux(place[-1], high, low), is_setting),
+        ]
         for register in regs.REGISTERS:
-            if register.offset // 4 in self._counters or register.name == "control":
+            if register.offset // 4 in self._counters or register.name in ("control", *PLACES):
                 continue
             chosen = Signal(name=f"reads_{register.name}")
             with m.If(step == found):
@@ -179,3 +226,16 @@ class Csr(wiring.Component):
             m.d.sync += bus.r.valid.eq(0)
         with m.If(step == answered):
             m.d.sync += [bus.r.valid.eq(1), bus.r.data.eq(reduce(or_, groups))]
+
+
+def _find_setting(m: Module, name: str, word: Value) -> tuple[Signal, Value]:
+    """Return in a register the place of the setting that `word` means, and now if it means one."""
+    place = Signal(range(MEMORIES * DEPTH), name=f"{name}_place", reset_less=True)
+    offsets = {regs.offset(name) // 4: number for name, number in PLACES.items()}
+    found = Signal(name=f"{name}_found")
+    with m.Switch(word):
+        for offset, number in offsets.items():
+            with m.Case(offset):
+                m.d.sync += place.eq(number)
+                m.d.comb += found.eq(1)
+    return place, found

@@ -15,13 +15,13 @@ from systolith_rtl.interfaces import (
     READ_LATENCY,
     SIDE_SIGNATURE,
     AxiSignature,
-    BaseSignature,
     EngineSignature,
     FetchSignature,
     ReadSignature,
     RingSignature,
     WriteSignature,
 )
+from systolith_rtl.settings import MEMORIES, Settings, SettingSignature
 
 
 class Dma(wiring.Component):
@@ -42,8 +42,11 @@ class Dma(wiring.Component):
         ring: the weight ring.
         write, read: the scratchpad.
         side: column memory and tables.
-        bases: base registers and scalars.
+        change: changes of the settings.
         quiet: `Out(1)`, no AXI transaction is outstanding, and none is being offered.
+
+    Attributes:
+        settings: bases, limits and scalars, for test benches to fill.
     """
 
     stream: wiring.PureInterface
@@ -55,11 +58,12 @@ class Dma(wiring.Component):
     write: wiring.PureInterface
     read: wiring.PureInterface
     side: stream.Interface  # pyright: ignore[reportInvalidTypeForm]
-    bases: wiring.PureInterface
+    change: wiring.PureInterface
     quiet: Signal
 
     def __init__(self, config: CoreConfig) -> None:
         self.config = config
+        self.settings = Settings(3 * list(range(MEMORIES)))
         super().__init__(
             {
                 "stream": Out(EngineSignature(Opcode.STREAM)),
@@ -71,7 +75,7 @@ class Dma(wiring.Component):
                 "write": Out(WriteSignature(config)),
                 "read": Out(ReadSignature(config)),
                 "side": Out(SIDE_SIGNATURE),
-                "bases": In(BaseSignature()),
+                "change": In(SettingSignature()),
                 "quiet": Out(1),
             }
         )
@@ -88,13 +92,17 @@ class Dma(wiring.Component):
         )
         m.submodules.writes = writes = WriteChannel(config)
 
+        m.submodules.settings = settings = self.settings
+        wiring.connect(m, wiring.flipped(self.change), settings.change)
+        lookups = iter(settings.read)
         for engine, mine in (
             (streamer, self.stream),
             (loader, self.load),
             (storer, self.store),
         ):
             wiring.connect(m, wiring.flipped(mine), engine.engine)
-            wiring.connect(m, wiring.flipped(self.bases), engine.bases)
+            for port in engine.lookup:
+                wiring.connect(m, port, next(lookups))
         for mine, channel in (
             (self.axi.ar, reads.ar),
             (self.axi.r, reads.r),

@@ -1,5 +1,7 @@
 """LOAD: bytes from memory, or zeros, into the scratchpad, the column memory and the tables."""
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -16,11 +18,12 @@ from systolith_rtl.dma.walk import Walker
 from systolith_rtl.dma.writer import LoadWriter, tag_layout
 from systolith_rtl.interfaces import (
     SIDE_SIGNATURE,
-    BaseSignature,
     EngineSignature,
     ReadSignature,
     WriteSignature,
 )
+from systolith_rtl.reset import without_reset
+from systolith_rtl.settings import MEMORIES, LookupSignature
 
 FIFO_BEATS = 256
 """Beats that are under way or wait to be written: enough for 120 cycles of memory latency."""
@@ -43,7 +46,7 @@ class LoadEngine(wiring.Component):
 
     Members:
         engine: `Out(EngineSignature(Opcode.LOAD))`.
-        bases: base registers and scalars.
+        lookup: the settings.
         burst: what to read.
         beat: a beat and whether its response was an error, in order.
         beat_valid: `In(1)`.
@@ -54,7 +57,7 @@ class LoadEngine(wiring.Component):
     """
 
     engine: wiring.PureInterface
-    bases: wiring.PureInterface
+    lookup: Sequence[wiring.PureInterface]
     burst: stream.Interface
     beat: data.View
     beat_valid: Signal
@@ -69,7 +72,7 @@ class LoadEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.LOAD)),
-                "bases": In(BaseSignature()),
+                "lookup": Out(LookupSignature()).array(MEMORIES),
                 "burst": Out(stream.Signature(burst_layout(config))),
                 "beat": In(beat),
                 "beat_valid": In(1),
@@ -84,6 +87,7 @@ class LoadEngine(wiring.Component):
         """Connect the parts, and count space and instructions."""
         m = Module()
         config, engine = self.config, self.engine
+        without_reset(engine.fault_cause, engine.fault_address)
         m.submodules.walker = walker = Walker(config, Opcode.LOAD)
         m.submodules.splitter = splitter = Splitter(
             config,
@@ -99,7 +103,8 @@ class LoadEngine(wiring.Component):
         stopped = Signal()
         m.d.comb += stopped.eq(engine.halt | engine.fault)
 
-        wiring.connect(m, walker.bases, wiring.flipped(self.bases))
+        for port, mine in zip(walker.lookup, self.lookup, strict=True):
+            wiring.connect(m, port, wiring.flipped(mine))
         wiring.connect(m, wiring.flipped(self.read), walker.read)
         wiring.connect(m, wiring.flipped(self.write), writer.write)
         wiring.connect(m, wiring.flipped(self.side), writer.side)

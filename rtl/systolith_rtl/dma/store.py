@@ -1,5 +1,7 @@
 """STORE: bytes from the scratchpad to memory, and no byte beside them."""
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -14,7 +16,9 @@ from systolith_rtl.dma.fifo import Queue
 from systolith_rtl.dma.reader import WordReader
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.dma.walk import Walker
-from systolith_rtl.interfaces import BaseSignature, EngineSignature, ReadSignature
+from systolith_rtl.interfaces import EngineSignature, ReadSignature
+from systolith_rtl.reset import without_reset
+from systolith_rtl.settings import MEMORIES, LookupSignature
 
 RUNS = 16
 """Runs that are cut into bursts ahead of their data."""
@@ -28,7 +32,7 @@ class StoreEngine(wiring.Component):
 
     Members:
         engine: `Out(EngineSignature(Opcode.STORE))`.
-        bases: base registers and scalars.
+        lookup: the settings.
         read: the scratchpad.
         burst, beat: what to write, and its beats.
         done, done_last, done_error, done_address: responses, in order.
@@ -36,7 +40,7 @@ class StoreEngine(wiring.Component):
     """
 
     engine: wiring.PureInterface
-    bases: wiring.PureInterface
+    lookup: Sequence[wiring.PureInterface]
     read: wiring.PureInterface
     burst: stream.Interface
     beat: stream.Interface
@@ -52,7 +56,7 @@ class StoreEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.STORE)),
-                "bases": In(BaseSignature()),
+                "lookup": Out(LookupSignature()).array(MEMORIES),
                 "read": Out(ReadSignature(config)),
                 "burst": Out(stream.Signature(burst_layout(config))),
                 "beat": Out(stream.Signature(beat)),
@@ -68,6 +72,7 @@ class StoreEngine(wiring.Component):
         """Send each run three ways: to be read, realigned and cut."""
         m = Module()
         config, engine = self.config, self.engine
+        without_reset(engine.fault_cause, engine.fault_address)
         sizes = size_width(config)
         lane_bits = exact_log2(config.axi_bytes)
         m.submodules.walker = walker = Walker(config, Opcode.STORE)
@@ -78,7 +83,8 @@ class StoreEngine(wiring.Component):
         m.submodules.moves = moves = Queue(moves, depth=RUNS)
         stopped = Signal()
         m.d.comb += stopped.eq(engine.halt | engine.fault)
-        wiring.connect(m, walker.bases, wiring.flipped(self.bases))
+        for port, mine in zip(walker.lookup, self.lookup, strict=True):
+            wiring.connect(m, port, wiring.flipped(mine))
         wiring.connect(m, wiring.flipped(self.read), reader.read)
         wiring.connect(m, reader.o, realigner.i)
 

@@ -1,5 +1,7 @@
 """STREAM: weights from memory into the ring, at the full bandwidth of the bus."""
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -10,7 +12,9 @@ from systolith.isa import Opcode
 from systolith.regs import FaultCause
 from systolith_rtl.dma.burst import MAX_BEATS, Splitter, burst_layout
 from systolith_rtl.dma.fifo import Queue
-from systolith_rtl.interfaces import BaseSignature, EngineSignature, RingSignature
+from systolith_rtl.interfaces import EngineSignature, RingSignature
+from systolith_rtl.reset import without_reset
+from systolith_rtl.settings import BASE, BASE_HIGH, LIMIT, MEMORIES, LookupSignature
 
 BEATS_UNDER_WAY = 192
 """Beats that cover 120 cycles of memory latency, and a burst being taken apart."""
@@ -36,7 +40,7 @@ class StreamEngine(wiring.Component):
 
     Members:
         engine: `Out(EngineSignature(Opcode.STREAM))`.
-        bases: base registers.
+        lookup: the settings.
         ring: the words.
         burst: what to read.
         beat: a beat and whether its response was an error, in order.
@@ -45,7 +49,7 @@ class StreamEngine(wiring.Component):
     """
 
     engine: wiring.PureInterface
-    bases: wiring.PureInterface
+    lookup: Sequence[wiring.PureInterface]
     ring: wiring.PureInterface
     burst: stream.Interface
     beat: data.View
@@ -58,7 +62,7 @@ class StreamEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.STREAM)),
-                "bases": In(BaseSignature()),
+                "lookup": Out(LookupSignature()).array(MEMORIES),
                 "ring": Out(RingSignature(config)),
                 "burst": Out(stream.Signature(burst_layout(config))),
                 "beat": In(beat),
@@ -71,6 +75,7 @@ class StreamEngine(wiring.Component):
         """The side that asks, the side that is answered, and a queue of instructions between."""
         m = Module()
         config = self.config
+        without_reset(self.engine.fault_cause, self.engine.fault_address)
         word_beats = config.rows // config.axi_bytes
         ring_beats = config.ring_words * word_beats
         m.submodules.splitter = splitter = Splitter(
@@ -127,6 +132,8 @@ class StreamEngine(wiring.Component):
         taken = Signal()
         base = Signal(address_bits, reset_less=True)
         limit = Signal(32, reset_less=True)
+        index = Signal(3, reset_less=True)
+        low, high = self.lookup
         offset = Signal(32, reset_less=True)
         size = Signal(SIZE_WIDTH, reset_less=True)
         address = Signal(address_bits, reset_less=True)
@@ -144,17 +151,27 @@ class StreamEngine(wiring.Component):
         ]
         with m.FSM():
             with m.State("TAKE"):
-                m.d.comb += [command.ready.eq(~stopped), taken.eq(command.valid & ~stopped)]
+                m.d.comb += [
+                    command.ready.eq(~stopped),
+                    taken.eq(command.valid & ~stopped),
+                    low.place.eq(BASE + command.p.base[:3]),
+                    high.place.eq(BASE_HIGH + command.p.base[:3]),
+                ]
                 with m.If(taken):
                     m.d.sync += [
-                        base.eq(self.bases.base[command.p.base[:3]]),
-                        limit.eq(self.bases.limit[command.p.base[:3]]),
+                        base.eq(Cat(low.value, high.value)),
+                        index.eq(command.p.base),
                         offset.eq(command.p.dram_offset),
                         size.eq(command.p.size),
                     ]
                     m.next = "ADD"
             with m.State("ADD"):
-                m.d.sync += [address.eq(base + offset), end.eq(offset + size)]
+                m.d.comb += low.place.eq(LIMIT + index)
+                m.d.sync += [
+                    limit.eq(low.value),
+                    address.eq(base + offset),
+                    end.eq(offset + size),
+                ]
                 m.next = "COMPARE"
             with m.State("COMPARE"):
                 m.d.sync += outside.eq(end > limit)

@@ -1,5 +1,6 @@
 """The address walk of LOAD and STORE: from an instruction to checked runs of bytes."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
@@ -17,7 +18,8 @@ from systolith_rtl.dma.bounds import (
     raw_layout,
     walk_layout,
 )
-from systolith_rtl.interfaces import BaseSignature, ReadSignature, operand_layout
+from systolith_rtl.interfaces import ReadSignature, operand_layout
+from systolith_rtl.settings import BASE, BASE_HIGH, LIMIT, MEMORIES, SCALAR, LookupSignature
 
 INDEX_BYTES = 4
 """Bytes of an entry of an index list."""
@@ -32,7 +34,7 @@ class Walker(wiring.Component):
 
     Members:
         command: operands.
-        bases: base registers and scalars.
+        lookup: the settings.
         o: runs.
         read: reads of index lists; left open for a STORE.
         drained: `In(1)`, all earlier instructions are retired; a GATHER waits for it, since they
@@ -41,7 +43,7 @@ class Walker(wiring.Component):
     """
 
     command: stream.Interface
-    bases: wiring.PureInterface
+    lookup: Sequence[wiring.PureInterface]
     o: stream.Interface
     read: wiring.PureInterface
     drained: Signal
@@ -53,7 +55,7 @@ class Walker(wiring.Component):
         super().__init__(
             {
                 "command": In(stream.Signature(operand_layout(opcode))),
-                "bases": In(BaseSignature()),
+                "lookup": Out(LookupSignature()).array(MEMORIES),
                 "o": Out(stream.Signature(walk_layout(config))),
                 "read": Out(ReadSignature(config)),
                 "drained": In(1),
@@ -118,13 +120,18 @@ class Walker(wiring.Component):
                 more[exact_log2(COLUMN_RECORD_BYTES) :],
             )
             units = Mux(facts.side, records, units)
+        # Base (low word) and scalar are read while `setup` is high, limit and high word behind it.
+        low, high = self.lookup
+        base = command.base[:3]
+        m.d.comb += [
+            low.place.eq(Mux(facts.setup, BASE + base, LIMIT + base)),
+            high.place.eq(Mux(facts.setup, SCALAR + (command.scalar - 1)[:2], BASE_HIGH + base)),
+        ]
         with m.If(facts.setup):
-            m.d.sync += [
-                facts.base.eq(self.bases.base[command.base[:3]]),
-                facts.limit.eq(self.bases.limit[command.base[:3]]),
-                facts.more.eq(units),
-            ]
-        # A cycle late, which is early enough for the first run.
+            m.d.sync += [facts.base[:32].eq(low.value), facts.more.eq(units)]
+        with m.Else():
+            m.d.sync += [facts.limit.eq(low.value), facts.base[32:].eq(high.value)]
+        # Two cycles late, which is early enough for the first run.
         m.d.sync += facts.end.eq(facts.base + facts.limit)
         return facts
 
@@ -192,12 +199,11 @@ class Walker(wiring.Component):
                     m.next = "SETUP"
             with m.State("SETUP"):
                 m.d.comb += facts.setup.eq(1)
-                scalar = self.bases.scalar[(command.scalar - 1)[:2]]
                 m.d.sync += [
                     block_offset.eq(command.dram_offset),
                     block_granule.eq(command.address),
                     blocks.eq(command.n2),
-                    multiplier.eq(Mux(command.scalar == 0, 0, scalar)),
+                    multiplier.eq(Mux(command.scalar == 0, 0, self.lookup[1].value)),
                     multiplicand.eq(command.scalar_stride),
                     unlisted.eq(0),
                 ]

@@ -7,6 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from systolith_rtl.reset import without_reset
+
 
 class BlockRam(wiring.Component):
     """One read port and one write port, with a register behind the read.
@@ -60,6 +62,7 @@ class BlockRam(wiring.Component):
                 "write_enable": In(width // self.granularity),
             }
         )
+        without_reset(self.read_address, self.write_address, self.write_data)
 
     def elaborate(self, platform: Any) -> Module:
         """Use the platform's block if it has one."""

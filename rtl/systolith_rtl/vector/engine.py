@@ -11,7 +11,7 @@ that it takes is there, and then goes through a pipeline that never waits::
           18  write, unless it is transposed
 """
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -31,7 +31,6 @@ from systolith_rtl.interfaces import (
     ROW_LAYOUT,
     SIDE_LAYOUT,
     SIDE_SIGNATURE,
-    BaseSignature,
     DrainSignature,
     EngineSignature,
     ReadSignature,
@@ -39,6 +38,7 @@ from systolith_rtl.interfaces import (
     WriteSignature,
 )
 from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.settings import SCALAR, Settings, SettingSignature
 from systolith_rtl.vector.columns import ColumnRecords
 from systolith_rtl.vector.fetch import POP_LATENCY, OperandFetch
 from systolith_rtl.vector.finish import Finish
@@ -78,7 +78,10 @@ class VectorEngine(wiring.Component):
         drain: `Out(DrainSignature(config))`, the accumulators.
         side: `In(SIDE_SIGNATURE)`, writes into column records and tables; never refused.
         rows: `In(RowFileSignature(config))`, the row file.
-        bases: `In(BaseSignature())`, of which it reads the scalars.
+        change: `In(SettingSignature())`, of the settings, of which it reads the scalars.
+
+    Attributes:
+        settings: the scalars, for test benches to fill.
     """
 
     engine: wiring.PureInterface
@@ -88,10 +91,11 @@ class VectorEngine(wiring.Component):
     drain: wiring.PureInterface
     side: wiring.PureInterface
     rows: wiring.PureInterface
-    bases: wiring.PureInterface
+    change: wiring.PureInterface
 
     def __init__(self, config: CoreConfig) -> None:
         self.config = config
+        self.settings = Settings([1])
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.VECTOR)),
@@ -101,7 +105,7 @@ class VectorEngine(wiring.Component):
                 "drain": Out(DrainSignature(config)),
                 "side": In(SIDE_SIGNATURE),
                 "rows": In(RowFileSignature(config)),
-                "bases": In(BaseSignature()),
+                "change": In(SettingSignature()),
             }
         )
 
@@ -219,6 +223,8 @@ class VectorEngine(wiring.Component):
             ]
 
         # From results to words.
+        m.submodules.settings = settings = self.settings
+        wiring.connect(m, wiring.flipped(self.change), settings.change)
         m.d.comb += [
             tables.valid.eq(valid[RESULT_AT:TABLE_AT] & (~flags.affine).replicate(Tables.LATENCY)),
             tables.word.eq(lanes.value),
@@ -226,7 +232,8 @@ class VectorEngine(wiring.Component):
             tables.table.eq(op.table),
             tables.out_format.eq(op.y_format),
             finish.masked.eq(flags.masked),
-            finish.length.eq(Array(self.bases.scalar[index] for index in range(4))[op.length[:2]]),
+            settings.read[0].place.eq(SCALAR + op.length[:2]),
+            finish.length.eq(settings.read[0].value),
             finish.stat_out.eq(op.stat_out),
             finish.coming.eq(Mux(flags.affine, valid[RESULT_AT - 1], valid[TABLE_AT - 1])),
             finish.results.eq(Mux(flags.affine, lanes.value.as_value(), tables.value.as_value())),

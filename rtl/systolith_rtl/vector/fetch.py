@@ -9,6 +9,7 @@ from amaranth.utils import exact_log2
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.loop import COLUMNS_WIDTH, TileLoop, rows_shape
 
 ADDRESS_WIDTH = 32
@@ -94,6 +95,7 @@ class OperandFetch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the walk, the requests, the way back and the memory, in this order."""
         m = Module()
+        without_reset(self.masked, self.fault_address)
         config = self.config
         sub_width = exact_log2(config.word_granules)
         beats = config.word_granules == 1

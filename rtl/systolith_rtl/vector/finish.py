@@ -7,6 +7,7 @@ from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
+from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.loop import COLUMNS_WIDTH, TileLoop, rows_shape
 
 
@@ -103,7 +104,11 @@ class Finish(wiring.Component):
             "last_row": loop.last_row,
             "last_group": loop.last_group,
         }
-        early = {name: Signal.like(getattr(self, name), name=f"early_{name}") for name in facts}
+        early = {
+            name: Signal.like(getattr(self, name), name=f"early_{name}", reset_less=True)
+            for name in facts
+        }
+        without_reset(self.counted, self.words, *(getattr(self, name) for name in facts))
         m.d.sync += coming.eq(self.coming)
         with m.If(self.coming):
             m.d.sync += [

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from systolith.config import CoreConfig
+from systolith_rtl.reset import without_reset
 
 COLUMNS_WIDTH = 16
 """Bits of a number of columns, as in an instruction."""
@@ -70,6 +71,7 @@ class TileLoop(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the counters; the flags are computed a step ahead, so they come from registers."""
         m = Module()
+        without_reset(self.row, self.left)
         columns = self.config.columns
         before_last = Signal.like(self.row, reset_less=True)
         with m.If(self.start):

@@ -23,6 +23,7 @@ from systolith.numerics import (
     TOTAL_SUM_WIDTH,
 )
 from systolith_rtl.interfaces import ROW_READ_LATENCY, EngineSignature, RowFileSignature
+from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.beat import Beat
 
 PERIOD = TOTAL_SUM_WIDTH + 2
@@ -99,13 +100,14 @@ class RowEngine(wiring.Component):
         command = self.engine.command
         rows = self.rows
         remaining = Signal(range(self.config.row_slots + 1))
-        operation = Signal(RowOperation)
-        n = Signal(LENGTH_WIDTH)
-        eps = Signal.like(command.p.eps_mantissa)
-        eps_shift = Signal(range(40))
-        source = Signal.like(rows.read_slot)
-        slot = Signal.like(rows.write_slot)
-        last = Signal()
+        operation = Signal(RowOperation, reset_less=True)
+        n = Signal(LENGTH_WIDTH, reset_less=True)
+        eps = Signal.like(command.p.eps_mantissa, reset_less=True)
+        eps_shift = Signal(range(40), reset_less=True)
+        source = Signal.like(rows.read_slot, reset_less=True)
+        slot = Signal.like(rows.write_slot, reset_less=True)
+        last = Signal(reset_less=True)
+        without_reset(rows.read_slot, rows.write_slot, rows.record)
         valid = Signal(name="fetch_valid")
         total = Signal(signed(TOTAL_SUM_WIDTH), reset_less=True)
         squares = Signal(SQUARES_WIDTH, reset_less=True)

@@ -12,6 +12,7 @@ from systolith.isa import Statistic
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.multiplier import Multiplier
+from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.lanes import SQUARE_WIDTH
 from systolith_rtl.vector.row_file import (
     EXTREMES_LAYOUT,
@@ -98,6 +99,7 @@ class RowStatistics(wiring.Component):
         levels = exact_log2(config.columns)
         latency = statistics_latency(config)
 
+        without_reset(self.word)
         # Where each row is that is on its way: element k is k cycles behind the words.
         is_extremes = self.kind == Statistic.MAX
         is_moments = self.kind == Statistic.MOMENTS

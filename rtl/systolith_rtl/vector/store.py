@@ -8,6 +8,7 @@ from amaranth.utils import exact_log2
 from systolith.config import CoreConfig
 from systolith.numerics import WORD_WIDTH
 from systolith_rtl.interfaces import WriteSignature
+from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.fetch import ADDRESS_WIDTH
 from systolith_rtl.vector.transpose import Transposer
 
@@ -79,6 +80,7 @@ class Store(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build what is written, where to, and the register in front of the port."""
         m = Module()
+        without_reset(self.y.address, self.y.data, self.y.mask, self.fault_address)
         config = self.config
         granule_width = 8 * config.columns
         sub_width = exact_log2(config.word_granules)

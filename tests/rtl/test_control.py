@@ -136,7 +136,10 @@ class World:
         ctx.set(bus.aw.valid, 1)
         ctx.set(bus.w.valid, 1)
         ctx.set(bus.b.ready, 1)
-        await ctx.tick()
+        taken = 0
+        while not taken:
+            # After the reset, both wait for the settings to be cleared.
+            _, _, taken = await ctx.tick().sample(bus.aw.ready & bus.w.ready)
         ctx.set(bus.aw.valid, 0)
         ctx.set(bus.w.valid, 0)
         answered = 0

@@ -31,12 +31,13 @@ def run(dut: Any, cycles: list[Cycle], *outputs: str, platform: Any = None) -> l
     results: list[Any] = []
 
     async def testbench(ctx: SimulatorContext) -> None:
-        valid = 0
+        shared = {"valid": 0, "int4_valid": 0}
         for cycle in cycles:
-            valid = (valid << 1 | cycle.get("valid", 0)) & (1 << Pe.LATENCY) - 1
+            for name, bits in shared.items():
+                shared[name] = (bits << 1 | cycle.get(name, 0)) & (1 << Pe.LATENCY) - 1
             for name, port in vars(dut).items():
                 if isinstance(port, Signal) and name not in outputs and not name.endswith("_o"):
-                    ctx.set(port, valid if name == "valid" else cycle.get(name, 0))
+                    ctx.set(port, shared[name] if name in shared else cycle.get(name, 0))
             sampled = (await ctx.tick().sample(*(getattr(dut, name) for name in outputs)))[2:]
             results.append(sampled[0] if len(outputs) == 1 else sampled)
 
@@ -121,7 +122,7 @@ def test_packing_is_exact_for_every_operand() -> None:
 
 
 class Packed(wiring.Component):
-    """A PE with INT4 behind the edge of its row; `int4_row` comes beside `a`."""
+    """A PE with INT4 behind the edge of its row."""
 
     weight: Signal
     int4_weight: Signal
@@ -140,8 +141,6 @@ class Packed(wiring.Component):
         for name, member in pe.signature.members.items():
             if name == "weight":
                 m.d.comb += pe.weight.eq(bus_weight(self.weight, self.int4_weight))
-            elif name == "int4_row":
-                m.d.sync += pe.int4_row.eq(self.int4_row)
             elif member.flow == Out:
                 m.d.comb += getattr(self, name).eq(getattr(pe, name))
             else:
@@ -159,7 +158,7 @@ def test_int4_gives_two_sums() -> None:
         for i, a in enumerate([-128, -1, 0, 1, 127, 128, 255, generator.randint(-128, 255)]):
             low, high = (nibble - 16 if nibble > 7 else nibble for nibble in (byte & 15, byte >> 4))
             expected[len(cycles) + Pe.LATENCY] = a * low, a * high
-            cycles.append({"a": a, "valid": 1, "swap": i == 0, "int4_row": 1})
+            cycles.append({"a": a, "valid": 1, "swap": i == 0, "int4_valid": 1})
         for cycle in cycles[-9:]:
             cycle |= {name: generator.randint(-6000, 6000) for name in ("partial_i", "high_i")}
     cycles += [{}] * (Pe.LATENCY + 1)
@@ -176,7 +175,7 @@ def test_pe_with_int4_multiplies_int8_too(platform: Any) -> None:
     """INT8 and INT4 rows may follow each other without a gap."""
     cycles: list[Cycle] = [{"weight": 0x80, "capture": 1}]
     cycles.append({"a": 255, "valid": 1, "swap": 1, "weight": 0x80, "capture": 1, "int4_weight": 1})
-    cycles.append({"a": 255, "valid": 1, "swap": 1, "int4_row": 1, "weight": 0x7F, "capture": 1})
+    cycles.append({"a": 255, "valid": 1, "swap": 1, "int4_valid": 1, "weight": 0x7F, "capture": 1})
     cycles.append({"a": -128, "valid": 1, "swap": 1})
     cycles += [{}] * Pe.LATENCY
     results = run(Packed(4), cycles, "partial_o", "high_o", platform=platform)[1 + Pe.LATENCY :]

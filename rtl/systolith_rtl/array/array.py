@@ -88,10 +88,13 @@ class SystolicArray(wiring.Component):
         )
         activations = _skew(m, "activation", extended, ACTIVATION_WIDTH)
         weights = _skew(m, "weight", self.weights, WEIGHT_WIDTH)
-        mode = Signal(rows + columns)
+        int4_valid = Signal(rows + columns + Pe.LATENCY - 2)
         if self.with_int4:
             packed = Signal(rows)
-            m.d.sync += [packed.eq(Cat(self.int4_weights, packed)), mode.eq(Cat(self.int4, mode))]
+            m.d.sync += [
+                packed.eq(Cat(self.int4_weights, packed)),
+                int4_valid.eq(Cat(self.valid & self.int4, int4_valid)),
+            ]
             weights = [bus_weight(byte, packed[r]) for r, byte in enumerate(weights)]
         # The PEs of a diagonal work in step: bit r + c is for row r and column c.
         valid = Signal(rows + columns + Pe.LATENCY - 2)
@@ -122,7 +125,10 @@ class SystolicArray(wiring.Component):
                 ]
                 partials[c] = pe.partial_o
                 if self.with_int4:
-                    m.d.comb += [pe.int4_row.eq(mode[r + c + 1]), pe.high_i.eq(highs[c])]
+                    m.d.comb += [
+                        pe.int4_valid.eq(int4_valid[r + c :][: Pe.LATENCY]),
+                        pe.high_i.eq(highs[c]),
+                    ]
                     highs[c] = pe.high_o
         if self.with_int4:
             m.d.comb += [self.high[c].eq(highs[c]) for c in range(columns)]

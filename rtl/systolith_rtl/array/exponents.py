@@ -96,7 +96,7 @@ class ExponentShift(wiring.Component):
         m.d.sync += [
             valid.eq(Cat(self.control.valid, valid)),
             start.eq(Cat(self.control.valid & self.control.start, start)),
-            int4.eq(Cat(self.control.int4, int4)),
+            int4.eq(Cat(self.control.valid & self.control.int4, int4)),
         ]
         head = self._queue(m, word[:size], start[1] & int4[1])
         for c in range(columns):
@@ -112,7 +112,9 @@ class ExponentShift(wiring.Component):
             low_o = Signal.like(self.low_o[c], name=f"low{c}", reset_less=True)
             high_o = Signal.like(self.high_o[c], name=f"high{c}", reset_less=True)
             with m.If(valid[c + 3]):
-                m.d.sync += [low_o.eq(self.low_i[c] << low), high_o.eq(self.high_i[c] << high)]
+                m.d.sync += low_o.eq(self.low_i[c] << low)
+            with m.If(int4[c + 3]):
+                m.d.sync += high_o.eq(self.high_i[c] << high)
             m.d.comb += [self.low_o[c].eq(low_o), self.high_o[c].eq(high_o)]
         return m
 

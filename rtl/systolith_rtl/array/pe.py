@@ -67,7 +67,7 @@ class Pe(wiring.Component):
     of two diagonals would need five.
 
     With `int4`, one multiplier serves two output channels. `weight` then is a `bus_weight`, and a
-    row with `int4_row` set gives two sums: `partial` of the low weights, `high` of the high ones::
+    row of `int4_valid` gives two sums: `partial` of the low weights, `high` of the high ones::
 
         product = a * (w1 * 2**12 + w0)
         a * w0 = product[0:12], signed        |a * w0| <= 255 * 8 < 2**11
@@ -84,8 +84,8 @@ class Pe(wiring.Component):
         weight: `In(8)`, bus; `In(13)` with `int4`.
         capture: `In(1)`, the bus holds this PE's next weight.
         partial_i, partial_o: sums, `partial_width(rows)` signed bits.
-        int4_row: `In(1)`, the row of a cycle ago had INT4 weights; only with `int4`, like the
-            following.
+        int4_valid: `In(4)`, like `valid`, but for rows with INT4 weights alone; only with `int4`,
+            like the following.
         high_i, high_o: sums of the second channel, `int4_partial_width(rows)` signed bits.
     """
 
@@ -98,7 +98,7 @@ class Pe(wiring.Component):
     capture: Signal
     partial_i: Signal
     partial_o: Signal
-    int4_row: Signal
+    int4_valid: Signal
     high_i: Signal
     high_o: Signal
 
@@ -115,7 +115,7 @@ class Pe(wiring.Component):
         }
         if int4:
             members |= {
-                "int4_row": In(1),
+                "int4_valid": In(Pe.LATENCY),
                 "high_i": In(signed(int4_partial_width(rows))),
                 "high_o": Out(signed(int4_partial_width(rows))),
             }
@@ -163,15 +163,16 @@ class Pe(wiring.Component):
         return Cat(shadow[:WEIGHT_WIDTH], fill, shadow[WEIGHT_WIDTH:]).as_signed()
 
     def _add_two(self, m: Module, product: Signal, valid: list[Value]) -> None:
-        mode = Signal(reset_less=True)
-        m.d.sync += mode.eq(self.int4_row)
-
+        _, *int4_valid = self.int4_valid
         low = Signal(signed(ACTIVATION_WIDTH + WEIGHT_WIDTH), reset_less=True)
         high = Signal(signed(FIELD), reset_less=True)
         borrowed = Signal(reset_less=True)
         with m.If(valid[1]):
             m.d.sync += [
-                low.eq(Mux(mode, product[:FIELD].as_signed(), product)),
+                low.eq(Mux(int4_valid[1], product[:FIELD].as_signed(), product)),
+            ]
+        with m.If(int4_valid[1]):
+            m.d.sync += [
                 high.eq(product[FIELD : 2 * FIELD]),
                 borrowed.eq(product[FIELD - 1]),
             ]
@@ -180,5 +181,7 @@ class Pe(wiring.Component):
         # What was borrowed comes back as the adder's carry: 1 + borrowed below the lowest bits.
         total = Cat(Const(1, 1), self.high_i).as_signed() + Cat(borrowed, high).as_signed()
         with m.If(valid[2]):
-            m.d.sync += [partial.eq(self.partial_i + low), high_partial.eq(total[1:])]
+            m.d.sync += partial.eq(self.partial_i + low)
+        with m.If(int4_valid[2]):
+            m.d.sync += high_partial.eq(total[1:])
         m.d.comb += [self.partial_o.eq(partial), self.high_o.eq(high_partial)]

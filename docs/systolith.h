@@ -12,10 +12,10 @@
 #define SYSTOLITH_NO_ENGINE 7
 
 /* Configuration hashes of the presets. */
-#define SYSTOLITH_HASH_TINY 0xc3ada553a530e5baull
+#define SYSTOLITH_HASH_TINY 0xb9f6bc8d06a466e9ull
 #define SYSTOLITH_HASH_ECP5_25K 0x408a5bbfc8b5a23cull
-#define SYSTOLITH_HASH_ECP5_85K 0x27ab2d06a00597b7ull
-#define SYSTOLITH_HASH_LARGE 0x72b5ed3d4c84a038ull
+#define SYSTOLITH_HASH_ECP5_85K 0x12caf4046be07510ull
+#define SYSTOLITH_HASH_LARGE 0xac01f194a623b21full
 
 /* Operators. Zero is none, so that running into cleared memory is noticed. */
 #define SYSTOLITH_OPCODE_HALT 1

@@ -157,6 +157,7 @@ PRESETS: dict[str, CoreConfig] = {
         row_slots=128,
         axi_data_bits=32,
         queue_depth=4,
+        int4=True,
     ),
     "ecp5-25k": CoreConfig(
         rows=8,
@@ -166,7 +167,9 @@ PRESETS: dict[str, CoreConfig] = {
         column_slots=1024,
         row_slots=512,
     ),
-    "ecp5-85k": CoreConfig(rows=16, columns=8, scratchpad_bytes=256 << 10, ring_bytes=16 << 10),
+    "ecp5-85k": CoreConfig(
+        rows=16, columns=8, scratchpad_bytes=256 << 10, ring_bytes=16 << 10, int4=True
+    ),
     "large": CoreConfig(
         rows=32,
         columns=32,
@@ -174,6 +177,7 @@ PRESETS: dict[str, CoreConfig] = {
         ring_bytes=64 << 10,
         column_slots=4096,
         axi_data_bits=256,
+        int4=True,
     ),
 }
 """The named configurations: tests and documentation, small and large ECP5, scaling studies."""

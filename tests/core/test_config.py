@@ -63,7 +63,7 @@ def test_the_hash_depends_on_every_parameter() -> None:
         "axi_data_bits": 128,
         "axi_address_bits": 40,
         "queue_depth": 16,
-        "int4": True,
+        "int4": not base.int4,
     }
     assert set(changed) == {item.name for item in dataclasses.fields(CoreConfig)}
     hashes = {base.hash}

@@ -30,7 +30,7 @@ from systolith.regs import FaultCause
 from systolith_rtl.control.decoder import Decoder, packed_layout, packed_operands
 from systolith_sim.testbench import SimulatorContext, StreamMonitor, receive, send, simulate, stalls
 
-CONFIGS = {**PRESETS, "int4": replace(PRESETS["tiny"], int4=True)}
+CONFIGS = {**PRESETS, "int8": replace(PRESETS["tiny"], int4=False)}
 
 simulated = settings(max_examples=4, deadline=None, phases=set(Phase) - {Phase.shrink})
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

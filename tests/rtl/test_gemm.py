@@ -1,5 +1,6 @@
 """`GemmEngine` against its golden model: values, timing, stalls, tails, faults."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ from systolith_sim.gemm_bench import (
 )
 from systolith_sim.testbench import SimulatorContext, simulate
 
-TINY = preset("tiny")
-NARROW = preset("ecp5-25k")
-WIDE = preset("ecp5-85k")
+TINY = replace(preset("tiny"), int4=False)
+NARROW = replace(preset("ecp5-25k"), int4=False)
+WIDE = replace(preset("ecp5-85k"), int4=False)
 
 # No shrinking: it would repeat the simulation for minutes, and the assertion names the culprit.
 simulated = settings(max_examples=12, deadline=None, phases=set(Phase) - {Phase.shrink})

@@ -93,10 +93,10 @@ def test_a_model_that_does_not_fit_is_a_result(model: Path, tmp_path: Path) -> N
 
 
 def test_blocks_are_those_of_synthesis() -> None:
-    """28 and 31 by `systolith synth`: Yosys removes a block RAM of which nothing is read."""
+    """28 and 39 by `systolith synth`: Yosys removes a block RAM of which nothing is read."""
     area = area_of(TINY)
     assert area.multipliers == 16 + 3 * 4
-    assert 31 <= area.block_rams <= 32
+    assert 39 <= area.block_rams <= 40
 
 
 def test_front() -> None:

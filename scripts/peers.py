@@ -7,7 +7,7 @@ estimates a whole encoder on Ethos-U85-128, with softmax, GELU, residuals and la
 models; neither is RTL or silicon. The share of the ideal is the matmuls' MACs over 128 per cycle,
 divided by the cycles.
 
-Each tool gets an environment of its own at its first use, from the package index (about 600 MB in all).
+Each tool gets an environment of its own at its first use, from the package index, 600 MB in all.
 """
 
 import argparse

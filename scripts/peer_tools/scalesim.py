@@ -1,6 +1,6 @@
 """SCALE-Sim: a cycle model of a systolic array, here for the encoder's products alone.
 
-It is given each shape once, since one takes it up to a minute, and its cycles are multiplied by
+It is given each shape once, since one takes it up to minutes, and its cycles are multiplied by
 how often the encoder holds the shape. Operands come from buffers that always have them (`CALC`
 bandwidth): there are no stalls. The first filling of the buffers, which it reports apart, is left
 out, in its favour.

@@ -148,6 +148,11 @@ class Program:
         """Cycles in which an array that is always full does all MACs, each at its format's rate."""
         return (self.macs - self.macs_int4 / 2) / self.config.macs_per_cycle
 
+    @property
+    def macs_per_cycle(self) -> float:
+        """MACs a cycle of an array that is always full, with this program's mix of formats."""
+        return self.macs / self.array_cycles if self.macs else self.config.macs_per_cycle
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program to a file, which appears complete or not at all."""
         target = Path(path)

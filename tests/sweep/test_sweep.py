@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from systolith.cli.exits import UsageError
 from systolith.cli.sweep_command import _shape, parse_list
 from systolith.config import PRESETS
 from systolith.sweep import Point, area_of, expand, front, picture, sweep
+from systolith.sweep.executors import ExecutorError, open_executor
 from systolith_sim.models import BertShape, write_bert
 
 TINY = PRESETS["tiny"]
@@ -141,3 +143,37 @@ def test_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "pareto-16-2.svg").is_file()
     assert main([*given, "--shapes", "3x3"]) == Exit.INPUT
     assert "nothing to measure" in capsys.readouterr().err
+
+
+def test_a_dask_cluster_measures_the_same(model: Path, tmp_path: Path) -> None:
+    """Workers in threads of this process: what is tested is the way there and back."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
+    points = points_of(bandwidths=[4.0, 8.0])
+    with ThreadPoolExecutor(1) as threads:
+        expected = run(model, tmp_path / "here.jsonl", points, threads)
+    settings = {"dashboard_address": None, "processes": False, "host": "127.0.0.1"}
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, protocol="tcp", **settings
+    ) as cluster:
+        address = cluster.scheduler_address.replace("tcp://", "dask://")
+        with open_executor(address, 1) as executor:
+            assert run(model, tmp_path / "there.jsonl", points, executor) == expected
+
+
+@pytest.mark.parametrize("address", ["dask://", "dask://host", "threads", "tcp://host:1"])
+def test_an_executor_that_is_none_is_named(address: str) -> None:
+    with pytest.raises(ExecutorError, match="dask://host:port"), open_executor(address, 1):
+        pass
+
+
+def test_a_silent_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="needs the extra `cluster`")
+    monkeypatch.setattr("systolith.sweep.executors.CONNECTION_TIMEOUT_S", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        with (
+            pytest.raises(ExecutorError, match=f"no Dask scheduler answers at 127.0.0.1:{port}"),
+            open_executor(f"dask://127.0.0.1:{port}", 1),
+        ):
+            pass

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             f"and {figures['latency']} cycles of latency"
         )
         print(
-            f"  {figures['utilization']:.1%} of {program.config.macs_per_cycle} MACs per cycle, "
+            f"  {figures['utilization']:.1%} of {program.macs_per_cycle:.4g} MACs per cycle, "
             f"{figures['roofline_fraction']:.1%} of the roofline ({figures['bound']}-bound)"
         )
     return Exit.FINE

@@ -65,7 +65,7 @@ def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome
 def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> None:
     counters = timed[0]
     bound = roofline(program, device.bandwidth)
-    rate = program.macs / program.array_cycles
+    rate = program.macs_per_cycle
     cycles = _mean(timed, lambda each: each.cycles)
     used = _mean(timed, lambda each: utilization(program, each.cycles))
     reached = _mean(timed, lambda each: roofline_fraction(program, each.cycles, device.bandwidth))

@@ -3,11 +3,9 @@
 import argparse
 import csv
 import hashlib
-import multiprocessing
 import os
 import re
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +20,7 @@ from systolith.cli.weights import weight_options
 from systolith.compiler.options import QuantizeOptions
 from systolith.config import ISA_VERSION, NUMERICS_VERSION
 from systolith.sweep import expand, front, picture, sweep
+from systolith.sweep.executors import LOCAL, ExecutorError, open_executor
 
 COLUMNS: tuple[str, ...] = (
     "array",
@@ -74,6 +73,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes"
     )
+    parser.add_argument(
+        "--executor",
+        default=LOCAL,
+        metavar="WHO",
+        help=f"{LOCAL} of this machine (default), or dask://host:port of a Dask scheduler; its "
+        "workers need the model at the same path (pip install 'systolith[cluster]')",
+    )
     parser.set_defaults(run=run)
 
 
@@ -99,22 +105,23 @@ def run(options: argparse.Namespace) -> int:
     calibrated = calibration(options.calibration, tokenizer)
     quantization = weight_options(options)
     options.output.mkdir(parents=True, exist_ok=True)
-    # Not by fork: other threads, as of onnxruntime, would not be forked with it.
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(options.jobs, mp_context=context) as executor,
-        tqdm(total=len(points), unit=" points", disable=None) as bar,
-    ):
-        rows = sweep(
-            options.model.resolve(),
-            calibrated.samples,
-            points,
-            quantization=quantization,
-            executor=executor,
-            memory=options.output / "sweep.jsonl",
-            identity=_identity(options.model, calibrated, quantization),
-            progress=bar.update,
-        )
+    try:
+        with (
+            open_executor(options.executor, options.jobs) as executor,
+            tqdm(total=len(points), unit=" points", disable=None) as bar,
+        ):
+            rows = sweep(
+                options.model.resolve(),
+                calibrated.samples,
+                points,
+                quantization=quantization,
+                executor=executor,
+                memory=options.output / "sweep.jsonl",
+                identity=_identity(options.model, calibrated, quantization),
+                progress=bar.update,
+            )
+    except ExecutorError as error:
+        raise UsageError(str(error)) from None
     with (options.output / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", restval="")
         writer.writeheader()

@@ -29,8 +29,7 @@ def hints(profile: Profile) -> list[str]:
         lost = bound.memory - bound.compute
         text = f"bound by memory: from {needed:.1f} bytes per cycle on, the array is the limit"
         found.append((lost, text))
-    peak = program.config.macs_per_cycle
-    padding = sum(span.slots - span.macs for span in profile.spans) / peak
+    padding = sum(span.occupied - span.needed for span in profile.spans)
     text = (
         f"the array multiplies padding: sizes that are multiples of {program.config.rows} and "
         f"{program.config.columns}, and at least {max(program.config.columns, 5)} rows, fill it"

@@ -31,6 +31,7 @@ def render(profile: Profile) -> str:
     summary = (
         ("cycles", f"{figures['cycles']:,}"),
         ("MACs", f"{figures['macs']:,}"),
+        ("of them INT4", f"{figures['macs_int4'] / max(figures['macs'], 1):.1%}"),
         ("of peak", f"{figures['utilization']:.1%}"),
         ("of the roofline", f"{figures['roofline_fraction']:.1%} ({figures['bound']}-bound)"),
         ("bytes of DRAM", f"{figures['dram_bytes']:,}, at least {figures['least_dram_bytes']:,}"),
@@ -90,10 +91,9 @@ def _engines(profile: Profile) -> list[str]:
 def _layers(profile: Profile) -> list[str]:
     head = ["layer", "begins", "ends", "GEMM cycles", "MACs", "of the array", "DRAM bytes"]
     rows = []
-    peak = profile.program.config.macs_per_cycle
     for layer in profile.layers:
         working = layer.working["GEMM"]
-        share = f"{layer.macs / peak / working:.1%}" if working else ""
+        share = f"{layer.needed / working:.1%}" if working else ""
         numbers = [layer.begin, layer.end, working, layer.macs]
         cells = [layer.name, *(f"{number:,}" for number in numbers), share]
         rows.append([*cells, f"{layer.dram_bytes:,}"])

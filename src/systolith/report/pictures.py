@@ -56,7 +56,7 @@ def timeline(profile: Profile) -> str:
 def roofline_picture(profile: Profile) -> str:
     """MACs per byte and per cycle on logarithmic axes: what is possible, and what is reached."""
     program = profile.program
-    peak = program.config.macs_per_cycle
+    peak = program.macs_per_cycle
     bandwidth = profile.memory.bandwidth
     width, height, left, right, bottom = 520, 300, 56, 24, 36
     intensity = program.macs / max(program.dram_bytes, 1)
@@ -90,7 +90,7 @@ def roofline_picture(profile: Profile) -> str:
     parts.append(f'<circle class="reached" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
     parts.append(f'<text x="{x + 6:.1f}" y="{y + 20:.1f}">{reached:.1f} MACs per cycle</text>')
     _, roof = place(10**high, peak)
-    parts.append(f'<text x="0" y="{roof + 4:.1f}">{peak}</text>')
+    parts.append(f'<text x="0" y="{roof + 4:.1f}">{peak:.4g}</text>')
     parts.append(
         f'<text x="{width / 2}" y="{height - 4}" text-anchor="middle">MACs per byte of DRAM</text>'
     )

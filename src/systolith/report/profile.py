@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from systolith.compiler.estimate import Memory, Timing, estimate
 from systolith.host.figures import Roofline, roofline
-from systolith.isa import Engine, Fill, Instruction, Opcode
+from systolith.isa import Engine, Fill, Instruction, Opcode, WeightSource
 from systolith.program import Program
 
 DISPATCH = "dispatch"
@@ -29,7 +29,8 @@ class Span:
         waited: cycles between the engine's previous span and this one.
         waited_for: an engine's name, `DISPATCH` or `START`.
         macs: unpadded multiply-accumulates.
-        slots: multiply-accumulates that the array had time for, padding included.
+        needed: cycles of the array for them, each tile full, at the rate of the weights' format.
+        occupied: cycles that its tiles take, padding included.
         dram_bytes: over the memory port.
     """
 
@@ -42,7 +43,8 @@ class Span:
     waited: int
     waited_for: str
     macs: int
-    slots: int
+    needed: float
+    occupied: int
     dram_bytes: int
 
 
@@ -71,7 +73,7 @@ class LayerTime:
         name: of the layer.
         begin, end: cycles since the start; layers overlap.
         working: cycles by engine.
-        macs, slots, dram_bytes: see `Span`.
+        macs, needed, occupied, dram_bytes: see `Span`.
         instructions: how many.
     """
 
@@ -80,7 +82,8 @@ class LayerTime:
     end: int
     working: dict[str, int] = field(default_factory=lambda: {each.name: 0 for each in Engine})
     macs: int = 0
-    slots: int = 0
+    needed: float = 0.0
+    occupied: int = 0
     dram_bytes: int = 0
     instructions: int = 0
 
@@ -152,7 +155,7 @@ def _span(
     else:
         reason = DISPATCH if timing.ready > before else START
     tag = instruction.tag
-    macs, slots = _macs(program, instruction)
+    macs, needed, occupied = _macs(program, instruction)
     return Span(
         index=timing.index,
         instruction=instruction,
@@ -163,19 +166,22 @@ def _span(
         waited=begin - before,
         waited_for=reason,
         macs=macs,
-        slots=slots,
+        needed=needed,
+        occupied=occupied,
         dram_bytes=_dram_bytes(instruction),
     )
 
 
-def _macs(program: Program, instruction: Instruction) -> tuple[int, int]:
+def _macs(program: Program, instruction: Instruction) -> tuple[int, float, int]:
+    """MACs, cycles that they need, and cycles that they take."""
     if instruction.opcode != Opcode.GEMM:
-        return 0, 0
+        return 0, 0.0, 0
     rows, columns = program.config.rows, program.config.columns
     m, n, k = instruction.m, instruction.n, instruction.k
-    tiles = -(-n // columns) * -(-k // rows)
+    rate = 2 if instruction.b_source == WeightSource.RING_S4 else 1
+    tiles = -(-n // (rate * columns)) * -(-k // rows)
     # Loading the next tile takes as many cycles as there are columns, five at least.
-    return m * n * k, tiles * max(m, columns, 5) * rows * columns
+    return m * n * k, m * n * k / (rate * rows * columns), tiles * max(m, columns, 5)
 
 
 def _dram_bytes(instruction: Instruction) -> int:
@@ -214,7 +220,8 @@ def _layers(spans: list[Span]) -> tuple[LayerTime, ...]:
         layer.end = max(layer.end, span.end)
         layer.working[span.engine.name] += span.end - span.begin
         layer.macs += span.macs
-        layer.slots += span.slots
+        layer.needed += span.needed
+        layer.occupied += span.occupied
         layer.dram_bytes += span.dram_bytes
         layer.instructions += 1
     return tuple(sorted(layers.values(), key=lambda layer: (layer.begin, layer.end)))

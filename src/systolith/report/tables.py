@@ -12,8 +12,7 @@ from systolith.report.profile import Profile
 def performance(profile: Profile) -> dict[str, Any]:
     """Every figure of a profile, for `perf.json`."""
     program = profile.program
-    peak = program.config.macs_per_cycle
-    slots = sum(span.slots for span in profile.spans)
+    occupied = sum(span.occupied for span in profile.spans)
     return {
         "model": program.name,
         "seq_len": program.seq_len,
@@ -23,14 +22,15 @@ def performance(profile: Profile) -> dict[str, Any]:
         "latency": profile.memory.latency,
         "cycles": profile.cycles,
         "macs": program.macs,
-        "macs_per_cycle": peak,
+        "macs_int4": program.macs_int4,
+        "macs_per_cycle": program.macs_per_cycle,
         "utilization": utilization(program, profile.cycles),
         "roofline_cycles": profile.roofline.cycles,
         "roofline_fraction": roofline_fraction(program, profile.cycles, profile.memory.bandwidth),
         "bound": profile.roofline.bound,
         "dram_bytes": sum(span.dram_bytes for span in profile.spans) + len(program.code),
         "least_dram_bytes": program.dram_bytes,
-        "padding_cycles": (slots - program.macs) / peak,
+        "padding_cycles": occupied - program.array_cycles,
         "engines": {
             name: {
                 "working": time.working,
@@ -61,7 +61,7 @@ def layer_table(profile: Profile) -> str:
     engines = [f"{engine.name.lower()}_cycles" for engine in Engine]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["layer", "begin", "end", "macs", "array_slots", "dram_bytes", "instructions", *engines]
+        ["layer", "begin", "end", "macs", "array_cycles", "dram_bytes", "instructions", *engines]
     )
     for layer in profile.layers:
         writer.writerow(
@@ -70,7 +70,7 @@ def layer_table(profile: Profile) -> str:
                 layer.begin,
                 layer.end,
                 layer.macs,
-                layer.slots,
+                layer.occupied,
                 layer.dram_bytes,
                 layer.instructions,
                 *(layer.working[engine.name] for engine in Engine),

@@ -9,7 +9,7 @@ import numpy as np
 from systolith.compiler.allocate import CapacityError
 from systolith.compiler.errors import CompileError
 from systolith.compiler.fit import Progress
-from systolith.compiler.model import CompiledModel, PreparedModel, prepare_model
+from systolith.compiler.model import HEAD_UNIT, CompiledModel, PreparedModel, prepare_model
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.schedule import schedule
 from systolith.config import CoreConfig
@@ -79,7 +79,8 @@ def compile_with_model(
             {key: np.asarray(value)[..., :seq_len] for key, value in sample.items()}
             for sample in calibration
         ]
-    prepared = prepare_model(source, seq_len, samples, name=name)
+    unit = max(HEAD_UNIT, config.columns)
+    prepared = prepare_model(source, seq_len, samples, name=name, unit=unit)
     while True:
         # Whether it fits does not depend on the weights, so they are fitted once it does.
         plain = replace(options, weights="int8", max_bytes=None, max_loss=None)

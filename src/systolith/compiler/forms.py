@@ -232,8 +232,22 @@ class Forms:
                 layer=linear.layer,
                 head=head,
                 part=part or self.part(linear),
+                macs=self._macs(linear, rows),
             )
         )
+
+    def _macs(self, linear: Linear, rows: slice) -> int | None:
+        """Multiply-accumulates for a token, if heads on either side are padded."""
+        n, k = linear.weight[rows].shape
+        true_n, true_k = n, k
+        source = self.graph.producers.get(linear.x)
+        if isinstance(source, Attention):
+            true_k -= source.heads * source.padding
+        for reader in self.graph.consumers[linear.out]:
+            if isinstance(reader, Attention) and reader.padding:
+                own = len(linear.weight) // reader.heads
+                true_n -= n // own * reader.padding
+        return None if (n, k) == (true_n, true_k) else true_n * true_k
 
     def _weight(
         self, linear: Linear, rows: slice, step: Floats

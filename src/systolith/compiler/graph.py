@@ -89,6 +89,7 @@ class Attention(Node):
     Attributes:
         q, k, v: `[T, heads * width]`.
         heads: how many.
+        padding: channels at the end of each head that are 0 in Q, K, V and the result.
         scale: of the scores.
         masked: whether keys from the run-time length on do not count.
     """
@@ -99,6 +100,7 @@ class Attention(Node):
     heads: int
     scale: float
     masked: bool
+    padding: int = 0
 
     @property
     def inputs(self) -> tuple[str, ...]:

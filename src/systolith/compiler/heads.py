@@ -117,6 +117,7 @@ def _emit_head(
             layer=layer,
             head=head,
             part="scores",
+            macs=tokens * (width - node.padding) if node.padding else None,
         )
     )
     numerators = forms.tensor(f"{name}.exp", tokens, Format.U8, layer=layer)
@@ -155,6 +156,7 @@ def _emit_head(
             layer=layer,
             head=head,
             part="context",
+            macs=tokens * (width - node.padding) if node.padding else None,
         )
     )
 

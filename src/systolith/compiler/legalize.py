@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from systolith.compiler.calibrate import Ranges
-from systolith.compiler.graph import Activation, Add, Attention, Graph, Linear, Node
+from systolith.compiler.graph import Activation, Add, Attention, Floats, Graph, Linear, Node
 
 
 def move_biases(graph: Graph) -> Graph:
@@ -82,6 +82,44 @@ def split_feed_forward(graph: Graph, ranges: Ranges, sizes: Callable[[int], list
             widths[out] = width
             total = out
     return graph.changed([node for node in nodes if node.out not in replaced], widths)
+
+
+def pad_heads(graph: Graph, unit: int) -> Graph:
+    """Widen the heads of attentions to multiples of `unit` channels, which are 0.
+
+    Rows of 0 are added to the projections, and columns to what reads the result. Where somebody
+    else reads them, nothing is changed.
+    """
+    changes: dict[str, Node] = {}
+    widths = dict(graph.widths)
+    for node in graph.nodes:
+        if not isinstance(node, Attention):
+            continue
+        (width, *others) = {graph.widths[name] // node.heads for name in node.inputs}
+        more = -width % unit
+        parts = [_only(graph, name) for name in node.inputs]
+        neighbours = [*parts, *graph.consumers[node.out]]
+        if others or not more or not all(isinstance(each, Linear) for each in neighbours):
+            continue
+        for linear in neighbours:
+            assert isinstance(linear, Linear)
+            if linear in parts:
+                weight = _padded(linear.weight, node.heads, more)
+                bias = _padded(linear.bias[:, None], node.heads, more)[:, 0]
+                changes[linear.out] = replace(linear, weight=weight, bias=bias)
+                widths[linear.out] = len(weight)
+            else:
+                weight = _padded(linear.weight.T, node.heads, more).T
+                changes[linear.out] = replace(linear, weight=weight)
+        changes[node.out] = replace(node, padding=more)
+        widths[node.out] += more * node.heads
+    return graph.changed([changes.get(node.out, node) for node in graph.nodes], widths)
+
+
+def _padded(rows: Floats, heads: int, more: int) -> Floats:
+    """Add rows of 0 at the end of each head's."""
+    parts = rows.reshape(heads, -1, rows.shape[1])
+    return np.pad(parts, ((0, 0), (0, more), (0, 0))).reshape(-1, rows.shape[1])
 
 
 def _feed_forward(graph: Graph, node: Node) -> tuple[Linear, Activation, Linear, str] | None:

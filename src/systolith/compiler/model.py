@@ -9,7 +9,7 @@ from systolith.compiler.errors import CompileError
 from systolith.compiler.fit import Fitted, Progress, fit
 from systolith.compiler.frontend import LoadedModel, load_model
 from systolith.compiler.graph import Floats, Graph
-from systolith.compiler.legalize import move_biases, split_feed_forward
+from systolith.compiler.legalize import move_biases, pad_heads, split_feed_forward
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.precision import Choice, choose_all, choose_mixed
 from systolith.compiler.prologue import HostModel, random_inputs
@@ -18,6 +18,9 @@ from systolith.compiler.quantize import quantize
 
 DEFAULT_BLOCK = 16
 """Weights that share an exponent, on the core that is meant where none is named: `ecp5-85k`."""
+
+HEAD_UNIT = 8
+"""Channels that a head's begin at a multiple of, on cores with at most as many columns."""
 
 RANDOM_SAMPLES = 32
 """Samples that are made up where none are given."""
@@ -71,16 +74,22 @@ class PreparedModel:
         inputs: the core's input for each calibration sample, `[valid tokens, channels]`.
         name: of the model.
         notes: what the user should know.
+        unit: channels that heads are padded to multiples of.
     """
 
     def __init__(
-        self, loaded: LoadedModel, inputs: Sequence[Floats], name: str, notes: Sequence[str]
+        self,
+        loaded: LoadedModel,
+        inputs: Sequence[Floats],
+        name: str,
+        notes: Sequence[str],
+        unit: int = HEAD_UNIT,
     ) -> None:
         self.loaded = loaded
         self._inputs = inputs
         self._name = name
         self._notes = notes
-        self._whole = move_biases(loaded.graph)
+        self._whole = pad_heads(move_biases(loaded.graph), unit)
         # Chunks follow from ranges, and the ranges of partial sums from chunks.
         self._whole_ranges = calibrate(self._whole, inputs)
         self._split: dict[tuple[int, int | None], tuple[Graph, Ranges]] = {}
@@ -223,6 +232,7 @@ def prepare_model(
     calibration: Sequence[Sample] | None = None,
     *,
     name: str = "",
+    unit: int = HEAD_UNIT,
 ) -> PreparedModel:
     """Load a model and run its prologue on samples.
 
@@ -232,6 +242,7 @@ def prepare_model(
         calibration: sample inputs, each a mapping of the model's inputs to arrays `[L]` or
             `[1, L]`, L at most `seq_len`; None for random tokens, which cost accuracy.
         name: of the model; by default the file's.
+        unit: channels that heads are padded to multiples of.
 
     Raises:
         CompileError: the model is not supported, or a sample does not suit it.
@@ -266,4 +277,4 @@ def prepare_model(
     )
     if not name:
         name = "model" if isinstance(source, bytes) else Path(source).stem
-    return PreparedModel(loaded, inputs, name, notes)
+    return PreparedModel(loaded, inputs, name, notes, unit)

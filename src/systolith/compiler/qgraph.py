@@ -145,6 +145,8 @@ class Matmul:
         epilogue: what happens to the sums.
         transpose: whether the result is stored transposed, which only bytes can be.
         layer, head, part: where it comes from: the scheduler orders by them.
+        macs: multiply-accumulates for a row of a, if there are fewer than N times K: heads may
+            be padded.
     """
 
     out: View
@@ -155,6 +157,7 @@ class Matmul:
     layer: str = ""
     head: int | None = None
     part: str = ""
+    macs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +251,7 @@ class QGraph:
                 n, m = operator.out.columns, self.tensors[operator.out.tensor].rows
                 if operator.transpose:
                     n, m = m, n
-                total += m * n * operator.a.columns
+                total += m * (n * operator.a.columns if operator.macs is None else operator.macs)
         return total
 
     def weights(self) -> Literal["int8", "int4", "mixed"]:

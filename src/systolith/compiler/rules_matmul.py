@@ -9,16 +9,13 @@ from systolith.compiler.graph import Attention, Linear
 from systolith.compiler.reading import Constant, Layout, Probabilities, Reading, Scores, out_name
 from systolith.compiler.rules import rule
 
-HEAD_UNIT = 8
-"""A head's width is a multiple of it: heads are neighbouring columns of one tensor."""
-
 
 @rule("MatMul")
 def _matmul(reading: Reading, node: ir.Node) -> None:
     """Activations times constant weights `[K, N]`; or in attention Q times K^T, and P times V.
 
     Q, K and V come from a MatMul with constant weights each, or are parts of the result of one;
-    any number of heads, a head's width a multiple of 8.
+    any number of heads of any width.
     """
     left = reading.value(node, 0)
     right = reading.value(node, 1)
@@ -80,10 +77,6 @@ def _context(reading: Reading, node: ir.Node, p: Probabilities) -> None:
     if heads != scores.heads:
         reading.refuse(node, f"V has {heads} heads and Q has {scores.heads}", "as many of both")
     width = reading.widths[v_name]
-    if width // heads % HEAD_UNIT:
-        reading.refuse(
-            node, f"its heads have {width // heads} channels", f"multiples of {HEAD_UNIT} channels"
-        )
     operator = Attention(
         out=name,
         onnx=(*scores.nodes, node.name or ""),

@@ -4,6 +4,7 @@ import csv
 import json
 import socket
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from systolith.cli.sweep_command import _shape, parse_list
 from systolith.config import PRESETS
 from systolith.sweep import Point, area_of, expand, front, picture, sweep
 from systolith.sweep.executors import ExecutorError, open_executor
-from systolith_sim.models import BertShape, write_bert
+from systolith_sim.models import BertShape, make_tokens, write_bert
 
 TINY = PRESETS["tiny"]
 
@@ -122,6 +123,12 @@ def test_picture_has_every_point(model: Path, tmp_path: Path) -> None:
             assert 0 < float(circle.attrib["cy"]) < float(root.attrib["height"])
 
 
+@pytest.mark.parametrize("text", ["int8,", "int2", "int8 int4", ""])
+def test_formats_that_are_none(model: Path, tmp_path: Path, text: str) -> None:
+    given = ["sweep", str(model), "-o", str(tmp_path), "--weights", text]
+    assert main(given) == Exit.INPUT
+
+
 @pytest.mark.parametrize("text", ["", "16", "16x", "x8", "16x8,", "0x4", "16x8x2"])
 def test_lists_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--shapes takes a list such as 16x8"):
@@ -143,6 +150,36 @@ def test_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "pareto-16-2.svg").is_file()
     assert main([*given, "--shapes", "3x3"]) == Exit.INPUT
     assert "nothing to measure" in capsys.readouterr().err
+
+
+def test_formats_are_points_of_their_own(tmp_path: Path) -> None:
+    """INT4 takes fewer cycles and loses more; what it loses is measured on the samples."""
+    shape = BertShape(hidden=64, heads=2, ffn=256)
+    path = tmp_path / "model.onnx"
+    write_bert(path, shape)
+    points = expand(
+        replace(TINY, int4=True, scratchpad_bytes=64 << 10),
+        shapes=[],
+        scratchpads=[],
+        seq_lens=[16],
+        bandwidths=[8.0],
+        latency=30,
+        weights=("int8", "mixed", "int4"),
+    )[0]
+    with ThreadPoolExecutor(1) as executor:
+        int8, mixed, int4 = sweep(
+            path,
+            make_tokens(shape, [16] * 24, seed=3),
+            points,
+            executor=executor,
+            memory=tmp_path / "sweep.jsonl",
+            identity="m",
+            progress=lambda _: None,
+        )
+    assert int8["cycles"] > mixed["cycles"] > int4["cycles"]
+    assert 0 < int8["loss"] < mixed["loss"] < int4["loss"] < 0.1
+    assert int8["multipliers"] == int4["multipliers"]
+    assert front([int8, mixed, int4]) == [int4, mixed, int8]
 
 
 def test_a_dask_cluster_measures_the_same(model: Path, tmp_path: Path) -> None:

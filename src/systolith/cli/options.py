@@ -59,8 +59,8 @@ class DeviceOptions:
         )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that compile."""
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Options of commands that compile; with `several`, for several formats of weights."""
     parser.add_argument(
         "--preset",
         default=DEFAULT_PRESET,
@@ -82,7 +82,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="inputs to calibrate on: .npz, or text (default: built-in sentences with a "
         "--tokenizer, else random tokens, which cost accuracy)",
     )
-    add_weight_options(parser)
+    add_weight_options(parser, several=several)
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:

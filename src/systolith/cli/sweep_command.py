@@ -16,7 +16,7 @@ from systolith.cli.exits import Exit, UsageError
 from systolith.cli.inputs import load_tokenizer
 from systolith.cli.options import add_model_options
 from systolith.cli.prepare import Calibration, calibration, parse_buckets, preset_config
-from systolith.cli.weights import weight_options
+from systolith.cli.weights import listed_weights
 from systolith.compiler.options import QuantizeOptions
 from systolith.config import ISA_VERSION, NUMERICS_VERSION
 from systolith.sweep import expand, front, picture, sweep
@@ -26,6 +26,7 @@ COLUMNS: tuple[str, ...] = (
     "array",
     "scratchpad_kib",
     "seq_len",
+    "weights",
     "bandwidth",
     "latency",
     "cycles",
@@ -35,6 +36,7 @@ COLUMNS: tuple[str, ...] = (
     "dram_bytes",
     "multipliers",
     "block_rams",
+    "loss",
     "refused",
 )
 """Of sweep.csv."""
@@ -47,14 +49,15 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "sweep",
         help="estimate a model on many cores",
-        description="Compile a model for every combination of array, scratchpad and length, "
-        "estimate its cycles with every bandwidth, count multipliers and block RAMs, and write "
+        description="Compile a model for every combination of array, scratchpad, length and "
+        "weights, estimate its cycles with every bandwidth, count multipliers and block RAMs, "
+        "measure its loss (1 - cosine of the output's tokens to floating point), and write "
         "sweep.csv, and pareto.svg for each length and bandwidth. What was measured before is "
         "taken from sweep.jsonl in the same folder, so a sweep can be interrupted and extended.",
     )
     parser.add_argument("model", type=Path, help="an .onnx model")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="results")
-    add_model_options(parser)
+    add_model_options(parser, several=True)
     parser.add_argument(
         "--shapes",
         default="8x4,8x8,16x4,16x8,16x16,32x8,32x16",
@@ -89,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"there is no model {options.model}")
     if options.jobs < 1 or options.latency < 0:
         raise UsageError("--jobs must be at least 1, and --latency must not be negative")
+    weights, quantization = listed_weights(options)
     points, refused = expand(
         preset_config(options.preset),
         shapes=parse_list("--shapes", options.shapes, _shape, "16x8,32x16"),
@@ -96,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
         seq_lens=parse_buckets(options.seq_len),
         bandwidths=parse_list("--bandwidths", options.bandwidths, _positive, "4,8"),
         latency=options.latency,
+        weights=weights,
     )
     for reason in refused:
         print(f"not a core: {reason}")
@@ -103,7 +108,6 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing to measure: none of these cores can be built")
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     calibrated = calibration(options.calibration, tokenizer)
-    quantization = weight_options(options)
     options.output.mkdir(parents=True, exist_ok=True)
     try:
         with (
@@ -147,12 +151,16 @@ def _show(
     title = f"{model}, {seq_len} tokens, {bandwidth:g} bytes per cycle"
     path = folder / f"pareto-{seq_len}-{bandwidth:g}.svg"
     path.write_text(picture(same, title), "utf-8")
-    print(f"\n{title}: what no other core beats in cycles and multipliers ({path.name})")
-    print("  array    scratchpad        cycles  of roofline  multipliers  block RAMs")
+    print(f"\n{title}: what nothing beats in cycles, multipliers and loss ({path.name})")
+    print(
+        "  array    weights  scratchpad        cycles  of roofline  multipliers  block RAMs    loss"
+    )
     for row in front(same):
         print(
-            f"  {row['array']:<8} {row['scratchpad_kib']:>6g} KiB {row['cycles']:>13,} "
+            f"  {row['array']:<8} {row['weights']:<6} {row['scratchpad_kib']:>7g} KiB "
+            f"{row['cycles']:>13,} "
             f"{row['roofline_fraction']:>12.1%} {row['multipliers']:>12,} {row['block_rams']:>11,}"
+            + (f" {row['loss']:>7.4f}" if "loss" in row else "")
         )
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,11 +13,12 @@ from systolith.compiler.options import WEIGHTS, QuantizeOptions
 from systolith.program import Program
 
 
-def add_weight_options(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that quantize."""
+def add_weight_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Options of commands that quantize; with `several`, `--weights` takes a list with commas."""
+    how: dict[str, Any] = {"metavar": "FORMAT,..."} if several else {"choices": WEIGHTS}
     parser.add_argument(
         "--weights",
-        choices=WEIGHTS,
+        **how,
         default="int8",
         help="format of the weights: int8 (default); int4, at twice the rate and half the bytes; "
         "mixed, int4 where measurements on the calibration inputs say that it costs least",
@@ -42,9 +44,26 @@ def weight_options(options: argparse.Namespace) -> QuantizeOptions:
     Raises:
         UsageError: they contradict one another, or make no sense.
     """
+    return _quantization(options, options.weights)
+
+
+def listed_weights(options: argparse.Namespace) -> tuple[list[str], QuantizeOptions]:
+    """The formats of a list, and the options of those that are mixed.
+
+    Raises:
+        UsageError: as in `weight_options`.
+    """
+    formats = [word.strip() for word in options.weights.split(",")]
+    for word in formats:
+        if word not in WEIGHTS:
+            raise UsageError(f"--weights takes some of {', '.join(WEIGHTS)}: {options.weights!r}")
+    return formats, _quantization(options, "mixed" if "mixed" in formats else formats[0])
+
+
+def _quantization(options: argparse.Namespace, weights: Any) -> QuantizeOptions:
     try:
         return QuantizeOptions(
-            weights=options.weights,
+            weights=weights,
             max_bytes=_size(options.max_bytes),
             max_loss=options.max_loss,
         )

@@ -12,20 +12,24 @@ WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 860, 460, 90, 60, 48
 """Of the picture, in pixels, with its margins."""
 
 
-def front(rows: Sequence[Row], costs: Sequence[str] = ("cycles", "multipliers")) -> list[Row]:
+COSTS = ("cycles", "multipliers", "loss")
+"""What is to be small; the loss where it was measured."""
+
+
+def front(rows: Sequence[Row], costs: Sequence[str] = COSTS) -> list[Row]:
     """Return the rows that no other one beats in one cost without being worse in another.
 
     Args:
         rows: results of one and the same work.
-        costs: less is better.
+        costs: less is better; those that a row does not have are 0.
     """
 
     def beats(one: Row, other: Row) -> bool:
-        pairs = [(one[cost], other[cost]) for cost in costs]
+        pairs = [(one.get(cost, 0), other.get(cost, 0)) for cost in costs]
         return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
     best = [row for row in rows if not any(beats(other, row) for other in rows)]
-    return sorted(best, key=lambda row: [row[cost] for cost in costs])
+    return sorted(best, key=lambda row: [row.get(cost, 0) for cost in costs])
 
 
 def picture(rows: Sequence[Row], title: str) -> str:
@@ -58,8 +62,10 @@ def picture(rows: Sequence[Row], title: str) -> str:
         )
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,}</text>')
     best = front(rows)
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, best))
-    parts.append(f'<polyline points="{line}" fill="none" stroke="#34507a" stroke-width="1.5"/>')
+    for weights in dict.fromkeys(row["weights"] for row in best):
+        same = [place(row) for row in best if row["weights"] == weights]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in same)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="#34507a" stroke-width="1.5"/>')
     for row in rows:
         x, y = place(row)
         colour = "#e45756" if row in best else "#9aa5b1"
@@ -70,15 +76,20 @@ def picture(rows: Sequence[Row], title: str) -> str:
         if row in best:
             # Names go above and below in turn: neighbours may be close.
             lift = -8 if best.index(row) % 2 else 18
-            parts.append(f'<text x="{x + 4:.1f}" y="{y + lift:.1f}">{escape(row["array"])}</text>')
+            parts.append(f'<text x="{x + 4:.1f}" y="{y + lift:.1f}">{escape(_name(row))}</text>')
     return "".join([*parts, "</svg>\n"])
+
+
+def _name(row: Row) -> str:
+    return f"{row['array']} {row['weights']}"
 
 
 def _describe(row: Row) -> str:
     return (
-        f"{row['array']}, {row['scratchpad_kib']} KiB, {row['seq_len']} tokens, "
+        f"{_name(row)}, {row['scratchpad_kib']} KiB, {row['seq_len']} tokens, "
         f"{row['bandwidth']:g} bytes per cycle: {row['cycles']:,} cycles, "
         f"{row['roofline_fraction']:.1%} of the roofline"
+        + (f", loss {row['loss']:.4f}" if "loss" in row else "")
     )
 
 

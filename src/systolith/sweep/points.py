@@ -19,17 +19,20 @@ class Point:
         seq_len: tokens.
         bandwidth: bytes per cycle.
         latency: cycles.
+        weights: "int8", "int4" or "mixed".
     """
 
     config: CoreConfig
     seq_len: int
     bandwidth: float
     latency: int
+    weights: str = "int8"
 
     @property
     def key(self) -> str:
         """Names the point in results."""
-        return f"{self.config.hash:016x} {self.seq_len} {self.bandwidth:g} {self.latency}"
+        memory = f"{self.bandwidth:g} {self.latency}"
+        return f"{self.config.hash:016x} {self.seq_len} {memory} {self.weights}"
 
 
 def expand(
@@ -40,6 +43,7 @@ def expand(
     seq_lens: Sequence[int],
     bandwidths: Sequence[float],
     latency: int,
+    weights: Sequence[str] = ("int8",),
 ) -> tuple[list[Point], list[str]]:
     """Return every combination that can be built, and why the others cannot.
 
@@ -50,6 +54,7 @@ def expand(
         seq_lens: tokens.
         bandwidths: bytes per cycle.
         latency: cycles.
+        weights: formats.
     """
     points, refused = list[Point](), list[str]()
     shapes = shapes or [(base.rows, base.columns)]
@@ -67,7 +72,13 @@ def expand(
             refused.append(f"{rows}x{columns}, {scratchpad >> 10} KiB: {error}")
             continue
         points += [
-            Point(config=config, seq_len=seq_len, bandwidth=bandwidth, latency=latency)
-            for seq_len, bandwidth in product(seq_lens, bandwidths)
+            Point(
+                config=config,
+                seq_len=seq_len,
+                bandwidth=bandwidth,
+                latency=latency,
+                weights=format_,
+            )
+            for seq_len, format_, bandwidth in product(seq_lens, weights, bandwidths)
         ]
     return points, refused

@@ -1,6 +1,7 @@
 """The command line, as users and scripts meet it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,44 @@ def test_the_module_is_a_command_too() -> None:
     )
     assert done.returncode == 0
     assert "start with `systolith demo`" in done.stdout
+
+
+@pytest.mark.parametrize("weights", ["int4", "mixed"])
+def test_int4_runs_on_the_verilated_core(
+    folder: Path, capsys: pytest.CaptureFixture[str], weights: str
+) -> None:
+    options = ["--preset", "tiny", "--weights", weights, "--check", "--json"]
+    assert main(arguments(folder, *options)) == Exit.FINE
+    result = json.loads(capsys.readouterr().out)
+    assert result["weights"] == weights
+    assert result["bit_exact"] is True
+
+
+def test_what_was_chosen_is_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--preset", "tiny", "--seq-len", "16", "--weights", "mixed", "--max-bytes", "80%"]
+    target = folder / "mixed.systolith"
+    assert main(["compile", str(folder / "model.onnx"), *options, "-o", str(target)]) == Exit.FINE
+    said = capsys.readouterr().out
+    rows = re.findall(r"^  layer\.0 +\S+ +([48]) +[\d,]+ +\d\.\d\de-\d+$", said, re.MULTILINE)
+    assert set(rows) == {"4", "8"}
+    share = re.search(r"([\d.]+)% of those in int8", said)
+    assert share is not None
+    assert float(share[1]) <= 80.0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--weights", "int8", "--max-bytes", "70%"],
+        ["--weights", "mixed", "--max-bytes", "0%"],
+        ["--weights", "mixed", "--max-bytes", "much"],
+        ["--weights", "mixed", "--max-loss", "-1"],
+        ["--weights", "mixed", "--max-bytes", "20%"],
+    ],
+)
+def test_limits_that_make_no_sense_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    options = ["--preset", "tiny", "--seq-len", "16", "-o", str(folder / "none.systolith")]
+    assert main(["compile", str(folder / "model.onnx"), *options, *given]) == Exit.INPUT
+    assert "max" in capsys.readouterr().err

@@ -16,12 +16,16 @@ PACKAGES = {"25k": "CABGA381", "85k": "CABGA756"}
 PARTS = {"25k": "LFE5U-25F", "85k": "LFE5U-85F"}
 """Lattice's names."""
 
+PLACERS = {"25k": "heap", "85k": "static"}
+"""nextpnr's placer for each device: `static` where cores leave it room, see docs/decisions.md."""
+
 DEVICES = tuple(PACKAGES)
 """The devices that something can be routed on."""
 
 _STAGES = {
     "Info: Packing": "packs",
     "Info: Creating initial analytic placement": "places",
+    "Info: Running Static placer": "places",
     "Info: Routing..": "routes",
 }
 
@@ -74,7 +78,8 @@ def route(
         command = [
             program,
             *f"--{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
-            f" --freq {frequency:g} --router router2 --timing-allow-fail --lpf-allow-unconstrained"
+            f" --freq {frequency:g} --placer {PLACERS[device]} --router router2"
+            " --timing-allow-fail --lpf-allow-unconstrained"
             " --json netlist.json --report report.json --log nextpnr.log".split(),
         ]
         code = _follow(command, Path(folder), announce)

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith_rtl.multiplier import Multiplier
+from systolith_rtl.pipeline import unless_idle
 
 ACTIVATION_WIDTH = 9
 """Bits of a signed activation: s8 and u8 both fit."""
@@ -62,9 +63,9 @@ class Pe(wiring.Component):
     active weight, from the activation of the same cycle on. `swap` takes what an earlier cycle
     captured; capturing in the same cycle already fills the shadow register anew.
 
-    While no valid activation is in a stage, its registers hold, but for activation and product in
-    the DSP block: four neighbouring multipliers of ECP5 have four clock enables together, and those
-    of two diagonals would need five.
+    While no valid activation is in a stage, its registers may hold (`unless_idle`), but for
+    activation and product in the DSP block: four neighbouring multipliers of ECP5 have four clock
+    enables together, and those of two diagonals would need five.
 
     With `int4`, one multiplier serves two output channels. `weight` then is a `bus_weight`, and a
     row of `int4_valid` gives two sums: `partial` of the low weights, `high` of the high ones::
@@ -124,7 +125,8 @@ class Pe(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the stages drawn in the class docstring, left to right."""
         m = Module()
-        _, *valid = self.valid  # valid[i]: an activation is in the i-th row of registers
+        # valid[i]: an activation is in the i-th row of registers
+        _, *valid = unless_idle(platform, self.valid)
 
         shadow = Signal(len(self.weight), reset_less=True)
         with m.If(self.capture):

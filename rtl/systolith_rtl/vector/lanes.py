@@ -10,6 +10,7 @@ from systolith.config import CoreConfig
 from systolith.numerics import ACC_WIDTH, WORD_WIDTH, Format, Source
 from systolith_rtl.interfaces import ROW_LAYOUT
 from systolith_rtl.multiplier import Multiplier
+from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.vector.affine import COLUMN_LAYOUT, AffineConfig, Loan, affine_stages
 
 SQUARE_WIDTH = 2 * WORD_WIDTH - 1
@@ -21,7 +22,7 @@ class Lanes(wiring.Component):
 
     Nothing is ever refused, and what is the same for a whole instruction (source, format) comes
     from registers that stay as they are while elements are on their way. A stage that has nothing
-    valid before it holds its registers.
+    valid before it may hold its registers (`unless_idle`).
 
     Members:
         valid: `In(LATENCY)`, bit k is high if stage k has elements before it; bit 0 belongs to
@@ -81,6 +82,7 @@ class Lanes(wiring.Component):
         second = Signal()
         m.d.sync += second.eq(self.square_valid)
         squaring = self.square_valid | second
+        valid = unless_idle(platform, self.valid)
         for lane in range(self.config.columns):
             operands = SimpleNamespace(
                 x=self.x[lane],
@@ -90,7 +92,7 @@ class Lanes(wiring.Component):
                 source=self.source,
                 out_format=self.out_format,
             )
-            pipe = LaneStages(m, f"lane{lane}", self.valid, {"aux": squaring})
+            pipe = LaneStages(m, f"lane{lane}", valid, {"aux": squaring})
             loan = Loan(active=self.lend, word=self.word[lane])
             result = affine_stages(pipe, operands, auxiliary=True, loan=loan)
             assert pipe.depth == self.LATENCY
@@ -109,7 +111,7 @@ class LaneStages:
         also: what else enables a multiplier, by its name.
     """
 
-    def __init__(self, m: Module, prefix: str, valid: Signal, also: dict[str, Value]) -> None:
+    def __init__(self, m: Module, prefix: str, valid: Value, also: dict[str, Value]) -> None:
         self.depth = 0
         self._m = m
         self._prefix = prefix

@@ -9,6 +9,7 @@ from systolith.config import CoreConfig
 from systolith.numerics import EXPONENT_WIDTH
 from systolith_rtl.array.control import MIN_PERIOD, row_control
 from systolith_rtl.array.pe import int4_partial_width, partial_width
+from systolith_rtl.pipeline import unless_idle
 
 MAX_EXPONENT = (1 << EXPONENT_WIDTH) - 1
 
@@ -98,6 +99,7 @@ class ExponentShift(wiring.Component):
             start.eq(Cat(self.control.valid & self.control.start, start)),
             int4.eq(Cat(self.control.valid & self.control.int4, int4)),
         ]
+        shifts, shifts_high = (unless_idle(platform, bits) for bits in (valid, int4))
         head = self._queue(m, word[:size], start[1] & int4[1])
         for c in range(columns):
             low, high = (
@@ -111,9 +113,9 @@ class ExponentShift(wiring.Component):
                 ]
             low_o = Signal.like(self.low_o[c], name=f"low{c}", reset_less=True)
             high_o = Signal.like(self.high_o[c], name=f"high{c}", reset_less=True)
-            with m.If(valid[c + 3]):
+            with m.If(shifts[c + 3]):
                 m.d.sync += low_o.eq(self.low_i[c] << low)
-            with m.If(int4[c + 3]):
+            with m.If(shifts_high[c + 3]):
                 m.d.sync += high_o.eq(self.high_i[c] << high)
             m.d.comb += [self.low_o[c].eq(low_o), self.high_o[c].eq(high_o)]
         return m

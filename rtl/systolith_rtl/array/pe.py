@@ -146,7 +146,8 @@ class Pe(wiring.Component):
         product = multiplier.product
 
         if self.int4:
-            self._add_two(m, product, valid)
+            _, *high_valid = unless_idle(platform, self.int4_valid)
+            self._add_two(m, product, valid, high_valid)
         else:
             # A register right behind the DSP block is worth 30 % of the array's clock.
             addend = Signal.like(product, reset_less=True)
@@ -164,16 +165,16 @@ class Pe(wiring.Component):
         fill = shadow[WEIGHT_WIDTH - 1].replicate(FIELD - WEIGHT_WIDTH)
         return Cat(shadow[:WEIGHT_WIDTH], fill, shadow[WEIGHT_WIDTH:]).as_signed()
 
-    def _add_two(self, m: Module, product: Signal, valid: list[Value]) -> None:
-        _, *int4_valid = self.int4_valid
+    def _add_two(
+        self, m: Module, product: Signal, valid: list[Value], high_valid: list[Value]
+    ) -> None:
+        _, *int4 = self.int4_valid
         low = Signal(signed(ACTIVATION_WIDTH + WEIGHT_WIDTH), reset_less=True)
         high = Signal(signed(FIELD), reset_less=True)
         borrowed = Signal(reset_less=True)
         with m.If(valid[1]):
-            m.d.sync += [
-                low.eq(Mux(int4_valid[1], product[:FIELD].as_signed(), product)),
-            ]
-        with m.If(int4_valid[1]):
+            m.d.sync += low.eq(Mux(int4[1], product[:FIELD].as_signed(), product))
+        with m.If(high_valid[1]):
             m.d.sync += [
                 high.eq(product[FIELD : 2 * FIELD]),
                 borrowed.eq(product[FIELD - 1]),
@@ -184,6 +185,6 @@ class Pe(wiring.Component):
         total = Cat(Const(1, 1), self.high_i).as_signed() + Cat(borrowed, high).as_signed()
         with m.If(valid[2]):
             m.d.sync += partial.eq(self.partial_i + low)
-        with m.If(int4_valid[2]):
+        with m.If(high_valid[2]):
             m.d.sync += high_partial.eq(total[1:])
         m.d.comb += [self.partial_o.eq(partial), self.high_o.eq(high_partial)]

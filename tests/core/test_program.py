@@ -10,7 +10,7 @@ import pytest
 
 from systolith.compiler.schedule import schedule
 from systolith.config import PRESETS
-from systolith.program import Program, ProgramError
+from systolith.program import FORMAT_VERSION, Program, ProgramError
 from systolith_sim.graphs import encoder
 
 
@@ -58,7 +58,10 @@ def changed(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 99}, "program format 99, and this is Systolith with format 1. Compile"),
+        (
+            {"format": 99},
+            f"program format 99, and this is Systolith with format {FORMAT_VERSION}. Compile",
+        ),
         ({"hash": "0" * 16}, "compiled for configuration 0000000000000000"),
         ({"watch": 5}, "is damaged"),
         ({"config": {"rows": 3}}, "is damaged"),

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from systolith.compiler.gptq import CODES, Int4Fit, gptq
+from systolith.compiler.qgraph import Int4Weights
 
 
 def inputs(k: int, count: int, seed: int) -> np.ndarray:
@@ -33,7 +34,8 @@ def nearest(weight: np.ndarray, block: int) -> Int4Fit:
             errors = [np.sum((part - c * step[row] * 2**e) ** 2) for e, c in enumerate(tried)]
             exponents[row, b] = np.argmin(errors)
             codes[row, b * block : (b + 1) * block] = tried[int(np.argmin(errors))]
-    return Int4Fit(codes=codes, exponents=exponents, step=step, block=block)
+    weights = Int4Weights(codes=codes, exponents=exponents, block=block)
+    return Int4Fit(weights=weights, step=step)
 
 
 @pytest.mark.parametrize("block", [4, 16, 32])
@@ -63,11 +65,11 @@ def test_codes_and_exponents_are_in_range(
     weight = np.random.default_rng(seed).normal(size=(n, k)) * scale
     x = inputs(k, 5, seed)
     found = gptq(weight, x.T @ x, block=block)
-    assert found.codes.shape == (n, k)
-    assert found.codes.min() >= -8
-    assert found.codes.max() <= 7
-    assert found.exponents.shape == (n, -(-k // block))
-    assert found.exponents.max() <= 3
+    assert found.weights.codes.shape == (n, k)
+    assert found.weights.codes.min() >= -8
+    assert found.weights.codes.max() <= 7
+    assert found.weights.exponents.shape == (n, -(-k // block))
+    assert found.weights.exponents.max() <= 3
     assert np.isfinite(found.values()).all()
     if scale:
         assert np.abs(weight - found.values()).max() <= np.abs(weight).max()
@@ -80,7 +82,7 @@ def test_weights_on_the_grid_stay_what_they_are() -> None:
     weight = np.concatenate([small, large])[None]
     found = gptq(weight, np.eye(32), block=16, steps=(1.0,))
     assert found.step[0] == 1.0
-    assert found.exponents.tolist() == [[0, 3]]
+    assert found.weights.exponents.tolist() == [[0, 3]]
     assert np.array_equal(found.values()[0, :16], small)
     assert np.array_equal(found.values()[0, 17:], large[1:])
 
@@ -104,5 +106,5 @@ def test_rows_do_not_influence_each_other() -> None:
     together = gptq(weight, hessian, block=16)
     for row in range(5):
         alone = gptq(weight[row : row + 1], hessian, block=16)
-        assert np.array_equal(alone.codes[0], together.codes[row])
-        assert np.array_equal(alone.exponents[0], together.exponents[row])
+        assert np.array_equal(alone.weights.codes[0], together.weights.codes[row])
+        assert np.array_equal(alone.weights.exponents[0], together.weights.exponents[row])

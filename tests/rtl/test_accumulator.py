@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,28 @@ def drained_row(ctx: SimulatorContext, dut: Accumulators) -> list[int]:
     return list(sums)
 
 
+async def drain(
+    ctx: SimulatorContext, dut: Accumulators, m: int, willing: Callable[[], bool]
+) -> np.ndarray:
+    """Take the m rows of what is next, in cycles in which one is willing, and release it."""
+    result = np.zeros((m, 4), np.int64)
+    reads: deque[int | None] = deque([None] * ACC_READ_LATENCY)
+    row = 0
+    while row < m or any(read is not None for read in reads):
+        await ctx.tick()
+        # `step` has cleared enable and release by now, or will not set them.
+        read = reads.popleft()
+        if read is not None:
+            result[read] = drained_row(ctx, dut)
+        go = row < m and bool(ctx.get(dut.drain.full)) and willing()
+        reads.append(row if go else None)
+        ctx.set(dut.drain.enable, go)
+        ctx.set(dut.drain.row, row % 128)
+        ctx.set(dut.drain.release, go and row == m - 1)
+        row += go
+    return result
+
+
 def random_sums(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-130560, 130560, shape)
 
@@ -138,23 +161,7 @@ def test_halves_fill_and_drain_in_turn() -> None:
 
     async def drainer(ctx: SimulatorContext) -> None:
         for sums in work:
-            m = sums.shape[1]
-            result = np.zeros((m, 4), np.int64)
-            reads: deque[int | None] = deque([None] * ACC_READ_LATENCY)
-            row = 0
-            while row < m or any(read is not None for read in reads):
-                await ctx.tick()
-                # `step` has cleared enable and release by now, or will not set them.
-                read = reads.popleft()
-                if read is not None:
-                    result[read] = drained_row(ctx, dut)
-                go = row < m and ctx.get(dut.drain.full) and generator.random() < 0.6
-                reads.append(row if go else None)
-                ctx.set(dut.drain.enable, go)
-                ctx.set(dut.drain.row, row % 128)
-                ctx.set(dut.drain.release, go and row == m - 1)
-                row += go
-            results.append(result)
+            results.append(await drain(ctx, dut, sums.shape[1], lambda: generator.random() < 0.6))
 
     simulate(dut, filler, drainer, max_cycles=2000)
     for sums, result in zip(work, results, strict=True):
@@ -197,22 +204,7 @@ def test_int4_halves_are_drained_in_two_parts() -> None:
 
     async def drainer(ctx: SimulatorContext) -> None:
         for wanted in expected:
-            m = len(wanted)
-            result = np.zeros((m, 4), np.int64)
-            reads: deque[int | None] = deque([None] * ACC_READ_LATENCY)
-            row = 0
-            while row < m or any(read is not None for read in reads):
-                await ctx.tick()
-                read = reads.popleft()
-                if read is not None:
-                    result[read] = drained_row(ctx, dut)
-                go = row < m and ctx.get(dut.drain.full) and generator.random() < 0.7
-                reads.append(row if go else None)
-                ctx.set(dut.drain.enable, go)
-                ctx.set(dut.drain.row, row % 128)
-                ctx.set(dut.drain.release, go and row == m - 1)
-                row += go
-            results.append(result)
+            results.append(await drain(ctx, dut, len(wanted), lambda: generator.random() < 0.7))
 
     simulate(dut, filler, drainer, max_cycles=6000)
     for wanted, result in zip(expected, results, strict=True):

@@ -14,6 +14,7 @@ import pytest
 from systolith.cli import Exit, main
 from systolith.cli.exits import UsageError
 from systolith.cli.sweep_command import _shape, parse_list
+from systolith.compiler.options import QuantizeOptions
 from systolith.config import PRESETS
 from systolith.sweep import Point, area_of, expand, front, picture, sweep
 from systolith.sweep.executors import ExecutorError, open_executor
@@ -86,6 +87,25 @@ def test_results_are_remembered(model: Path, tmp_path: Path) -> None:
             identity="another model",
             progress=lambda _: None,
         )
+
+
+def test_limits_are_those_of_mixed_points_alone(model: Path, tmp_path: Path) -> None:
+    """More formats forget nothing; other limits measure mixed weights again, and only those."""
+    memory, base = tmp_path / "sweep.jsonl", replace(TINY, int4=True)
+    int8 = Point(config=base, seq_len=16, bandwidth=8.0, latency=30)
+    mixed = replace(int8, weights="mixed")
+
+    def rows(points: list[Point], executor: Executor, most: float) -> list[dict[str, Any]]:
+        options = QuantizeOptions(weights="mixed", max_bytes=most)
+        given = {"executor": executor, "memory": memory, "identity": "m", "quantization": options}
+        return sweep(model, None, points, **given, progress=lambda _: None)
+
+    with ThreadPoolExecutor(1) as executor:
+        alone = rows([int8], executor, 1.0)
+        both = rows([mixed], executor, 0.9)
+    assert rows([int8, mixed], Refusing(), 0.9) == alone + both
+    with pytest.raises(AssertionError, match="measured before"):
+        rows([mixed], Refusing(), 0.8)
 
 
 def test_a_model_that_does_not_fit_is_a_result(model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from systolith.cli.inputs import load_tokenizer
 from systolith.cli.options import add_model_options
 from systolith.cli.prepare import Calibration, calibration, parse_buckets, preset_config
 from systolith.cli.weights import listed_weights
-from systolith.compiler.options import QuantizeOptions
 from systolith.config import ISA_VERSION, NUMERICS_VERSION
 from systolith.sweep import expand, front, picture, sweep
 from systolith.sweep.executors import LOCAL, ExecutorError, open_executor
@@ -121,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
                 quantization=quantization,
                 executor=executor,
                 memory=options.output / "sweep.jsonl",
-                identity=_identity(options.model, calibrated, quantization),
+                identity=_identity(options.model, calibrated),
                 progress=bar.update,
             )
     except ExecutorError as error:
@@ -194,9 +193,9 @@ def _positive(word: str) -> float:
     return value
 
 
-def _identity(model: Path, calibrated: Calibration, quantization: QuantizeOptions) -> str:
+def _identity(model: Path, calibrated: Calibration) -> str:
     digest = hashlib.sha256(model.read_bytes())
-    digest.update(f"{ISA_VERSION} {NUMERICS_VERSION} {quantization}".encode())
+    digest.update(f"{ISA_VERSION} {NUMERICS_VERSION}".encode())
     for sample in calibrated.samples or []:
         for name, value in sorted(sample.items()):
             digest.update(name.encode() + np.ascontiguousarray(value).tobytes())

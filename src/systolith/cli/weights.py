@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from systolith.cli.exits import UsageError
-from systolith.compiler.options import WEIGHTS, QuantizeOptions
+from systolith.compiler.options import WEIGHTS, QuantizeOptions, WeightFormat
 from systolith.program import Program
 
 
@@ -47,20 +47,21 @@ def weight_options(options: argparse.Namespace) -> QuantizeOptions:
     return _quantization(options, options.weights)
 
 
-def listed_weights(options: argparse.Namespace) -> tuple[list[str], QuantizeOptions]:
+def listed_weights(options: argparse.Namespace) -> tuple[list[WeightFormat], QuantizeOptions]:
     """The formats of a list, and the options of those that are mixed.
 
     Raises:
         UsageError: as in `weight_options`.
     """
-    formats = [word.strip() for word in options.weights.split(",")]
-    for word in formats:
-        if word not in WEIGHTS:
-            raise UsageError(f"--weights takes some of {', '.join(WEIGHTS)}: {options.weights!r}")
+    words = [word.strip() for word in options.weights.split(",")]
+    known: dict[str, WeightFormat] = {name: name for name in WEIGHTS}
+    if not known.keys() >= set(words):
+        raise UsageError(f"--weights takes some of {', '.join(WEIGHTS)}: {options.weights!r}")
+    formats: list[WeightFormat] = [known[word] for word in words]
     return formats, _quantization(options, "mixed" if "mixed" in formats else formats[0])
 
 
-def _quantization(options: argparse.Namespace, weights: Any) -> QuantizeOptions:
+def _quantization(options: argparse.Namespace, weights: WeightFormat) -> QuantizeOptions:
     try:
         return QuantizeOptions(
             weights=weights,

@@ -83,9 +83,8 @@ def compile_with_model(
     prepared = prepare_model(source, seq_len, samples, name=name, unit=unit)
     while True:
         # Whether it fits does not depend on the weights, so they are fitted once it does.
-        plain = replace(options, weights="int8", max_bytes=None, max_loss=None)
         try:
-            program, model = _compile(prepared, plain, config)
+            program, model = _compile(prepared, options.with_weights("int8"), config)
         except CapacityError:
             # Smaller feed-forward chunks cost nothing but table loads, and free memory.
             if options.max_chunk // 2 < SMALLEST_CHUNK:

@@ -22,6 +22,7 @@ from systolith.compiler.qgraph import (
     QGraph,
     RowRecords,
     View,
+    int4_bytes,
 )
 from systolith.config import CoreConfig
 from systolith.isa import (
@@ -229,8 +230,7 @@ class Emitter:
                 if isinstance(operator.b, Int4Weights):
                     part = operator.b.part(slice(start, stop))
                     tiles = pack_int4(part, config)
-                    # Half a byte for a weight, and a quarter for an exponent.
-                    self._streamed += (2 * part.codes.size + part.exponents.size + 3) // 4
+                    self._streamed += int4_bytes(width, k, part.block)
                     gemm["b_source"] = WeightSource.RING_S4
                 else:
                     tiles = pack_weights(operator.b[start:stop], config)

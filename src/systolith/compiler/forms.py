@@ -256,11 +256,10 @@ class Forms:
         fitted = self._fitted.weights.get(linear.out, linear.weight)
         if not isinstance(fitted, Int4Fit):
             return quantize_weight(fitted[rows] * step)
-        weights = Int4Weights(
-            codes=fitted.codes[rows], exponents=fitted.exponents[rows], block=fitted.block
-        )
         # Weights that read a table's u8 were fitted for real numbers, all others for codes.
-        return weights, fitted.step[rows] * (1.0 if linear.x in self._fitted.steps else step)
+        return fitted.weights.part(rows), fitted.step[rows] * (
+            1.0 if linear.x in self._fitted.steps else step
+        )
 
     def part(self, node: Node) -> str:
         """Which part of a layer a node is, for the scheduler and for reports."""

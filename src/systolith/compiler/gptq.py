@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from systolith.compiler.formats import SMALLEST_STEP, Floats
+from systolith.compiler.qgraph import Int4Weights
 
 CODES = (-8, 7)
 """Smallest and largest weight of 4 bits."""
@@ -31,24 +32,19 @@ STEPS = (1.0, 0.9, 0.8, 0.7)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Int4Fit:
-    """Rounded weights: `codes * 2**exponents * step`.
+    """Rounded weights, and what they count in.
 
     Attributes:
-        codes: int8 `[N, K]`, -8 to 7.
-        exponents: uint8 `[N, ceil(K / block)]`, 0 to 3.
+        weights: `[N, K]`.
         step: `[N]`.
-        block: columns that share an exponent.
     """
 
-    codes: npt.NDArray[np.int8]
-    exponents: npt.NDArray[np.uint8]
+    weights: Int4Weights
     step: Floats
-    block: int
 
     def values(self) -> Floats:
         """The weights as real numbers, `[N, K]`."""
-        shifts = np.repeat(self.exponents, self.block, axis=1)[:, : self.codes.shape[1]]
-        return np.ldexp(self.codes * self.step[:, None], shifts)
+        return self.weights.values() * self.step[:, None]
 
 
 def gptq(
@@ -100,9 +96,8 @@ def gptq(
         loss += tried.loss[chosen]
         errors[:, :, columns] = tried.errors[chosen] * unit[chosen][..., None]
     best, rows = loss.argmin(0), np.arange(n)
-    return Int4Fit(
-        codes=codes[best, rows], exponents=exponents[best, rows], step=step[best, rows], block=block
-    )
+    weights = Int4Weights(codes=codes[best, rows], exponents=exponents[best, rows], block=block)
+    return Int4Fit(weights=weights, step=step[best, rows])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

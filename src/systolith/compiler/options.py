@@ -1,10 +1,12 @@
 """What a user may choose about quantization."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
-WEIGHTS = ("int8", "int4", "mixed")
+WeightFormat = Literal["int8", "int4", "mixed"]
 """What weights may be."""
+
+WEIGHTS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class QuantizeOptions:
             number that suits the width.
     """
 
-    weights: Literal["int8", "int4", "mixed"] = "int8"
+    weights: WeightFormat = "int8"
     max_bytes: float | None = None
     max_loss: float | None = None
     alpha: float = 0.75
@@ -54,6 +56,12 @@ class QuantizeOptions:
             raise ValueError(f"max_chunk must be at least 16, but is {self.max_chunk}")
         if self.wide_channels is not None and self.wide_channels < 0:
             raise ValueError(f"wide_channels must not be negative, but is {self.wide_channels}")
+
+    def with_weights(self, weights: WeightFormat) -> "QuantizeOptions":
+        """The same choices for another format; limits are for mixed weights alone."""
+        if weights == "mixed":
+            return replace(self, weights=weights)
+        return replace(self, weights=weights, max_bytes=None, max_loss=None)
 
     def chunks(self, width: int) -> list[int]:
         """Sizes of the chunks of a feed-forward width, the one of wide channels last.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
+import numpy.typing as npt
 
 from systolith.compiler.calibrate import Ranges, batches
 from systolith.compiler.errors import CompileError
@@ -18,6 +19,7 @@ from systolith.compiler.fit import Progress, operand_steps
 from systolith.compiler.gptq import gptq
 from systolith.compiler.graph import Floats, Graph, Linear
 from systolith.compiler.options import QuantizeOptions
+from systolith.compiler.qgraph import int4_bytes
 
 SAMPLES = 48
 """Samples that a loss is measured on, at most."""
@@ -135,7 +137,7 @@ def _choice(node: Linear, bits: int, loss: float, block: int) -> Choice:
         layer=node.layer,
         tensor=node.out,
         bits=bits,
-        bytes_int4=(2 * n * k + n * -(-k // block) + 3) // 4,
+        bytes_int4=int4_bytes(n, k, block),
         bytes_int8=n * k,
         loss=loss,
     )
@@ -168,11 +170,11 @@ class _Trial:
 
     def loss(self, narrow: set[str]) -> float:
         """The loss with the weights of some operators in 4 bits."""
-        turned = []
+        angles = []
         for stack, exact in zip(self._stacks, self._exact, strict=True):
             y = self._run(stack, {name: self._rounded[name] for name in narrow}, exact)
-            turned.append(_turned(exact[self._graph.output], y[self._graph.output]).ravel())
-        return float(np.concatenate(turned).mean())
+            angles.append(turned(exact[self._graph.output], y[self._graph.output]).ravel())
+        return float(np.concatenate(angles).mean())
 
     def _run(
         self,
@@ -192,8 +194,8 @@ class _Trial:
         return tensors
 
 
-def _turned(a: Floats, b: Floats) -> Floats:
-    """One minus the cosine between the tokens of two tensors."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
+def turned(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """One minus the cosine between the tokens of two tensors, `[..., tokens, channels]`."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return 1 - (a * b).sum(-1) / np.maximum(lengths, 1e-30)

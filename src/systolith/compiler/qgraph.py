@@ -110,6 +110,11 @@ class Output:
     layer: str = ""
 
 
+def int4_bytes(n: int, k: int, block: int) -> int:
+    """Bytes of `[n, k]` weights of 4 bits: half of one for each, a quarter for an exponent."""
+    return (2 * n * k + n * -(-k // block) + 3) // 4
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Int4Weights:
     """Weights of 4 bits, in blocks along K that share an exponent: `codes << exponents`.

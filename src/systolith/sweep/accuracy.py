@@ -6,6 +6,7 @@ import numpy as np
 
 from systolith.compiler.execute import run_float
 from systolith.compiler.model import CompiledModel
+from systolith.compiler.precision import turned
 from systolith.host.inference import HostParts
 from systolith.program import Program
 from systolith_sim.golden.qgraph import run_qgraph
@@ -25,14 +26,12 @@ def loss_of(
         samples: inputs, of which the first tokens count.
     """
     host, output = HostParts(program), model.qgraph.tensors[model.output]
-    turned: list[np.ndarray] = []
+    angles: list[np.ndarray] = []
     for sample in samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]:
         cut = {name: np.asarray(value)[..., : program.seq_len] for name, value in sample.items()}
         padded, length = host.pad(cut)
         codes = run_qgraph(model.qgraph, host.prologue(padded), length)[output.name]
         y = codes[:length] * np.asarray(output.step, np.float64)
         real = np.asarray(host.embed(padded))[:, :length]
-        exact = run_float(model.graph, real)[0].astype(np.float64)
-        lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(y, axis=1)
-        turned.append(1 - (exact * y).sum(1) / np.maximum(lengths, 1e-30))
-    return float(np.concatenate(turned).mean())
+        angles.append(turned(run_float(model.graph, real)[0], y))
+    return float(np.concatenate(angles).mean())

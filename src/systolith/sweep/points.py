@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from systolith.compiler.options import WeightFormat
 from systolith.config import CoreConfig
 
 RING_TILES = 128
@@ -26,7 +27,7 @@ class Point:
     seq_len: int
     bandwidth: float
     latency: int
-    weights: str = "int8"
+    weights: WeightFormat = "int8"
 
     @property
     def key(self) -> str:
@@ -43,7 +44,7 @@ def expand(
     seq_lens: Sequence[int],
     bandwidths: Sequence[float],
     latency: int,
-    weights: Sequence[str] = ("int8",),
+    weights: Sequence[WeightFormat] = ("int8",),
 ) -> tuple[list[Point], list[str]]:
     """Return every combination that can be built, and why the others cannot.
 

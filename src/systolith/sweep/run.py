@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,11 @@ def measure(
         `roofline_fraction`, `bound`, `dram_bytes`, `multipliers`, `block_rams` and, if there are
         samples, `loss` (see `accuracy`); or `refused`.
     """
-    config, seq_len, weights = points[0].config, points[0].seq_len, points[0].weights
-    quantization = quantization or QuantizeOptions()
-    if weights == "mixed":
-        quantization = replace(quantization, weights="mixed")
-    else:
-        quantization = replace(quantization, weights=weights, max_bytes=None, max_loss=None)  # pyright: ignore[reportArgumentType]
+    config, seq_len = points[0].config, points[0].seq_len
+    options = _options(points[0], quantization)
     try:
         program, compiled = compile_with_model(
-            model, config=config, seq_len=seq_len, calibration=samples, options=quantization
+            model, config=config, seq_len=seq_len, calibration=samples, options=options
         )
     except CompileError as error:
         return [_varied(point) | {"refused": str(error)} for point in points]
@@ -96,7 +91,7 @@ def sweep(
         points: what to measure.
         executor: who measures.
         memory: file of JSON lines, to which every result is added at once; what is in there from
-            an earlier sweep with the same identity is not measured again.
+            an earlier sweep with the same identity and options is not measured again.
         identity: names the model and the calibration.
         quantization: as in `measure`.
         progress: told how many points have been measured.
@@ -104,7 +99,9 @@ def sweep(
     Returns:
         A row for each point, in their order.
     """
-    known = _remembered(memory, identity)
+    # Each point is remembered with its own options, so further formats forget nothing.
+    wanted = {point.key: f"{identity} {_options(point, quantization)}" for point in points}
+    known = _remembered(memory, wanted)
     groups: dict[tuple[CoreConfig, int, str], list[Point]] = {}
     for point in points:
         if point.key not in known:
@@ -120,7 +117,7 @@ def sweep(
                 rows = task.result()
                 for row in rows:
                     known[row["key"]] = row
-                    file.write(json.dumps({"identity": identity} | row) + "\n")
+                    file.write(json.dumps({"identity": wanted[row["key"]]} | row) + "\n")
                 file.flush()
                 progress(len(rows))
     except BaseException:
@@ -130,7 +127,11 @@ def sweep(
     return [known[point.key] for point in points]
 
 
-def _remembered(memory: Path, identity: str) -> dict[str, dict[str, Any]]:
+def _options(point: Point, quantization: QuantizeOptions | None) -> QuantizeOptions:
+    return (quantization or QuantizeOptions()).with_weights(point.weights)
+
+
+def _remembered(memory: Path, wanted: dict[str, str]) -> dict[str, dict[str, Any]]:
     if not memory.is_file():
         return {}
     known = {}
@@ -139,8 +140,9 @@ def _remembered(memory: Path, identity: str) -> dict[str, dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # an interrupted sweep may have left half a line
-        if row.pop("identity", None) == identity:
-            known[row["key"]] = row
+        key, identity = row.get("key"), row.pop("identity", None)
+        if identity is not None and identity == wanted.get(key):
+            known[key] = row
     return known
 
 

@@ -44,7 +44,7 @@ class BertShape:
     ffn: int = 128
     vocabulary: int = 100
     positions: int = 64
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "sigmoid", "silu", "tanh"] = "gelu"
     pooling: bool = False
     half: bool = False
     pre_norm: bool = False
@@ -257,8 +257,8 @@ class _Writer:
 
     def activation(self, name: str, x: str) -> str:
         kind = self.shape.activation
-        if kind == "relu":
-            return self.node("Relu", [x], name)
+        if kind in ("relu", "sigmoid", "tanh"):
+            return self.node(kind.capitalize(), [x], name)
         if kind == "silu":
             return self.node("Mul", [x, self.node("Sigmoid", [x], name)], name)
         if kind == "gelu_tanh":

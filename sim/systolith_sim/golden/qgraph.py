@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from systolith.compiler.qgraph import (
     Columns,
+    Constant,
     Epilogue,
     Exp,
     Input,
@@ -18,6 +19,7 @@ from systolith.compiler.qgraph import (
     Map,
     Matmul,
     Output,
+    Patches,
     QGraph,
     RowRecords,
     View,
@@ -47,7 +49,7 @@ def run_qgraph(
     Args:
         graph: what to compute.
         inputs: codes of every input, `[rows, columns]`, by name. Rows that are missing at the
-            end are padding, 0.
+            end are padding, 0. Of an image, `[channels * height, width]`, all have to be there.
         length: valid rows of the inputs; scores of columns from it on are masked.
 
     Returns:
@@ -62,10 +64,16 @@ def run_qgraph(
     run = _Run(graph, length)
     for operator in graph.operators:
         match operator:
-            case Input():
-                if operator.out not in inputs:
-                    raise ValueError(f"the input {operator.out} is missing")
-                run.input(operator, np.asarray(inputs[operator.out]))
+            case Input(patches=patches):
+                name = operator.out if patches is None else patches.image
+                if name not in inputs:
+                    raise ValueError(f"the input {name} is missing")
+                if patches is None:
+                    run.input(operator, np.asarray(inputs[name]))
+                else:
+                    run.patches(operator.out, patches, np.asarray(inputs[name]))
+            case Constant():
+                run.values[operator.out] = operator.values.copy()
             case Matmul():
                 run.matmul(operator)
             case Map():
@@ -103,6 +111,17 @@ class _Run:
             )
         self._whole(tensor.name)[:rows] = codes
 
+    def patches(self, name: str, patches: Patches, codes: np.ndarray) -> None:
+        if codes.shape != (patches.channels * patches.height, patches.width):
+            raise ValueError(f"{patches.image} has another shape than {codes.shape}")
+        image = codes.reshape(patches.channels, patches.height, patches.width)
+        (down, right), (high, wide) = patches.grid, patches.patch
+        out = self._whole(name).reshape(-1, patches.count, high, patches.pitch)
+        for number in range(down * right):
+            top, left = number // right * high, number % right * wide
+            taken = image[patches.first :][: patches.count, top : top + high, left : left + wide]
+            out[patches.lead + number, :, :, :wide] = taken
+
     def matmul(self, operator: Matmul) -> None:
         a = self._view(operator.a)
         match operator.b:
@@ -115,11 +134,12 @@ class _Run:
         self._finish(operator, sums, 0, Source.ACCUMULATOR)
 
     def map(self, operator: Map) -> None:
+        rows = self._graph.tensors[operator.out.tensor].rows
+        x = self._view(operator.x)[:rows]
         if operator.multiply is None:
-            self._finish(operator, self._view(operator.x), 0, Source.SCRATCHPAD)
+            self._finish(operator, x, 0, Source.SCRATCHPAD)
         else:
-            second = self._view(operator.multiply)
-            self._finish(operator, self._view(operator.x), second, Source.PRODUCT)
+            self._finish(operator, x, self._view(operator.multiply)[:rows], Source.PRODUCT)
 
     def exp(self, operator: Exp) -> None:
         y = vector_pass(
@@ -156,7 +176,9 @@ class _Run:
         epilogue, row = operator.epilogue, NO_ROW
         valid = self._length if epilogue.mask_length else x.shape[1]
         if epilogue.rows is not None:
-            members = (self.values[f"{epilogue.rows}.{name}"][:, None] for name in Row._fields)
+            members = (
+                self.values[f"{epilogue.rows}.{name}"][: len(x), None] for name in Row._fields
+            )
             row = Row(*members)
         if epilogue.residual is not None:
             r = self._view(epilogue.residual)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from systolith.compiler.errors import CompileError
 from systolith.compiler.qgraph import (
+    Constant,
     Exp,
     Input,
     Map,
@@ -99,7 +100,7 @@ def written(operator: Operator) -> str | None:
     match operator:
         case Matmul() | Map() | Exp():
             return operator.out.tensor
-        case Input():
+        case Input() | Constant():
             return operator.out
         case _:
             return None

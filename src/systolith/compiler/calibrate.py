@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from systolith.compiler.execute import run_float
 from systolith.compiler.graph import Floats, Graph
-from systolith.compiler.prologue import HostModel, pad_inputs
+from systolith.compiler.patches import PatchGrid
+from systolith.compiler.prologue import HostModel, pad_inputs, take_image
 
 BATCH_TOKENS = 2048
 """Tokens that are run at once: enough for fast products, few enough for the caches' sake."""
@@ -44,9 +45,20 @@ def embed(
     name: str,
     seq_len: int,
     mask_input: str | None,
+    patches: PatchGrid | None = None,
 ) -> list[Floats]:
-    """Run the prologue; return each sample's input tensor, `[valid tokens, channels]`."""
+    """Run the prologue; return each sample's input tensor, `[valid tokens, channels]`.
+
+    Images are unfolded into their patches.
+    """
     result = []
+    if patches is not None:
+        image, *_ = prologue.inputs
+        for sample in samples:
+            feeds = take_image(sample, image, prologue.shapes[image])
+            (made,) = prologue.run(feeds).values()
+            result.append(patches.unfold(made))
+        return result
     for sample in samples:
         feeds, length = pad_inputs(sample, seq_len, mask_input)
         x = prologue.run(feeds)[name]

@@ -59,20 +59,34 @@ def load(source: Path | bytes) -> onnx.ModelProto:
     return model
 
 
-def fix_shapes(model: onnx.ModelProto, seq_len: int | None) -> int:
+IMAGE_DIMENSIONS = 4
+"""Of an input that is an image: batch, channels, height, width."""
+
+
+def is_image(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input is an image."""
+    tensor = value.type.tensor_type
+    return len(tensor.shape.dim) == IMAGE_DIMENSIONS and tensor.elem_type == TensorProto.FLOAT
+
+
+def fix_shapes(model: onnx.ModelProto, seq_len: int | None) -> int | None:
     """Make every input `[1, T, ...]`, in place, and forget all other shapes; return T.
 
-    The first dimension is the batch, the second the sequence.
+    The first dimension is the batch, the second the sequence. An image, `[1, channels, height,
+    width]`, has no length of its own: then return None.
 
     Raises:
         CompileError: a dynamic shape without a length, a length that the model does not have, or
             a dimension that neither batch nor sequence explains.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
     found: int | None = None
-    for value in model.graph.input:
-        if value.name in weights:
-            continue
+    images = [value for value in inputs if is_image(value)]
+    if images:
+        _fix_image(inputs)
+        inputs = []
+    for value in inputs:
         dims = value.type.tensor_type.shape.dim
         if len(dims) < 2:
             raise CompileError(
@@ -102,7 +116,7 @@ def fix_shapes(model: onnx.ModelProto, seq_len: int | None) -> int:
                     node=value.name,
                     accepted="dynamic batch and sequence dimensions only",
                 )
-    if found is None:
+    if found is None and not images:
         raise CompileError("the model has no inputs", accepted="a model of token inputs")
     for value in model.graph.output:
         for dim in value.type.tensor_type.shape.dim:
@@ -110,6 +124,24 @@ def fix_shapes(model: onnx.ModelProto, seq_len: int | None) -> int:
                 dim.ClearField("dim_param")
     del model.graph.value_info[:]
     return found
+
+
+def _fix_image(inputs: list[onnx.ValueInfoProto]) -> None:
+    """Make the only input one image, in place."""
+    if len(inputs) != 1:
+        raise CompileError(
+            f"the model has an image and {len(inputs) - 1} more inputs", accepted="one image"
+        )
+    (value,) = inputs
+    batch, *rest = value.type.tensor_type.shape.dim
+    _fix(value.name, batch, 1, "batch")
+    for name, dim in zip(("channels", "height", "width"), rest, strict=True):
+        if not dim.HasField("dim_value"):
+            raise CompileError(
+                f"the image's {name} dimension is dynamic",
+                node=value.name,
+                accepted="a dynamic batch dimension only: export the model for one image size",
+            )
 
 
 def convert(model: onnx.ModelProto) -> onnx.ModelProto:

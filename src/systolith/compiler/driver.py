@@ -76,7 +76,7 @@ def compile_with_model(
     samples = None
     if calibration is not None:
         samples = [
-            {key: np.asarray(value)[..., :seq_len] for key, value in sample.items()}
+            {key: _cut(np.asarray(value), seq_len) for key, value in sample.items()}
             for sample in calibration
         ]
     unit = max(HEAD_UNIT, config.columns)
@@ -95,6 +95,11 @@ def compile_with_model(
     if options.weights != "int8":
         program, model = _compile(prepared, options, config, progress)
     return program, model
+
+
+def _cut(value: np.ndarray, seq_len: int | None) -> np.ndarray:
+    """The tokens of a sample that count; an image has more dimensions, and stays as it is."""
+    return value[..., :seq_len] if value.ndim < 3 else value
 
 
 def _compile(

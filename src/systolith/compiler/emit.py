@@ -12,6 +12,7 @@ from systolith.compiler.hazards import Hazards, Region
 from systolith.compiler.image import Image, pack_int4, pack_weights
 from systolith.compiler.loads import LoadPlan
 from systolith.compiler.qgraph import (
+    Constant,
     Exp,
     Input,
     Int4Weights,
@@ -19,14 +20,18 @@ from systolith.compiler.qgraph import (
     Matmul,
     Operator,
     Output,
+    Patches,
     QGraph,
     RowRecords,
+    Tensor,
     View,
     int4_bytes,
 )
+from systolith.compiler.runs import constant_rows, image_binding, patch_loads, zero_rows
 from systolith.config import CoreConfig
 from systolith.isa import (
     Engine,
+    Fill,
     Function,
     Instruction,
     Mask,
@@ -39,6 +44,7 @@ from systolith.isa import (
 )
 from systolith.numerics import Format
 from systolith.program import (
+    DTYPES,
     IMAGE_BASE,
     INPUT_BASE,
     LENGTH_SCALAR,
@@ -115,6 +121,8 @@ class Emitter:
             match operator:
                 case Input():
                     self._input(operator)
+                case Constant():
+                    self._constant(operator)
                 case Output():
                     self._output(operator)
                 case Matmul():
@@ -158,9 +166,36 @@ class Emitter:
 
     def _input(self, operator: Input) -> None:
         tensor = self._graph.tensors[operator.out]
+        if operator.patches is not None:
+            self._patches(tensor, operator.patches)
+            self._note_tensor(operator.out, Engine.LOAD, operator.layer)
+            return
         binding, fields = self._transfer(operator.out, INPUT_BASE)
         self._bindings[INPUT_BASE].append(binding)
         self._put(Opcode.LOAD, [], [self._region(_whole(tensor.name, tensor.columns))], **fields)
+        self._note_tensor(operator.out, Engine.LOAD, operator.layer)
+
+    def _patches(self, tensor: Tensor, patches: Patches) -> None:
+        """Bring in patches of an image, and zeros in front of them and between their runs."""
+        # An image is a model's only input.
+        self._bindings[INPUT_BASE] = [image_binding(patches)]
+        whole = patches.pitch != patches.patch[1]
+        if whole or patches.lead:
+            region = self._region(
+                _whole(tensor.name, tensor.columns), None if whole else slice(0, patches.lead)
+            )
+            fields = zero_rows(region, self._config)
+            self._put(Opcode.LOAD, [], [region], fill=Fill.ZERO, base=INPUT_BASE, **fields)
+        for fields, regions in patch_loads(patches, self._places[tensor.name], self._config):
+            self._put(Opcode.LOAD, [], regions, base=INPUT_BASE, **fields)
+
+    def _constant(self, operator: Constant) -> None:
+        tensor, place = self._graph.tensors[operator.out], self._places[operator.out]
+        data = operator.values.astype(DTYPES[tensor.format]).tobytes()
+        self._streamed += len(data)
+        fields = constant_rows(tensor, place) | {"dram_offset": self.image.add(data)}
+        region = self._region(_whole(tensor.name, tensor.columns))
+        self._put(Opcode.LOAD, [], [region], base=IMAGE_BASE, **fields)
         self._note_tensor(operator.out, Engine.LOAD, operator.layer)
 
     def _output(self, operator: Output) -> None:
@@ -257,7 +292,7 @@ class Emitter:
 
     def _map(self, position: int, operator: Map) -> None:
         tensor = self._graph.tensors[operator.x.tensor]
-        blocks = [slice(0, tensor.rows)]
+        blocks = [slice(0, self._graph.tensors[operator.out.tensor].rows)]
         if operator.epilogue.rows in self._row_blocks:
             # Later passes find all records there already.
             blocks = self._row_blocks.pop(operator.epilogue.rows)

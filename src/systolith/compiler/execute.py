@@ -11,11 +11,13 @@ from systolith.compiler.graph import (
     Activation,
     Add,
     Attention,
+    First,
     Floats,
     Graph,
     LayerNorm,
     Linear,
     Node,
+    PatchEmbedding,
 )
 
 Observer = Callable[[str, Floats], None]
@@ -28,6 +30,11 @@ def scores_name(attention: Attention) -> str:
     return f"{attention.out}.scores"
 
 
+def partial_name(node: PatchEmbedding) -> str:
+    """What an observer sees sums over some of an image's channels as, the table included."""
+    return f"{node.out}.partial"
+
+
 def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -> Floats:
     """Run a graph on samples of equal length, without padding, so without masks.
 
@@ -35,8 +42,8 @@ def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -
         graph: what to run.
         x: `[samples, tokens, channels]`, the input tensor.
         observe: called with the name and the elements of every tensor as it is computed,
-            `[samples, tokens, channels]`, and of scores before softmax, base-2 logarithms
-            `[samples, heads, tokens, tokens]`.
+            `[samples, tokens, channels]`, of scores before softmax, base-2 logarithms
+            `[samples, heads, tokens, tokens]`, and of a patch embedding's partial sums.
 
     Returns:
         `[samples, tokens, channels]`, the output tensor, float32.
@@ -57,13 +64,24 @@ def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -
 
 
 def run_node(node: Node, tensors: Mapping[str, Floats], observe: Observer | None = None) -> Floats:
-    """Run one node on the tensors that it reads; `observe` sees scores alone."""
+    """Run one node on the tensors that it reads; `observe` sees what lies inside it alone."""
     match node:
         case Linear():
             x = tensors[node.x]
             # One product of matrices: stacks of small ones are several times slower.
             y = x.reshape(-1, x.shape[-1]) @ node.weight.T
             return y.reshape(*x.shape[:-1], -1) + node.bias
+        case PatchEmbedding():
+            shape = (*tensors[node.x].shape[:-1], len(node.weight))
+            y = np.broadcast_to(node.table, shape)
+            parts = (np.split(each, node.channels, -1) for each in (tensors[node.x], node.weight))
+            for x, weight in zip(*parts, strict=True):
+                if observe:
+                    observe(partial_name(node), y)
+                y = y + x @ weight.T
+            return y
+        case First():
+            return tensors[node.x][..., : node.rows, :]
         case LayerNorm():
             x = tensors[node.x]
             centred = x - x.mean(-1, keepdims=True)

@@ -20,7 +20,16 @@ from systolith.compiler.formats import (
     quantize_weight,
 )
 from systolith.compiler.gptq import Int4Fit
-from systolith.compiler.graph import Activation, Add, Attention, Graph, LayerNorm, Linear, Node
+from systolith.compiler.graph import (
+    Activation,
+    Add,
+    Attention,
+    Graph,
+    LayerNorm,
+    Linear,
+    Node,
+    PatchEmbedding,
+)
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.qgraph import (
     Columns,
@@ -118,7 +127,7 @@ class Forms:
             unique = f"{name}.{count}"
         self.tensors[unique] = Tensor(
             name=unique,
-            rows=self.seq_len if rows is None else rows,
+            rows=self.rows(source) if rows is None else rows,
             columns=columns,
             format=format_,
             layer=layer,
@@ -127,6 +136,10 @@ class Forms:
             source=source,
         )
         return View(tensor=unique, first=0, columns=columns)
+
+    def rows(self, name: str) -> int:
+        """Rows of a float tensor: tokens, unless it is the first ones."""
+        return self.graph.rows.get(name, self.seq_len)
 
     def make_wide(self, name: str, label: str, layer: str) -> View:
         """Make a float tensor's s16 form."""
@@ -270,6 +283,8 @@ class Forms:
             case Activation():
                 linear = self.graph.producers.get(node.x)
                 return "ffn_up" if isinstance(linear, Linear) else "activation"
+            case PatchEmbedding():
+                return "patches"
             case Linear():
                 producer = self.graph.producers.get(node.x)
                 if isinstance(producer, Attention):

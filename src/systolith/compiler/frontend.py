@@ -1,11 +1,12 @@
 """The front end: an ONNX file in, an operator graph and the host's two ONNX models out.
 
-What lies before the first layer norm or matrix product is the host's prologue: token lookup, the
-sum of embeddings, mask arithmetic. What lies after the last layer norm is its epilogue: pooling,
-normalisation to unit length. Everything between runs on the core, or the model is refused.
+What lies before the first layer norm, matrix product or convolution is the host's prologue: token
+lookup, the sum of embeddings, mask arithmetic. What lies after the last layer norm is its
+epilogue: pooling, normalisation to unit length; but a head that reads the first token alone
+belongs to the core. Everything between runs on the core, or the model is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +14,24 @@ import onnx
 import onnx_ir as ir
 
 from systolith.compiler import ops
-from systolith.compiler.clean import clean, convert, fix_shapes, load
+from systolith.compiler.clean import DOMAIN, clean, convert, fix_shapes, load
 from systolith.compiler.errors import CompileError
-from systolith.compiler.graph import Attention, Graph
+from systolith.compiler.graph import Attention, Graph, PatchEmbedding
 from systolith.compiler.layers import name_layers
 from systolith.compiler.masks import check_masks
+from systolith.compiler.patches import PatchGrid
 from systolith.compiler.prologue import check_tables
 from systolith.compiler.reading import Layout, Reading, out_name
 from systolith.compiler.submodel import describe, extract, float_value
 
 _ANCHORS = {"LayerNormalization", "MatMul", "Gemm", "Conv", "Attention", "Einsum"}
 """The first of these is where the core begins."""
+
+_HEAD = {"MatMul", "Gemm", "Add", "Relu", "Gelu", "Sigmoid", "Tanh"}
+"""Operators that a head may end with."""
+
+_HEAD_MOVES = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+"""Others that it may have on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +41,13 @@ class LoadedModel:
     Attributes:
         graph: what the core computes, in real numbers.
         seq_len: tokens.
-        prologue: ONNX model from all of the model's inputs to `graph.input`, `[1, T, channels]`.
+        prologue: ONNX model from all of the model's inputs to `graph.input`, `[1, T, channels]`,
+            or the image whose patches it is.
         epilogue: ONNX model from `result` and the model's inputs to its outputs; empty if the
             model's only output is `graph.output`.
         result: the epilogue's input that stands for `graph.output`.
         outputs: names of the model's outputs.
+        patches: how the image falls into patches, if the input is one.
         masked: whether padding is masked; without a mask, all inputs have T tokens.
         mask_input: the model input that says which tokens are valid, if there is one.
         host: what runs on the host, in words.
@@ -49,6 +59,7 @@ class LoadedModel:
     epilogue: bytes
     result: str
     outputs: tuple[str, ...]
+    patches: PatchGrid | None
     masked: bool
     mask_input: str | None
     host: tuple[str, ...]
@@ -59,7 +70,8 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
 
     Args:
         source: a file, or its contents.
-        seq_len: tokens; may be left out if the model's inputs have a fixed length.
+        seq_len: tokens; may be left out if the model's inputs have a fixed length. Images have as
+            many as their model makes of them.
 
     Raises:
         CompileError: the model is not supported; the error says where, why, and what would be.
@@ -68,10 +80,10 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
     seq_len = fix_shapes(model, seq_len)
     model = convert(model)
     cleaned = clean(model)
-    body, last = _body(cleaned.graph)
-    reading = Reading(seq_len)
-    for node in body:
-        ops.apply(reading, node)
+    norm = _last_norm(cleaned.graph)
+    if seq_len is None:
+        seq_len = _tokens(cleaned.graph)
+    reading, last = _read(cleaned.graph, norm, seq_len)
     name = out_name(last)
     result = reading.values[name]
     assert isinstance(result, Layout)
@@ -84,6 +96,7 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
         nodes=tuple(reading.nodes.values()),
     )
     graph = name_layers(graph.changed(graph.nodes))
+    _check_patches(graph, seq_len)
 
     # The file's own nodes where they have the tensor: they may keep weights in fewer bytes.
     models, inputs = (model, ir.to_proto(cleaned)), list(model.graph.input)
@@ -99,7 +112,8 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
         )
     outputs = list(model.graph.output)
     epilogue = None
-    if [value.name for value in outputs] != [name]:
+    # An epilogue that changes nothing still says what shape the first token's row has.
+    if [value.name for value in outputs] != [name] or result.tensor in graph.rows:
         given = [float_value(name, result.index.shape), *inputs]
         epilogue = _extract(models, given, outputs, "epilogue")
     return LoadedModel(
@@ -110,21 +124,20 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
         # An output may be the core's result itself; the epilogue's input then has another name.
         result=name if epilogue is None else epilogue.graph.input[0].name,
         outputs=tuple(value.name for value in outputs),
+        patches=reading.patches,
         masked=any(isinstance(node, Attention) and node.masked for node in graph.nodes),
         mask_input=mask_input,
-        host=tuple(f"{part.graph.name}: {describe(part)}" for part in (prologue, epilogue) if part),
+        host=tuple(
+            f"{part.graph.name}: {work}"
+            for part in (prologue, epilogue)
+            if part and (work := describe(part))
+        ),
     )
 
 
-def _body(graph: ir.Graph) -> tuple[list[ir.Node], ir.Node]:
-    """The nodes of the core, and the last of them: the last layer norm."""
-    downstream: dict[ir.Node, bool] = {}
+def _last_norm(graph: ir.Graph) -> ir.Node:
     last: ir.Node | None = None
     for node in graph:
-        before = [value.producer() for value in node.inputs if value is not None]
-        downstream[node] = node.op_type in _ANCHORS or any(
-            downstream.get(each, False) for each in before if each is not None
-        )
         if node.op_type == "LayerNormalization":
             last = node
     if last is None:
@@ -132,6 +145,95 @@ def _body(graph: ir.Graph) -> tuple[list[ir.Node], ir.Node]:
         raise CompileError(
             f"the model has no LayerNormalization, only {', '.join(kinds)}",
             accepted="transformer encoders: layer norms, attention, feed-forward layers",
+        )
+    return last
+
+
+def _tokens(graph: ir.Graph) -> int:
+    """Tokens of a model of images: rows of its first layer norm."""
+    node = next(each for each in graph if each.op_type == "LayerNormalization")
+    value = node.inputs[0]
+    shape = value.shape if value is not None else None
+    if shape is None or not shape.is_static() or len(shape) != 3:
+        raise CompileError(
+            "the number of its tokens does not follow from the image",
+            node=node.name or "",
+            operator=node.op_type,
+            accepted="a norm of shape [1, tokens, channels]",
+        )
+    return int(shape.numpy()[1])
+
+
+def _read(graph: ir.Graph, norm: ir.Node, seq_len: int) -> tuple[Reading, ir.Node]:
+    """Read the core's nodes; return the last of them, too."""
+    head = _head(norm)
+    try:
+        return _read_until(graph, head or norm, seq_len)
+    except CompileError:
+        if head is None:
+            raise
+    # What the core cannot have of a head, the host does.
+    return _read_until(graph, norm, seq_len)
+
+
+def _read_until(graph: ir.Graph, last: ir.Node, seq_len: int) -> tuple[Reading, ir.Node]:
+    reading = Reading(seq_len)
+    for node in _body(graph, last):
+        ops.apply(reading, node)
+    return reading, last
+
+
+def _head(norm: ir.Node) -> ir.Node | None:
+    """The last operator of a head: matrix products of the first token, and what belongs to them.
+
+    Nothing else may read what the last layer norm makes, or anything on the way.
+    """
+    shape = norm.outputs[0].shape
+    last, chosen = None, shape is not None and all(size == 1 for size in shape[:-1])
+    for node in _chain(norm):
+        if node.op_type in ("Gather", "Slice"):
+            chosen = True
+        elif chosen and (node.op_type in _HEAD or node.domain == DOMAIN):
+            last = node
+        elif node.op_type not in _HEAD_MOVES:
+            break
+    return last
+
+
+def _chain(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes behind a node, as long as each has but one reader and needs nothing else."""
+    while True:
+        (out, *others) = node.outputs
+        readers = {use.node for use in out.uses()}
+        if len(readers) != 1 or out.is_graph_output() or any(each.uses() for each in others):
+            return
+        (node,) = readers
+        constant = [each is None or each.const_value is not None for each in node.inputs]
+        if constant.count(False) != 1:
+            return
+        yield node
+
+
+def _check_patches(graph: Graph, seq_len: int) -> None:
+    """Refuse patches that are used in more than one way."""
+    embeddings = [node for node in graph.nodes if isinstance(node, PatchEmbedding)]
+    for node in embeddings:
+        if len(embeddings) > 1 or len(node.table) != seq_len:
+            raise CompileError(
+                f"{len(node.table)} patches are read besides those among {seq_len} tokens",
+                node=node.onnx[0],
+                operator="Conv",
+                accepted="patches that become tokens, and are read by nobody else",
+            )
+
+
+def _body(graph: ir.Graph, last: ir.Node) -> list[ir.Node]:
+    """The nodes of the core up to a last one."""
+    downstream: dict[ir.Node, bool] = {}
+    for node in graph:
+        before = [value.producer() for value in node.inputs if value is not None]
+        downstream[node] = node.op_type in _ANCHORS or any(
+            downstream.get(each, False) for each in before if each is not None
         )
     wanted, stack = {last}, [last]
     while stack:
@@ -160,7 +262,7 @@ def _body(graph: ir.Graph) -> tuple[list[ir.Node], ir.Node]:
                 f"output '{value.name}' is a tensor inside the core",
                 accepted="outputs that are made from the last layer norm",
             )
-    return [node for node in graph if node in wanted], last
+    return [node for node in graph if node in wanted]
 
 
 def _extract(

@@ -68,6 +68,41 @@ class Linear(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PatchEmbedding(Node):
+    """`x . weight^T + table`: patches of an image to tokens, with what is added to each of them.
+
+    Attributes:
+        x: patches `[T, K]`; rows of 0 in front for tokens that are in `table` alone.
+        weight: `[N, K]`.
+        table: `[T, N]`: bias, positions, and the tokens in front.
+        channels: of the image; K is a multiple.
+    """
+
+    x: str
+    weight: Floats
+    table: Floats
+    channels: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class First(Node):
+    """The first rows of `x`, as of the token that stands for the whole input."""
+
+    x: str
+    rows: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LayerNorm(Node):
     """Rows of `x` less their mean, divided by `sqrt(variance + eps)`, times gamma, plus beta."""
 
@@ -136,7 +171,7 @@ class Activation(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:
-    """A model from the first layer norm to the last.
+    """A model from the first operator of the core to the last.
 
     Attributes:
         input: the tensor that the host provides.
@@ -163,6 +198,17 @@ class Graph:
             for name in node.inputs:
                 readers[name].append(node)
         return readers
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Rows of the tensors that have fewer than there are tokens."""
+        rows: dict[str, int] = {}
+        for node in self.nodes:
+            if isinstance(node, First):
+                rows[node.out] = node.rows
+            elif node.inputs[0] in rows:
+                rows[node.out] = rows[node.inputs[0]]
+        return rows
 
     def changed(self, nodes: Iterable[Node], widths: dict[str, int] | None = None) -> "Graph":
         """The graph with other nodes, less those whose results nobody needs."""

@@ -12,7 +12,7 @@ from systolith.compiler.graph import Floats, Graph
 from systolith.compiler.legalize import move_biases, pad_heads, split_feed_forward
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.precision import Choice, choose_all, choose_mixed
-from systolith.compiler.prologue import HostModel, random_inputs
+from systolith.compiler.prologue import HostModel, random_images, random_inputs
 from systolith.compiler.qgraph import QGraph
 from systolith.compiler.quantize import quantize
 
@@ -74,7 +74,7 @@ class PreparedModel:
         inputs: the core's input for each calibration sample, `[valid tokens, channels]`.
         name: of the model.
         notes: what the user should know.
-        unit: channels that heads are padded to multiples of.
+        unit: channels that heads, and bytes that runs of an image, are padded to multiples of.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class PreparedModel:
         self._inputs = inputs
         self._name = name
         self._notes = notes
+        self._unit = unit
         self._whole = pad_heads(move_biases(loaded.graph), unit)
         # Chunks follow from ranges, and the ranges of partial sums from chunks.
         self._whole_ranges = calibrate(self._whole, inputs)
@@ -170,6 +171,8 @@ class PreparedModel:
             seq_len=seq_len or self.loaded.seq_len,
             options=options,
             result=self.loaded.result,
+            patches=self.loaded.patches,
+            run=self._unit,
             masked=self.loaded.masked,
             fitted=fitted,
         )
@@ -250,21 +253,26 @@ def prepare_model(
     loaded = load_model(source, seq_len)
     notes: list[str] = []
     if calibration is None:
-        calibration = random_inputs(
-            loaded.prologue,
-            loaded.epilogue,
-            loaded.seq_len,
-            loaded.mask_input,
-            count=RANDOM_SAMPLES,
-            seed=0,
-        )
+        if loaded.patches is not None:
+            kind = "images"
+            calibration = random_images(loaded.prologue, count=RANDOM_SAMPLES, seed=0)
+        else:
+            kind = "tokens"
+            calibration = random_inputs(
+                loaded.prologue,
+                loaded.epilogue,
+                loaded.seq_len,
+                loaded.mask_input,
+                count=RANDOM_SAMPLES,
+                seed=0,
+            )
         notes.append(
-            f"calibrated on {RANDOM_SAMPLES} samples of random tokens: give samples of real input "
+            f"calibrated on {RANDOM_SAMPLES} samples of random {kind}: give samples of real input "
             "for the accuracy that the model can have"
         )
     if not calibration:
         raise CompileError("there are no calibration samples", accepted="at least one")
-    if not loaded.masked:
+    if not loaded.masked and loaded.patches is None:
         notes.append(
             f"the model has no attention mask: every input must have {loaded.seq_len} tokens"
         )
@@ -274,6 +282,7 @@ def prepare_model(
         name=loaded.graph.input,
         seq_len=loaded.seq_len,
         mask_input=loaded.mask_input,
+        patches=loaded.patches,
     )
     if not name:
         name = "model" if isinstance(source, bytes) else Path(source).stem

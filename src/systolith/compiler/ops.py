@@ -8,6 +8,7 @@ import onnx_ir as ir
 from systolith.compiler import rules_elements as _elements  # noqa: F401
 from systolith.compiler import rules_matmul as _matmul  # noqa: F401
 from systolith.compiler import rules_moves as _moves  # noqa: F401
+from systolith.compiler import rules_patches as _patches  # noqa: F401
 from systolith.compiler.reading import Reading
 from systolith.compiler.rules import RULES
 

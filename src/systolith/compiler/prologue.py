@@ -1,6 +1,6 @@
 """The host's ONNX models: running them, and padding a model's inputs to the compiled length."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
+from systolith.compiler.clean import is_image
 from systolith.compiler.errors import CompileError
 
 Arrays = dict[str, npt.NDArray]
@@ -22,6 +23,7 @@ class HostModel:
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
+        self.shapes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
 
     def run(self, feeds: Mapping[str, npt.ArrayLike]) -> Arrays:
         """Return all outputs; feeds that the model does not take are ignored."""
@@ -78,6 +80,44 @@ def pad_inputs(
         fill[: min(given, seq_len)] = value[:seq_len]
         padded[name] = fill[None]
     return padded, length
+
+
+def image_input(prologue: bytes) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape of the image that a model takes, if it takes one."""
+    for value in onnx.load_from_string(prologue).graph.input:
+        if is_image(value):
+            return value.name, tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return None
+
+
+def take_image(inputs: Mapping[str, npt.ArrayLike], name: str, shape: Sequence[int]) -> Arrays:
+    """Bring one image to the shape of a model's input.
+
+    Args:
+        inputs: `[channels, height, width]` or `[1, channels, height, width]`, by name.
+        name: of the input.
+        shape: of the input, with a batch of 1.
+
+    Raises:
+        CompileError: it is not there, not alone, or has another size.
+    """
+    if set(inputs) != {name}:
+        raise CompileError(f"inputs are {', '.join(inputs) or 'missing'}", accepted=f"'{name}'")
+    array = np.asarray(inputs[name], np.float32)
+    if array.shape not in (tuple(shape), tuple(shape[1:])):
+        raise CompileError(
+            f"the image has shape {list(array.shape)}", node=name, accepted=f"{list(shape[1:])}"
+        )
+    return {name: array.reshape(shape)}
+
+
+def random_images(prologue: bytes, *, count: int, seed: int) -> list[Arrays]:
+    """Make up images of a normal distribution; the last resort of calibration."""
+    found = image_input(prologue)
+    assert found is not None
+    name, shape = found
+    random = np.random.default_rng(seed)
+    return [{name: random.normal(0, 1, shape).astype(np.float32)} for _ in range(count)]
 
 
 def random_inputs(

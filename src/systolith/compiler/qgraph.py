@@ -94,11 +94,61 @@ class Epilogue:
     statistic_name: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patches:
+    """Rows of patches, brought in from an image of s8 codes in the host's memory.
+
+    A row is a patch: for each of some channels, from top to bottom, a run of its pixels from left
+    to right; runs begin at multiples of `pitch` columns. Patches follow each other from left to
+    right, then from top to bottom.
+
+    Attributes:
+        image: the image's name.
+        channels, height, width: of all of it: `[channels * height, width]` codes.
+        patch: height and width of a patch.
+        first, count: channels that are taken.
+        pitch: columns from run to run, at least a patch's width; 0 lies between them.
+        lead: rows of 0 in front.
+        step: real value of one step, for each of all channels.
+    """
+
+    image: str
+    channels: int
+    height: int
+    width: int
+    patch: tuple[int, int]
+    first: int
+    count: int
+    pitch: int
+    lead: int
+    step: npt.NDArray[np.float64]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches, from top to bottom and from left to right."""
+        return self.height // self.patch[0], self.width // self.patch[1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """Bring a tensor in from the host, s16 codes."""
+    """Bring a tensor in from the host: s16 codes, or patches of an image."""
 
     out: str
+    patches: Patches | None = None
+    layer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Constant:
+    """A tensor that comes with the program.
+
+    Attributes:
+        out: its name.
+        values: codes `[rows, columns]`, int16.
+    """
+
+    out: str
+    values: npt.NDArray[np.int16]
     layer: str = ""
 
 
@@ -167,7 +217,10 @@ class Matmul:
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """`out = epilogue(x)`, element by element; with `multiply`, of `x * multiply`."""
+    """`out = epilogue(x)`, element by element; with `multiply`, of `x * multiply`.
+
+    If the result has fewer rows than x, those are the first ones.
+    """
 
     out: View
     x: View
@@ -225,7 +278,7 @@ class RowRecords:
     part: str = ""
 
 
-Operator = Input | Output | Matmul | Map | Exp | RowRecords
+Operator = Input | Constant | Output | Matmul | Map | Exp | RowRecords
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,20 @@ from systolith.compiler.errors import CompileError
 from systolith.compiler.fit import Fitted
 from systolith.compiler.formats import Floats, encode_columns, encode_epsilon
 from systolith.compiler.forms import Forms, Kept
-from systolith.compiler.graph import Activation, Add, Attention, Graph, LayerNorm, Linear
+from systolith.compiler.graph import (
+    Activation,
+    Add,
+    Attention,
+    First,
+    Graph,
+    LayerNorm,
+    Linear,
+    PatchEmbedding,
+)
 from systolith.compiler.heads import emit_attention
+from systolith.compiler.images import emit_patches
 from systolith.compiler.options import QuantizeOptions
+from systolith.compiler.patches import PatchGrid
 from systolith.compiler.qgraph import Epilogue, Input, Output, QGraph, RowRecords, View
 from systolith.compiler.steps import fused_linear, make_table, residual_of
 from systolith.isa import RowOperation
@@ -27,6 +38,8 @@ def quantize(
     result: str,
     masked: bool = True,
     fitted: Fitted | None = None,
+    patches: PatchGrid | None = None,
+    run: int = 1,
 ) -> QGraph:
     """Quantize a graph.
 
@@ -38,11 +51,17 @@ def quantize(
         result: name of the output tensor in the quantized graph; the input keeps its own.
         masked: whether the graph depends on the run-time length.
         fitted: weights that were fitted to inputs; None to round them as they are.
+        patches: how the input falls into patches, if it is an image.
+        run: columns that runs of an image begin at a multiple of.
 
     Raises:
         CompileError: something cannot be expressed in the core's integers.
     """
     quantizer = Quantizer(graph, ranges, seq_len, options, result, fitted or Fitted())
+    if patches is None:
+        quantizer.input()
+    else:
+        emit_patches(quantizer, patches, run)
     quantizer.run()
     return QGraph(
         tensors=quantizer.tensors,
@@ -56,8 +75,7 @@ class Quantizer(Forms):
     """Emits the operators of a graph, node by node."""
 
     def run(self) -> None:
-        """Emit all operators."""
-        self._input()
+        """Emit all operators behind the input."""
         for node in self.graph.nodes:
             match node:
                 case Linear():
@@ -70,11 +88,16 @@ class Quantizer(Forms):
                     self._activation(node)
                 case Attention():
                     emit_attention(self, node)
+                case PatchEmbedding():
+                    self.copy(node.out, node.layer)
+                case First():
+                    self._first(node)
                 case _:
                     raise CompileError(f"a {type(node).__name__} cannot be quantized")
         self.operators.append(Output(x=self.wide(self.graph.output).tensor, layer="output"))
 
-    def _input(self) -> None:
+    def input(self) -> None:
+        """Emit what brings in the graph's input."""
         name = self.graph.input
         view = self.make_wide(name, name, "embeddings")
         self.operators.append(Input(out=view.tensor, layer="embeddings"))
@@ -96,7 +119,7 @@ class Quantizer(Forms):
                 statistic_name=kept.name,
             )
             self.map(copy, view, epilogue, layer="embeddings", part="stats")
-        self._copy(name, "embeddings")
+        self.copy(name, "embeddings")
 
     def _linear(self, node: Linear) -> None:
         if self.deferred(node):
@@ -112,7 +135,7 @@ class Quantizer(Forms):
                 columns=columns, statistic=kept.statistic, statistic_name=kept.name
             ),
         )
-        self._copy(node.out, node.layer)
+        self.copy(node.out, node.layer)
 
     def _add(self, node: Add) -> None:
         part = self.part(node)
@@ -143,7 +166,7 @@ class Quantizer(Forms):
                 statistic_name=kept.name,
             )
             self.map(out, self.wide(other), epilogue, layer=node.layer, part=part)
-        self._copy(node.out, node.layer)
+        self.copy(node.out, node.layer)
 
     def _activation(self, node: Activation) -> None:
         low, high = (
@@ -198,7 +221,7 @@ class Quantizer(Forms):
             )
             self.map(out, x, epilogue, layer=node.layer, part=part)
         if wide:
-            self._copy(node.out, node.layer)
+            self.copy(node.out, node.layer)
 
     def _norm(self, node: LayerNorm) -> None:
         x, n = self.wide(node.x), self.graph.widths[node.x]
@@ -211,7 +234,7 @@ class Quantizer(Forms):
                 out=rows,
                 source=self.moments(node.x),
                 operation=RowOperation.LAYER_NORM,
-                rows=self.seq_len,
+                rows=self.rows(node.out),
                 n=n,
                 eps_mantissa=mantissa,
                 eps_shift=shift,
@@ -230,6 +253,24 @@ class Quantizer(Forms):
             self._normalize(
                 node, out, x, self.wide_steps[node.out], rows, self.keep(node.out, out), "norm"
             )
+
+    def _first(self, node: First) -> None:
+        x, step = self.wide(node.x), self.wide_steps[node.x]
+        label = f"{node.layer}.first"
+        if self.needs_wide(node.out):
+            out = self.make_wide(node.out, label, node.layer)
+            kept = self.keep(node.out, out)
+            epilogue = Epilogue(
+                columns=encode_columns(step / self.wide_steps[node.out], scratchpad=True),
+                statistic=kept.statistic,
+                statistic_name=kept.name,
+            )
+            self.map(out, x, epilogue, layer=node.layer, part="first")
+            self.copy(node.out, node.layer)
+            return
+        out, narrow = self.make_narrow(node.out, label, node.layer)
+        columns = encode_columns(step / narrow, scratchpad=True, name=out.tensor)
+        self.map(out, x, Epilogue(columns=columns), layer=node.layer, part="first")
 
     def _normalize(
         self,
@@ -257,7 +298,7 @@ class Quantizer(Forms):
         part = self.part(before) if before is not None else ""
         return {"attention_output": "attention_norm", "ffn_down": "ffn_norm"}.get(part, "norm")
 
-    def _copy(self, name: str, layer: str) -> None:
+    def copy(self, name: str, layer: str) -> None:
         """Make the s8 form of a wide tensor, if a matmul reads it."""
         if not self.needs_narrow(name):
             return

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from systolith.compiler.errors import CompileError
-from systolith.compiler.graph import Linear, Node
+from systolith.compiler.graph import First, Linear, Node
+from systolith.compiler.patches import PatchGrid
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +50,13 @@ class Layout:
 
     @cached_property
     def plain(self) -> bool:
-        """Whether the value is the tensor itself, but for dimensions of 1."""
+        """Whether the value is the tensor's rows from the first on, but for dimensions of 1."""
         flat = self.index.reshape(-1)
-        return self.index.shape[-1] == self.width and bool((flat == np.arange(flat.size)).all())
+        return (
+            self.index.ndim > 0
+            and self.index.shape[-1] == self.width
+            and bool((flat == np.arange(flat.size)).all())
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +118,7 @@ class Reading:
         values: what the ONNX values of the core mean, by name.
         masks: masks seen.
         input: the host's tensor that the core starts from, once known.
+        patches: how it falls into patches, if it is an image.
     """
 
     def __init__(self, seq_len: int) -> None:
@@ -122,6 +128,7 @@ class Reading:
         self.values: dict[str, Value] = {}
         self.masks: list[Mask] = []
         self.input: Host | None = None
+        self.patches: PatchGrid | None = None
 
     def refuse(self, node: ir.Node, reason: str, accepted: str = "") -> NoReturn:
         """Raise a CompileError about a node."""
@@ -180,22 +187,35 @@ class Reading:
         return value
 
     def plain(self, node: ir.Node, position: int) -> str:
-        """A tensor `[tokens, channels]` among the inputs of a node."""
+        """A tensor `[tokens, channels]` among the inputs of a node, or the first rows of one."""
         layout = self.layout(node, position)
         if not layout.plain:
             self.refuse(
                 node,
                 f"its input {position} has shape {list(layout.index.shape)} and is not "
                 "tokens by channels",
-                f"shape [1, {self.seq_len}, channels]",
+                f"shape [1, {self.seq_len}, channels], or the first token's [1, channels]",
             )
-        return layout.tensor
+        rows = layout.index.size // layout.width
+        if rows == self.rows(layout.tensor):
+            return layout.tensor
+        out = f"{layout.tensor}.first.{rows}"
+        self.nodes[out] = First(out=out, onnx=(node.name or "",), x=layout.tensor, rows=rows)
+        self.widths[out] = layout.width
+        return out
+
+    def rows(self, tensor: str) -> int:
+        """Rows of a tensor: tokens, or fewer behind the choice of the first ones."""
+        node = self.nodes.get(tensor)
+        while node is not None and not isinstance(node, First):
+            node = self.nodes.get(node.inputs[0])
+        return self.seq_len if node is None else node.rows
 
     def add(self, operator: Node, width: int, shape: Sequence[int]) -> Layout:
         """Append an operator; its result is tokens by channels."""
         self.nodes[operator.out] = operator
         self.widths[operator.out] = width
-        index = np.arange(self.seq_len * width).reshape(shape)
+        index = np.arange(self.rows(operator.out) * width).reshape(shape)
         return Layout(operator.out, width, index)
 
     def set(self, node: ir.Node, value: Value, position: int = 0) -> None:
@@ -243,7 +263,7 @@ class Reading:
                 "one tensor from the host, and attention masks",
             )
         *lead, tokens, width = value.shape if len(value.shape) > 1 else (0, 0)
-        if tokens != self.seq_len or any(size != 1 for size in lead):
+        if self.patches is not None or tokens != self.seq_len or any(size != 1 for size in lead):
             self.refuse(
                 node,
                 f"the host's '{value.name}' has shape {list(value.shape)}",

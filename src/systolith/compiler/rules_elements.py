@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from systolith.compiler.clean import DOMAIN
-from systolith.compiler.graph import Activation, Add, LayerNorm
+from systolith.compiler.graph import Activation, Add, LayerNorm, PatchEmbedding
 from systolith.compiler.masks import MASKED_BELOW
 from systolith.compiler.reading import (
     Constant,
@@ -20,6 +20,7 @@ from systolith.compiler.reading import (
     out_name,
 )
 from systolith.compiler.rules import rule
+from systolith.compiler.rules_patches import add_table
 from systolith.numerics import MAX_NORM_LENGTH
 
 MaskKind = Literal["add", "keep", "drop"]
@@ -28,6 +29,8 @@ MaskKind = Literal["add", "keep", "drop"]
 @rule("Add")
 def _add(reading: Reading, node: ir.Node) -> None:
     """Two activation tensors of equal shape (a residual); or a constant bias after a MatMul.
+
+    To patches of an image, any constant: positions.
 
     On attention scores, the mask: what is added must, for every length, be 0 for valid keys and
     at most -10000 for the others.
@@ -40,13 +43,16 @@ def _add(reading: Reading, node: ir.Node) -> None:
             return
         if isinstance(other, Constant):
             layout = reading.layout(node, position)
+            if isinstance(reading.nodes.get(layout.tensor), PatchEmbedding):
+                add_table(reading, node, 1 - position, layout)
+                return
             bias = _per_channel(reading, node, 1 - position, layout)
             reading.derive(node, layout.tensor, out_name(node), bias=bias)
             reading.set(node, Layout(out_name(node), layout.width, layout.index))
             return
     a, b = reading.plain(node, 0), reading.plain(node, 1)
-    if reading.widths[a] != reading.widths[b]:
-        reading.refuse(node, "its operands differ in width", "activations of equal shape")
+    if (reading.widths[a], reading.rows(a)) != (reading.widths[b], reading.rows(b)):
+        reading.refuse(node, "its operands differ in shape", "activations of equal shape")
     operator = Add(out=out_name(node), onnx=(node.name or "",), a=a, b=b)
     shape = reading.layout(node, 0).index.shape
     reading.set(node, reading.add(operator, reading.widths[a], shape))

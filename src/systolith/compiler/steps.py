@@ -7,8 +7,17 @@ import numpy as np
 
 from systolith.compiler.activations import EXACT
 from systolith.compiler.calibrate import Ranges
+from systolith.compiler.execute import partial_name
 from systolith.compiler.formats import SMALLEST_STEP, Floats
-from systolith.compiler.graph import Activation, Add, Attention, Graph, Linear, Node
+from systolith.compiler.graph import (
+    Activation,
+    Add,
+    Attention,
+    Graph,
+    Linear,
+    Node,
+    PatchEmbedding,
+)
 from systolith.numerics import Format
 
 NEGLIGIBLE = 0.1
@@ -49,6 +58,9 @@ def wide_steps(graph: Graph, ranges: Ranges, headroom: float) -> dict[str, float
     largest: dict[str, float] = {}
     for name in graph.widths:
         value = float(ranges.absmax(name).max())
+        producer = graph.producers.get(name)
+        if isinstance(producer, PatchEmbedding):
+            value = max(value, float(ranges.absmax(partial_name(producer)).max()))
         largest[root(name)] = max(value, largest.get(root(name), 0.0))
     high = Format.S16.limits[1]
     return {

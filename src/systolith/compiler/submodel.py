@@ -18,7 +18,7 @@ def extract(
 
     Inputs that nothing needs are left out, unless `keep_inputs`. An output that is also an input
     gets its own name, since a graph may not hand a value through: the input is then called
-    `<name>_in`.
+    `<name>_in`, or with `keep_inputs` the output `<name>_out`.
 
     Raises:
         KeyError: an output needs something that is neither an input nor computed.
@@ -50,11 +50,18 @@ def extract(
             else:
                 nodes.append(node)
                 done.update(node.output)
-    renames = {
-        value.name: f"{value.name}_in" for value in outputs if value.name in set(used_inputs)
-    }
-    nodes = [_renamed(node, renames) for node in nodes]
-    nodes += [helper.make_node("Identity", [new], [old]) for old, new in renames.items()]
+    both = [value.name for value in outputs if value.name in set(used_inputs)]
+    renames: dict[str, str] = {}
+    if keep_inputs:
+        nodes += [helper.make_node("Identity", [name], [f"{name}_out"]) for name in both]
+        outputs = [
+            _named(value, f"{value.name}_out" if value.name in both else value.name)
+            for value in outputs
+        ]
+    else:
+        renames = {name: f"{name}_in" for name in both}
+        nodes = [_renamed(node, renames) for node in nodes]
+        nodes += [helper.make_node("Identity", [new], [old]) for old, new in renames.items()]
     graph = helper.make_graph(
         nodes,
         name,

@@ -5,7 +5,7 @@ model's outputs from the core's (pooling); both are ONNX models that the compile
 onnxruntime runs them. What crosses the border is quantized and dequantized here, nowhere else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ import onnxruntime as ort
 from systolith.host.device import Device, Progress
 from systolith.host.session import Counters, Session
 from systolith.program import Program
+
+IMAGE_DIMENSIONS = 4
+"""Of an input that is an image: a batch of 1, channels, height, width."""
 
 MASK_INPUT = "attention_mask"
 """The model input that marks valid tokens, if the model has one."""
@@ -80,9 +83,14 @@ class HostParts:
     def pad(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
         """Pad token inputs to `[1, seq_len]` and return them with their length.
 
+        An image, `[channels, height, width]` or with a batch of 1 in front, has all of its tokens.
+
         Raises:
             InputError: see `Model.run`.
         """
+        image = self._image()
+        if image is not None:
+            return {image.name: _take_image(inputs, image.name, image.shape)}, self.program.seq_len
         given = {name: np.atleast_2d(np.asarray(value)) for name, value in inputs.items()}
         for name, value in given.items():
             if value.ndim != 2 or value.shape[0] != 1:
@@ -126,6 +134,11 @@ class HostParts:
             padded[name] = full
         return padded, length
 
+    def _image(self) -> Any:
+        """What the prologue says of the image that it takes, None if it takes none."""
+        (first, *_) = self._prologue.get_inputs()
+        return first if len(first.shape) == IMAGE_DIMENSIONS else None
+
     def embed(self, padded: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run the prologue: real numbers `[rows, columns]`, in the order of the NPU's inputs."""
         results = self._prologue.run(None, {name: padded[name] for name in self.input_names})
@@ -160,7 +173,11 @@ class HostParts:
         feeds: dict[str, np.ndarray] = {}
         remaining = iter(real)
         for info in self._epilogue.get_inputs():
-            value = padded[info.name] if info.name in padded else next(remaining)
+            if info.name in padded:
+                value = padded[info.name]
+            else:
+                # The first token's row may have fewer dimensions than all tokens have.
+                value = next(remaining).reshape(info.shape)
             feeds[info.name] = value.astype(_dtype(info.type))
         names = [each.name for each in self._epilogue.get_outputs()]
         outputs = dict(zip(names, self._epilogue.run(names, feeds), strict=True))
@@ -172,6 +189,17 @@ class HostParts:
         if by_token and value.shape[1] == self.program.seq_len:
             return value[:, :length]
         return value
+
+
+def _take_image(inputs: Mapping[str, np.ndarray], name: str, shape: Sequence[int]) -> np.ndarray:
+    if set(inputs) != {name}:
+        raise InputError(f"the model takes one image, {name!r}, and not {', '.join(inputs)}")
+    image = np.asarray(inputs[name], np.float32)
+    if image.shape not in (tuple(shape), tuple(shape[1:])):
+        raise InputError(
+            f"the image {name} must have shape {list(shape[1:])}, but has {list(image.shape)}"
+        )
+    return image.reshape(shape)
 
 
 def _session(model: bytes) -> Any:

@@ -5,6 +5,7 @@ and a few channels are wide. A model has dynamic batch and length, an attention 
 the shape arithmetic that PyTorch's exporter leaves in the graph.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,11 @@ class BertShape:
         pre_norm: norms in front of attention and feed-forward part, and one at the end.
         fused_qkv: one projection for Q, K and V, split afterwards.
         old: opset 14, which has no LayerNormalization: norms are seven nodes.
+        causal: whether a token sees only those before it.
+        relative: whether a bias of each head by distance is added to the scores: by itself, or
+            joined with the mask.
+        classifier: classes of a head of the first token, behind a pooler with Tanh; 0 for none.
+        shared: whether all layers have the same weights.
         seed: of the weights.
     """
 
@@ -50,13 +56,18 @@ class BertShape:
     pre_norm: bool = False
     fused_qkv: bool = False
     old: bool = False
+    causal: bool = False
+    relative: Literal["", "alone", "joined"] = ""
+    classifier: int = 0
+    shared: bool = False
     seed: int = 0
 
 
 def make_bert(shape: BertShape | None = None) -> onnx.ModelProto:
     """Return the model: `input_ids`, `attention_mask`, `token_type_ids` to `last_hidden_state`.
 
-    With pooling, the output is `sentence_embedding`. Inputs are int64 `[batch, sequence]`.
+    With pooling, the output is `sentence_embedding`, with a classifier `logits`.
+    Inputs are int64 `[batch, sequence]`.
     """
     return _Writer(shape or BertShape()).model()
 
@@ -103,13 +114,19 @@ class _Writer:
         x = self.embeddings()
         mask = self.mask()
         for index in range(shape.layers):
+            state = self.random.bit_generator.state
             x = self.layer(f"encoder.layer.{index}", x, mask)
+            if shape.shared:
+                self.random.bit_generator.state = state
         if shape.pre_norm:
             x = self.norm("encoder.norm", x)
         name, dims = "last_hidden_state", ["batch", "sequence", shape.hidden]
         if shape.pooling:
             x = self.pool(x)
             name, dims = "sentence_embedding", ["batch", shape.hidden]
+        if shape.classifier:
+            x = self.classify(x)
+            name, dims = "logits", ["batch", shape.classifier]
         self.node("Identity", [x], "output", output=name)
         ints = [
             helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
@@ -144,8 +161,12 @@ class _Writer:
         return output
 
     def weight(self, name: str, array: npt.ArrayLike) -> str:
-        """Add a floating-point initializer."""
+        """Add a floating-point initializer, unless layers share it and it is there."""
         array = np.asarray(array).astype(self.dtype)
+        if self.shape.shared:
+            name = re.sub(r"layer\.\d+", "layer", name)
+            if any(each.name == name for each in self.weights):
+                return name
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
@@ -188,14 +209,26 @@ class _Writer:
         return total if shape.pre_norm else self.norm(f"{name}.LayerNorm", total)
 
     def mask(self) -> str:
-        """1 and 0 to 0 and the most negative number, [batch, 1, 1, sequence]."""
+        """1 and 0 to 0 and the most negative number, [batch, 1, 1, sequence].
+
+        With what else tells queries apart, it is [batch, 1 or heads, sequence, sequence].
+        """
         name = "mask"
         x = self.node("Unsqueeze", ["attention_mask", self.constant([1], name)], name)
         x = self.node("Unsqueeze", [x, self.constant([2], name)], name)
         kind = TensorProto.FLOAT16 if self.shape.half else TensorProto.FLOAT
         x = self.node("Cast", [x], name, to=kind)
         x = self.node("Sub", [self.constant(1.0, name), x], name)
-        return self.node("Mul", [x, self.constant(np.finfo(self.dtype).min, name)], name)
+        low = self.constant(np.finfo(self.dtype).min, name)
+        x = self.node("Mul", [x, low], name)
+        if self.shape.causal:
+            column, row = self.positions(name)
+            seen = self.node("LessOrEqual", [row, column], name)
+            hidden = self.node("Where", [seen, self.constant(0.0, name), low], name)
+            x = self.node("Min", [x, hidden], name)
+        if self.shape.relative == "joined":
+            x = self.node("Add", [self.distances(name), x], name)
+        return x
 
     def layer(self, name: str, x: str, mask: str) -> str:
         if self.shape.pre_norm:
@@ -239,6 +272,8 @@ class _Writer:
         k = self.split(name, k, [0, 2, 3, 1])
         s = self.node("MatMul", [q, k], name)
         s = self.node("Div", [s, self.constant((shape.hidden / shape.heads) ** 0.5, name)], name)
+        if shape.relative == "alone":
+            s = self.node("Add", [s, self.distances(name)], name)
         s = self.node("Add", [s, mask], name)
         context = self.node("MatMul", [self.node("Softmax", [s], name, axis=-1), v], name)
         context = self.node("Transpose", [context], name, perm=[0, 2, 1, 3])
@@ -273,6 +308,43 @@ class _Writer:
         z = self.node("Add", [z, self.constant(1.0, name)], name)
         z = self.node("Mul", [x, z], name)
         return self.node("Mul", [z, self.constant(0.5, name)], name)
+
+    def classify(self, x: str) -> str:
+        """A head as of cross-encoders: first token, pooler, classes."""
+        shape = self.shape
+        x = self.node("Gather", [x, self.constant(np.int64(0), "pooler")], "pooler", axis=1)
+        x = self.gemm("pooler.dense", x, shape.hidden, shape.hidden)
+        x = self.node("Tanh", [x], "pooler")
+        return self.gemm("classifier", x, shape.hidden, shape.classifier)
+
+    def gemm(self, name: str, x: str, inputs: int, outputs: int) -> str:
+        weight = self.random.normal(0, inputs**-0.5, (outputs, inputs))
+        bias = self.weight(f"{name}.bias", self.random.normal(0, 0.1, outputs))
+        return self.node("Gemm", [x, self.weight(f"{name}.weight", weight), bias], name, transB=1)
+
+    def positions(self, name: str) -> tuple[str, str]:
+        """Numbers of the tokens, as a column and as a row."""
+        length = self.node("Shape", ["input_ids"], name)
+        length = self.node("Gather", [length, self.constant(np.int64(1), name)], name, axis=0)
+        ends = [self.constant(np.int64(n), name) for n in (0, 1)]
+        numbers = self.node("Range", [ends[0], length, ends[1]], name)
+        column, row = (
+            self.node("Unsqueeze", [numbers, self.constant([axis], name)], name) for axis in (1, 0)
+        )
+        return column, row
+
+    def distances(self, name: str) -> str:
+        """A bias of each head for each distance, the farthest ones together."""
+        farthest = 5
+        column, row = self.positions(name)
+        apart = self.node("Sub", [row, column], name)
+        limits = [self.constant(np.int64(n), name) for n in (-farthest, farthest)]
+        apart = self.node("Clip", [apart, *limits], name)
+        apart = self.node("Add", [apart, limits[1]], name)
+        table = self.random.normal(0, 1, (2 * farthest + 1, self.shape.heads))
+        bias = self.node("Gather", [self.weight(f"{name}.distances", table), apart], name, axis=0)
+        bias = self.node("Transpose", [bias], name, perm=[2, 0, 1])
+        return self.node("Unsqueeze", [bias, self.constant([0], name)], name)
 
     def pool(self, x: str) -> str:
         name = "pooling"

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from systolith.compiler.errors import CompileError
 from systolith.compiler.execute import run_float
 from systolith.compiler.frontend import LoadedModel, load_model
-from systolith.compiler.graph import Activation, Attention, LayerNorm, Linear
+from systolith.compiler.graph import MASKED_BELOW, Activation, Attention, LayerNorm, Linear
 from systolith.compiler.ops import supported_operators
 from systolith.compiler.prologue import HostModel, pad_inputs
 from systolith.compiler.rules import RULES
@@ -29,6 +29,11 @@ SHAPES = {
     "silu": BertShape(activation="silu", heads=8),
     "half": BertShape(half=True, pooling=True),
     "old": BertShape(old=True, layers=2),
+    "causal": BertShape(causal=True, layers=2),
+    "biases": BertShape(relative="alone", heads=4, layers=2),
+    "biases in the mask": BertShape(relative="joined", causal=True, heads=4),
+    "classifier": BertShape(classifier=3),
+    "shared": BertShape(shared=True, layers=3),
 }
 
 
@@ -41,11 +46,14 @@ def run_loaded(model: LoadedModel, sample: dict[str, np.ndarray]) -> np.ndarray:
     feeds, length = pad_inputs(sample, model.seq_len, model.mask_input)
     x = HostModel(model.prologue).run(feeds)[model.graph.input]
     # The graph runs without padding; what it would hold there is nobody's business.
-    y = np.full((1, model.seq_len, model.graph.widths[model.graph.output]), 7.0, np.float32)
+    rows = model.graph.rows.get(model.graph.output, model.seq_len)
+    y = np.full((1, rows, model.graph.widths[model.graph.output]), 7.0, np.float32)
     y[:, :length] = run_float(model.graph, x[:, :length])
     if not model.epilogue:
         return y[:, :length]
-    return HostModel(model.epilogue).run(feeds | {model.result: y})[model.outputs[0]]
+    host = HostModel(model.epilogue)
+    feeds = feeds | {model.result: y.reshape(host.shapes[model.result])}
+    return host.run(feeds)[model.outputs[0]]
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -240,22 +248,80 @@ def test_no_layer_norm() -> None:
         load(model, None)
 
 
-def change_mask(model: onnx.ModelProto, addend: np.ndarray) -> None:
-    """Add a constant to the additive mask."""
+def test_causal_attention_is_a_bias() -> None:
+    """A mask of padding and of what comes later: the length is the core's, the rest constant."""
+    loaded = load(make_bert(BertShape(causal=True)))
+    assert loaded.masked
+    assert loaded.mask_input == "attention_mask"
+    (attention,) = (node for node in loaded.graph.nodes if isinstance(node, Attention))
+    assert attention.bias is not None
+    later = np.triu(np.ones((TOKENS, TOKENS), bool), 1)
+    np.testing.assert_array_equal(attention.bias[0] <= MASKED_BELOW, later)
+    assert not attention.bias[0][~later].any()
+
+
+@pytest.mark.parametrize("relative", ["alone", "joined"])
+def test_biases_of_positions(relative: str) -> None:
+    """Each head has its own, by distance, whether the file adds them to scores or to the mask."""
+    loaded = load(make_bert(BertShape(relative=relative, heads=4)))  # pyright: ignore[reportArgumentType]
+    assert loaded.masked
+    (attention,) = (node for node in loaded.graph.nodes if isinstance(node, Attention))
+    assert attention.bias is not None
+    assert attention.bias.shape == (4, TOKENS, TOKENS)
+    for offset in (-TOKENS + 1, -3, 0, 5, 6):
+        diagonals = attention.bias.diagonal(offset, 1, 2)
+        np.testing.assert_allclose(diagonals, diagonals[:, :1].repeat(diagonals.shape[1], 1))
+    assert attention.bias.std() > 0.5
+
+
+def test_a_constant_mask_that_hides_everything_is_refused() -> None:
+    model = make_bert()
+    low = np.zeros((TOKENS, TOKENS), np.float32)
+    low[3] = -1e9
+    change_scores(model, low)
+    with pytest.raises(CompileError, match=r"what fits them, and hides no query's last key"):
+        load(model)
+
+
+def change_scores(model: onnx.ModelProto, addend: np.ndarray) -> None:
+    """Add a constant to the scores, in front of the mask."""
+    add = next(node for node in model.graph.node if node.name == "/encoder/layer/0/attention/Add")
+    model.graph.initializer.append(numpy_helper.from_array(addend, "addend"))
+    new = helper.make_node("Add", [add.input[0], "addend"], ["changed"], name="change")
+    add.input[0] = "changed"
+    model.graph.node.insert(list(model.graph.node).index(add), new)
+
+
+def test_the_pooler_and_the_classifier_are_the_cores() -> None:
+    loaded = load(make_bert(BertShape(classifier=3)))
+    tail = [type(node).__name__ for node in loaded.graph.nodes[-5:]]
+    assert tail == ["LayerNorm", "First", "Linear", "Activation", "Linear"]
+    assert not any(line.startswith("epilogue") for line in loaded.host)
+
+
+def test_mask_of_one_length_only_is_refused() -> None:
+    """The model hides its first key if the last token is valid."""
+    model = make_bert()
     mask = output_of(model, "/mask/Mul")
     position = next(n for n, node in enumerate(model.graph.node) if mask in node.output)
-    model.graph.initializer.append(numpy_helper.from_array(addend.astype(np.float32), "addend"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last"))
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.eye(1, TOKENS, dtype=np.float32)[None, None], "first")
+    )
+    new = [
+        helper.make_node("Gather", [mask, "last"], ["tail"], axis=3),
+        helper.make_node("Add", ["tail", "high"], ["tail.high"]),
+        helper.make_node("Relu", ["tail.high"], ["tail.valid"]),
+        helper.make_node("Mul", ["tail.valid", "first"], ["changed"]),
+        helper.make_node("Sub", [mask, "changed"], ["sum"], name="change"),
+    ]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1e5), "high"))
     for node in model.graph.node:
         for slot, name in enumerate(node.input):
             if name == mask:
-                node.input[slot] = "changed"
-    new = helper.make_node("Add", [mask, "addend"], ["changed"], name="change")
-    model.graph.node.insert(position + 1, new)
-
-
-def test_causal_mask_is_refused() -> None:
-    model = make_bert()
-    change_mask(model, np.triu(np.full((TOKENS, TOKENS), -1e9), 1)[None, None])
+                node.input[slot] = "sum"
+    for node in reversed(new):
+        model.graph.node.insert(position + 1, node)
     with pytest.raises(CompileError, match="is not a mask of padding") as info:
         load(model)
     assert info.value.operator == "Add"

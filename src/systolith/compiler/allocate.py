@@ -32,6 +32,7 @@ _BANK_OF_PART = {
     "q": 2,
     "k": 3,
     "v": 2,
+    "bias": 3,
     "scores": 3,
     "exp": 3,
     "context": 2,

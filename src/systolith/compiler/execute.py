@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from systolith.compiler.activations import FAST
 from systolith.compiler.graph import (
+    MASKED_BELOW,
     Activation,
     Add,
     Attention,
@@ -30,6 +31,11 @@ def scores_name(attention: Attention) -> str:
     return f"{attention.out}.scores"
 
 
+def hidden_name(attention: Attention) -> str:
+    """What an observer sees those of an attention's scores as that do not count."""
+    return f"{attention.out}.hidden"
+
+
 def partial_name(node: PatchEmbedding) -> str:
     """What an observer sees sums over some of an image's channels as, the table included."""
     return f"{node.out}.partial"
@@ -43,7 +49,8 @@ def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -
         x: `[samples, tokens, channels]`, the input tensor.
         observe: called with the name and the elements of every tensor as it is computed,
             `[samples, tokens, channels]`, of scores before softmax, base-2 logarithms
-            `[samples, heads, tokens, tokens]`, and of a patch embedding's partial sums.
+            `[samples, heads, tokens, tokens]`, those that count and those that a bias hides, and
+            of a patch embedding's partial sums.
 
     Returns:
         `[samples, tokens, channels]`, the output tensor, float32.
@@ -102,7 +109,15 @@ def _attention(node: Attention, tensors: Mapping[str, Floats], observe: Observer
         for name in node.inputs
     )
     scores = q @ k.swapaxes(-1, -2) * np.float32(node.scale * LOG2_E)
-    if observe:
+    if node.bias is not None:
+        bias = node.bias[:, : scores.shape[-2], : scores.shape[-1]]
+        counts = bias > MASKED_BELOW
+        if observe:
+            observe(hidden_name(node), np.where(counts, 0, scores))
+        scores = scores + bias * np.float32(LOG2_E)
+        if observe:
+            observe(scores_name(node), np.where(counts, scores, 0))
+    elif observe:
         observe(scores_name(node), scores)
     p = np.exp2(scores - scores.max(-1, keepdims=True))
     context = (p / p.sum(-1, keepdims=True)) @ v

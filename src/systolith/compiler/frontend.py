@@ -6,17 +6,18 @@ epilogue: pooling, normalisation to unit length; but a head that reads the first
 belongs to the core. Everything between runs on the core, or the model is refused.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from systolith.compiler import ops
+from systolith.compiler.biases import Bias, join_biases
 from systolith.compiler.clean import DOMAIN, clean, convert, fix_shapes, load
 from systolith.compiler.errors import CompileError
-from systolith.compiler.graph import Attention, Graph, PatchEmbedding
+from systolith.compiler.graph import Attention, Graph, Node, PatchEmbedding
 from systolith.compiler.layers import name_layers
 from systolith.compiler.masks import check_masks
 from systolith.compiler.patches import PatchGrid
@@ -107,9 +108,11 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
     if reading.masks:
         names = dict.fromkeys(mask.name for mask in reading.masks)
         values = [onnx.ValueInfoProto(name=each) for each in names]
-        mask_input = check_masks(
+        mask_input, biases = check_masks(
             _extract(models[1:], inputs, values, "masks"), reading.masks, seq_len
         )
+        added = {mask.q: bias for mask, bias in zip(reading.masks, biases, strict=True)}
+        graph = graph.changed(_with_bias(node, added) for node in graph.nodes)
     outputs = list(model.graph.output)
     epilogue = None
     # An epilogue that changes nothing still says what shape the first token's row has.
@@ -212,6 +215,13 @@ def _chain(node: ir.Node) -> Iterator[ir.Node]:
         if constant.count(False) != 1:
             return
         yield node
+
+
+def _with_bias(node: Node, added: Mapping[str, Bias]) -> Node:
+    """An attention with what its mask adds at every length; any other node as it is."""
+    if not isinstance(node, Attention) or node.q not in added:
+        return node
+    return replace(node, bias=join_biases(node.bias, added[node.q]))
 
 
 def _check_patches(graph: Graph, seq_len: int) -> None:

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 
+MASKED_BELOW = -1e4
+"""A number added to a score masks it from here on; float16 files use -65504."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Node:
@@ -119,7 +122,7 @@ class LayerNorm(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attention(Node):
-    """`softmax(scale * q . k^T) . v`, head by head; heads are neighbouring channels.
+    """`softmax(scale * q . k^T + bias) . v`, head by head; heads are neighbouring channels.
 
     Attributes:
         q, k, v: `[T, heads * width]`.
@@ -127,6 +130,8 @@ class Attention(Node):
         padding: channels at the end of each head that are 0 in Q, K, V and the result.
         scale: of the scores.
         masked: whether keys from the run-time length on do not count.
+        bias: `[heads, T, T]`, or `[1, T, T]` for all heads the same, or None; at most
+            `MASKED_BELOW` where a key does not count for a query.
     """
 
     q: str
@@ -136,6 +141,7 @@ class Attention(Node):
     scale: float
     masked: bool
     padding: int = 0
+    bias: Floats | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:

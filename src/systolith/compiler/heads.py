@@ -3,11 +3,11 @@
 import numpy as np
 
 from systolith.compiler.errors import CompileError
-from systolith.compiler.execute import LOG2_E, scores_name
+from systolith.compiler.execute import LOG2_E, hidden_name, scores_name
 from systolith.compiler.formats import check_product, encode_columns
 from systolith.compiler.forms import Forms
-from systolith.compiler.graph import Attention, Linear
-from systolith.compiler.qgraph import Epilogue, Exp, Matmul, RowRecords, View
+from systolith.compiler.graph import MASKED_BELOW, Attention, Linear
+from systolith.compiler.qgraph import Constant, Epilogue, Exp, Matmul, RowRecords, View
 from systolith.compiler.steps import channel_steps, head_steps
 from systolith.isa import RowOperation, Statistic
 from systolith.numerics import Format
@@ -17,6 +17,9 @@ SCORE_FRACTION = 8
 
 SCORE_LIMIT = 128.0
 """Octaves that scores can reach in units of `2**-8`."""
+
+HIDDEN_BELOW = 9.0
+"""Octaves below a row's largest score from which on a numerator is 0."""
 
 SCORE_MARGIN = 1.15
 """How far scores may go beyond calibration before they saturate; more takes the coarser unit."""
@@ -98,10 +101,14 @@ def _emit_head(
         tokens,
         Format.S16,
         layer=layer,
-        source=f"{scores_name(node)}[{head}]",
+        # Hidden scores stand for nothing that an error could be measured against.
+        source="" if _hides(node) else f"{scores_name(node)}[{head}]",
         step=octave,
     )
     check_product(views["q"].columns, Format.S8, scores.tensor)
+    bias = None
+    if node.bias is not None:
+        bias = _bias(forms, node, node.bias[head % len(node.bias)], head, octave)
     scale = q_steps[head] * k_steps[head] * node.scale * LOG2_E / octave
     forms.operators.append(
         Matmul(
@@ -110,6 +117,7 @@ def _emit_head(
             b=views["k"],
             epilogue=Epilogue(
                 columns=encode_columns(scale, name=scores.tensor),
+                residual=bias,
                 mask_length=node.masked,
                 statistic=Statistic.MAX,
                 statistic_name=f"{name}.maximum",
@@ -161,6 +169,28 @@ def _emit_head(
     )
 
 
+def _hides(node: Attention) -> bool:
+    """Whether there are keys that do not count for some query, at whatever length."""
+    return node.bias is not None and bool((node.bias <= MASKED_BELOW).any())
+
+
+def _bias(forms: Forms, node: Attention, bias: np.ndarray, head: int, octave: float) -> View:
+    """Emit what is added to a head's scores, in their steps; hidden keys get the lowest code.
+
+    A hidden score is then the lowest code too, unless the product alone is above 0, which lifts
+    it by as much; `_unit` sees to it that its numerator is 0 all the same.
+    """
+    tokens, low = forms.seq_len, Format.S16.limits[0]
+    bias = bias[:tokens, :tokens]
+    codes = np.clip(np.rint(bias * (LOG2_E / octave)), *Format.S16.limits)
+    codes = np.where(bias <= MASKED_BELOW, low, codes).astype(np.int16)
+    name = f"{node.layer}.head.{head}.bias"
+    view = forms.tensor(name, tokens, Format.S16, layer=node.layer, step=octave)
+    constant = Constant(out=view.tensor, values=codes, layer=node.layer, head=head, part="bias")
+    forms.operators.append(constant)
+    return view
+
+
 def _projection(forms: Forms, node: Attention, name: str) -> Linear:
     producer = forms.graph.producers.get(name)
     if not isinstance(producer, Linear) or len(forms.graph.consumers[name]) != 1:
@@ -173,6 +203,10 @@ def _projection(forms: Forms, node: Attention, name: str) -> Linear:
 def _unit(forms: Forms, node: Attention) -> int:
     """The finest unit that the calibrated scores fit."""
     largest = float(forms.ranges.absmax(scores_name(node)).max()) * SCORE_MARGIN
+    if _hides(node):
+        # From the smallest score that counts to the largest one that is hidden.
+        lifted = float(forms.ranges.absmax(hidden_name(node)).max()) * SCORE_MARGIN
+        largest += lifted + HIDDEN_BELOW
     if largest < SCORE_LIMIT:
         return 0
     if largest < 2 * SCORE_LIMIT:

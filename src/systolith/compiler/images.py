@@ -102,7 +102,7 @@ def _table(forms: Forms, node: PatchEmbedding, step: float) -> Constant:
         f"{node.layer}.positions", len(node.weight), Format.S16, layer=node.layer, step=step
     )
     codes = np.clip(np.rint(node.table / step), *Format.S16.limits).astype(np.int16)
-    return Constant(out=view.tensor, values=codes, layer=node.layer)
+    return Constant(out=view.tensor, values=codes, layer=node.layer, part="positions")
 
 
 def _product(

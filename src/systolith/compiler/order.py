@@ -18,9 +18,9 @@ from itertools import groupby
 
 from systolith.compiler.qgraph import Operator
 
-_PROJECTIONS = ("v", "q", "k")
-"""Parts of a head that come before its scores. V is first, since it is needed last: its drain
-never delays the scores."""
+_PROJECTIONS = ("bias", "v", "q", "k")
+"""Parts of a head that come before its scores. A bias is loaded meanwhile. V is first, since it is
+needed last: its drain never delays the scores."""
 
 
 def overlap_heads(operators: Iterable[Operator]) -> list[Operator]:

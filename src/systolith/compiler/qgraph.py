@@ -145,11 +145,14 @@ class Constant:
     Attributes:
         out: its name.
         values: codes `[rows, columns]`, int16.
+        layer, head, part: where it belongs: the scheduler orders by them.
     """
 
     out: str
     values: npt.NDArray[np.int16]
     layer: str = ""
+    head: int | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,9 @@ class Scores:
         heads: how many.
         scale: so far.
         shape: of the value: `[..., heads, T, T]`.
-        masked: whether a mask has been applied.
+        masked: whether a mask of the host's has been applied.
         nodes: ONNX nodes so far.
+        bias: what has been added, `[heads or 1, T, T]`, or None.
     """
 
     q: str
@@ -79,6 +80,7 @@ class Scores:
     shape: tuple[int, ...]
     masked: bool
     nodes: tuple[str, ...]
+    bias: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +95,21 @@ Value = Constant | Host | Layout | Scores | Probabilities
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A mask that the host would compute, and that must turn out to be a length.
+    """A mask that the host would compute: a length, and what does not depend on it.
 
     Attributes:
         name: the ONNX value.
         kind: "add" for what is added to scores, "keep" and "drop" for booleans.
         shape: of the scores.
         node: who applies it.
+        q: the scores' first operand, by which attentions are known.
     """
 
     name: str
     kind: Literal["add", "keep", "drop"]
     shape: tuple[int, ...]
     node: ir.Node
+    q: str
 
 
 class Reading:

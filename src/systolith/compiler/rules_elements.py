@@ -1,13 +1,14 @@
 """Rules of what is done element by element or row by row: sums, masks, norms, activations."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from systolith.compiler.biases import as_bias, join_biases
 from systolith.compiler.clean import DOMAIN
-from systolith.compiler.graph import Activation, Add, LayerNorm, PatchEmbedding
-from systolith.compiler.masks import MASKED_BELOW
+from systolith.compiler.graph import MASKED_BELOW, Activation, Add, LayerNorm, PatchEmbedding
 from systolith.compiler.reading import (
     Constant,
     Host,
@@ -32,8 +33,9 @@ def _add(reading: Reading, node: ir.Node) -> None:
 
     To patches of an image, any constant: positions.
 
-    On attention scores, the mask: what is added must, for every length, be 0 for valid keys and
-    at most -10000 for the others.
+    On attention scores, a mask or a bias of positions: constant, or made from the attention mask;
+    at most -10000 for keys that are hidden. Of what depends on the length, only keys beyond it
+    may, and all of those are hidden.
     """
     values = [reading.value(node, position) for position in (0, 1)]
     for position, value in enumerate(values):
@@ -77,8 +79,12 @@ def _scale(reading: Reading, node: ir.Node) -> None:
         scale = x.scale * float(factor.item())
         if x.masked:
             reading.refuse(node, "scores are scaled after the mask", "the mask after scaling")
+        bias = x.bias
+        if bias is not None:
+            # What is hidden stays so.
+            bias = np.where(bias <= MASKED_BELOW, bias, bias * factor.item())
         nodes = (*x.nodes, node.name or "")
-        reading.set(node, Scores(x.q, x.k, x.heads, scale, x.shape, x.masked, nodes))
+        reading.set(node, replace(x, scale=scale, bias=bias, nodes=nodes))
         return
     layout = reading.layout(node, 1 - constant)
     if factor.size != 1:
@@ -104,7 +110,8 @@ def _per_channel(reading: Reading, node: ir.Node, position: int, layout: Layout)
 def _where(reading: Reading, node: ir.Node) -> None:
     """A boolean attention mask: scores where it holds, a number of at most -10000 elsewhere.
 
-    Or the other way round. For every length, exactly the keys beyond it must be masked.
+    Or the other way round. It is constant (as of causal attention), or made from the attention
+    mask: then all keys beyond the length are hidden, and no others depend on it.
     """
     kinds: dict[int, MaskKind] = {1: "keep", 2: "drop"}
     for position, kind in kinds.items():
@@ -121,11 +128,17 @@ def _where(reading: Reading, node: ir.Node) -> None:
 
 
 def _mask(reading: Reading, node: ir.Node, scores: Scores, mask: Value, kind: MaskKind) -> None:
+    bias = scores.bias
     if isinstance(mask, Constant):
-        if kind != "add" or mask.array.any():
+        added = as_bias(mask.array, kind, scores.shape)
+        if added is None:
             reading.refuse(
-                node, "the mask is a constant", "masks of padding, made from an attention mask"
+                node,
+                f"its constant has shape {list(mask.array.shape)}, and the scores "
+                f"{list(scores.shape)}",
+                "what fits them, and hides no query's last key",
             )
+        bias = join_biases(bias, added)
     elif not isinstance(mask, Host):
         reading.refuse(
             node, "what is added to scores is not a mask", "masks that come from model inputs"
@@ -133,12 +146,10 @@ def _mask(reading: Reading, node: ir.Node, scores: Scores, mask: Value, kind: Ma
     else:
         if scores.masked:
             reading.refuse(node, "the scores are masked twice", "one mask")
-        reading.masks.append(Mask(mask.name, kind, scores.shape, node))
+        reading.masks.append(Mask(mask.name, kind, scores.shape, node, scores.q))
     nodes = (*scores.nodes, node.name or "")
     masked = scores.masked or isinstance(mask, Host)
-    reading.set(
-        node, Scores(scores.q, scores.k, scores.heads, scores.scale, scores.shape, masked, nodes)
-    )
+    reading.set(node, replace(scores, masked=masked, bias=bias, nodes=nodes))
 
 
 @rule("Softmax")
@@ -151,10 +162,7 @@ def _softmax(reading: Reading, node: ir.Node) -> None:
     if axis not in (-1, len(scores.shape) - 1):
         reading.refuse(node, f"its axis is {axis}", "the last axis")
     nodes = (*scores.nodes, node.name or "")
-    done = Scores(
-        scores.q, scores.k, scores.heads, scores.scale, scores.shape, scores.masked, nodes
-    )
-    reading.set(node, Probabilities(done))
+    reading.set(node, Probabilities(replace(scores, nodes=nodes)))
 
 
 @rule("LayerNormalization")

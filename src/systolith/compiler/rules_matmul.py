@@ -86,6 +86,7 @@ def _context(reading: Reading, node: ir.Node, p: Probabilities) -> None:
         heads=heads,
         scale=scores.scale,
         masked=scores.masked,
+        bias=scores.bias,
     )
     layout = reading.add(operator, width, (reading.seq_len, heads, width // heads))
     shape = (*scores.shape[:-1], width // heads)

@@ -1,6 +1,7 @@
 """Rules of operators that move elements and compute nothing: they cost no time on the core."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +43,7 @@ def _reshape(reading: Reading, node: ir.Node) -> None:
         shape = np.empty(scores.shape, np.bool_).reshape(target).shape
         if [n for n in shape if n != 1] != [n for n in scores.shape if n != 1]:
             reading.refuse(node, f"it reshapes scores to {target}", "dimensions of 1 only")
-        done = Scores(
-            scores.q, scores.k, scores.heads, scores.scale, shape, scores.masked, scores.nodes
-        )
+        done = replace(scores, shape=shape)
         reading.set(node, done if isinstance(value, Scores) else Probabilities(done))
         return
     layout = reading.layout(node, 0)

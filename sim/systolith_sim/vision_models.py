@@ -1,8 +1,9 @@
-"""Vision transformers as ONNX files with random weights, written as exporters write them.
+"""Vision transformers as ONNX files, written as exporters write them.
 
-Weights are random, but shaped like a trained model's, as in `systolith_sim.models`.
+Weights are given, or random, but shaped like a trained model's, as in `systolith_sim.models`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,9 +62,24 @@ DEIT_SMALL = VitShape(
 )
 
 
-def make_vit(shape: VitShape | None = None) -> onnx.ModelProto:
-    """Return the model: `pixel_values` `[batch, channels, height, width]` to `logits`."""
-    return _Writer(shape or VitShape()).model()
+def make_vit(
+    shape: VitShape | None = None, weights: Mapping[str, npt.NDArray] | None = None
+) -> onnx.ModelProto:
+    """Return the model: `pixel_values` `[batch, channels, height, width]` to `logits`.
+
+    Args:
+        shape: what to write.
+        weights: by name, each as large as the random ones that it stands for; None for those.
+
+    Raises:
+        ValueError: a weight is missing, too many, or of another shape.
+    """
+    return _Writer(shape or VitShape(), weights).model()
+
+
+def vit_weights(shape: VitShape) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the random weights of a model by name, as training may start from them."""
+    return {each.name: numpy_helper.to_array(each) for each in make_vit(shape).graph.initializer}
 
 
 def make_images(
@@ -84,8 +100,9 @@ def make_images(
 class _Writer:
     """Collects nodes and weights of one model."""
 
-    def __init__(self, shape: VitShape) -> None:
+    def __init__(self, shape: VitShape, given: Mapping[str, npt.NDArray] | None) -> None:
         self.shape = shape
+        self.given = given
         self.random = np.random.default_rng(shape.seed)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
@@ -99,6 +116,9 @@ class _Writer:
         if shape.classes:
             x = self.head(x)
         self.node("Identity", [x], "output", output="logits")
+        unknown = set(self.given or ()) - {each.name for each in self.weights}
+        if unknown:
+            raise ValueError(f"the model has no weights {', '.join(sorted(unknown))}")
         dims = ["batch", shape.classes] if shape.classes else ["batch", shape.length, shape.hidden]
         graph = helper.make_graph(
             self.nodes,
@@ -132,7 +152,13 @@ class _Writer:
         return output
 
     def weight(self, name: str, array: npt.ArrayLike) -> str:
-        self.weights.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
+        array = np.asarray(array, np.float32)
+        if self.given is not None:
+            found = np.asarray(self.given.get(name, ()), np.float32)
+            if found.shape != array.shape:
+                raise ValueError(f"{name} must have shape {array.shape}, but has {found.shape}")
+            array = found
+        self.weights.append(numpy_helper.from_array(array, name))
         return name
 
     def constant(self, value: npt.ArrayLike, name: str) -> str:

@@ -3,18 +3,23 @@
 import argparse
 import json
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
+
+import onnx
 
 from systolith.cli.demo_command import MODEL, TOKENIZER, packaged
 from systolith.cli.execute import FloatModel, execute, summary
 from systolith.cli.exits import Exit
 from systolith.cli.inputs import Sample, load_tokenizer, tokenize
 from systolith.cli.options import DEFAULT_PRESET, DeviceOptions, add_jobs_option, opened
-from systolith.cli.prepare import calibration, parse_buckets, prepare, preset_config
+from systolith.cli.prepare import Calibration, calibration, parse_buckets, prepare, preset_config
 from systolith.cli.sentences import CALIBRATION, DEMO
 from systolith.cli.weights import add_weight_options, weight_options
 from systolith.config import PRESETS
+from systolith_sim.vision_models import DEIT_SMALL, DEIT_TINY, VitShape, make_images, make_vit
 
 MODELS: dict[str, tuple[str, str]] = {
     "all-MiniLM-L6-v2": MODEL,
@@ -24,6 +29,9 @@ MODELS: dict[str, tuple[str, str]] = {
     ),
 }
 """Package and file of each model."""
+
+VISION: dict[str, VitShape] = {"deit-tiny": DEIT_TINY, "deit-small": DEIT_SMALL}
+"""Shapes that are measured with random weights, on random images of fixed seeds."""
 
 COLUMNS = (
     ("seq_len", "T", "{}"),
@@ -63,9 +71,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--models",
         nargs="+",
-        choices=MODELS,
+        choices=[*MODELS, *VISION],
         default=list(MODELS),
-        help="which of the packaged models (default all)",
+        help="which models: the packaged ones (default), or shapes of vision transformers with "
+        "random weights, whose length is their own",
     )
     parser.add_argument("--bandwidth", type=float, default=8.0, help="bytes per cycle (default 8)")
     parser.add_argument("--latency", type=int, default=30, help="cycles (default 30)")
@@ -79,6 +88,10 @@ def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     rows = []
     for model in options.models:
+        if model in VISION:
+            print(f"systolith: measuring {model}", file=sys.stderr)
+            rows.append(_measure_vision(model, options))
+            continue
         for seq_len in parse_buckets(options.seq_len):
             print(f"systolith: measuring {model} at {seq_len} tokens", file=sys.stderr)
             rows.append(_measure(model, seq_len, options))
@@ -90,21 +103,43 @@ def run(options: argparse.Namespace) -> int:
     return Exit.FINE if equal else Exit.DIFFERENT
 
 
+def _measure_vision(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    shape = VISION[name]
+    calibrated = Calibration(samples=make_images(shape, 8, seed=2), source="random images")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.onnx"
+        onnx.save(make_vit(shape), path)
+        images = list[Sample](make_images(shape, 2))
+        return _measure_model(name, path, shape.length, calibrated, images, options)
+
+
 def _measure(name: str, seq_len: int, options: argparse.Namespace) -> dict[str, Any]:
     path, tokenizer = packaged(*MODELS[name]), load_tokenizer(packaged(*TOKENIZER))
+    samples = _samples(tokenizer, seq_len)
+    calibrated = calibration(None, tokenizer)
+    return _measure_model(name, path, seq_len, calibrated, samples, options)
+
+
+def _measure_model(
+    name: str,
+    path: Path,
+    seq_len: int,
+    calibrated: Calibration,
+    samples: list[Sample],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
     config = preset_config(options.preset)
     started = time.perf_counter()
     program = prepare(
         path,
         config=config,
         seq_len=seq_len,
-        calibrated=calibration(None, tokenizer),
+        calibrated=calibrated,
         quantization=weight_options(options),
         quiet=True,
         use_cache=False,
     )
     compile_s = time.perf_counter() - started
-    samples = _samples(tokenizer, seq_len)
     settings = DeviceOptions(
         name="verilator",
         bandwidth=options.bandwidth,

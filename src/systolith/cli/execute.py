@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from systolith.cli.exits import UsageError
-from systolith.cli.inputs import Sample
+from systolith.cli.inputs import Sample, is_image
 from systolith.cli.parallel import Run, run_all
 from systolith.host.device import Device
 from systolith.host.figures import roofline_fraction, utilization
@@ -73,6 +73,10 @@ class FloatModel:
     def run(self, sample: Sample) -> dict[str, np.ndarray]:
         """Run one input, unpadded, unless the model has a fixed length."""
         feeds = {}
+        names = [info.name for info in self._session.get_outputs()]
+        if is_image(sample):
+            feeds = {name: image[None] for name, image in sample.items()}
+            return dict(zip(names, self._session.run(names, feeds), strict=True))
         for info in self._session.get_inputs():
             value = sample.get(info.name)
             if value is None:
@@ -82,7 +86,6 @@ class FloatModel:
             if isinstance(length, int) and length > value.shape[1]:
                 value = np.pad(value, ((0, 0), (0, length - value.shape[1])))
             feeds[info.name] = value.astype(np.int32 if "int32" in info.type else np.int64)
-        names = [info.name for info in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
 

@@ -9,7 +9,15 @@ from tokenizers import Tokenizer
 from systolith.cli.exits import UsageError
 
 Sample = dict[str, np.ndarray]
-"""One input: arrays of shape `[tokens]` by name."""
+"""One input: arrays of shape `[tokens]` by name, or one image `[channels, height, width]`."""
+
+IMAGE_DIMENSIONS = (3, 4)
+"""Of an array that holds one image, or several."""
+
+
+def is_image(sample: Sample) -> bool:
+    """Whether an input is an image."""
+    return next(iter(sample.values())).ndim == IMAGE_DIMENSIONS[0]
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -47,7 +55,8 @@ def tokenize(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[Sample]:
 def load_arrays(path: Path) -> list[Sample]:
     """Read inputs from an `.npz`: an array for each model input, `[tokens]` or `[inputs, tokens]`.
 
-    An `attention_mask` tells which tokens of a padded row count.
+    An `attention_mask` tells which tokens of a padded row count. Images are one array `[channels,
+    height, width]` or `[images, channels, height, width]`.
 
     Raises:
         UsageError: it is no such file, or its arrays do not fit together.
@@ -61,6 +70,12 @@ def load_arrays(path: Path) -> list[Sample]:
         raise UsageError(f"{path} is no .npz file of plain arrays") from error
     if not arrays:
         raise UsageError(f"{path} holds no arrays")
+    name, first = next(iter(arrays.items()))
+    if len(arrays) == 1 and first.ndim in IMAGE_DIMENSIONS:
+        images = first.reshape(-1, *first.shape[-3:]).astype(np.float32)
+        if not images.size:
+            raise UsageError(f"{path} holds no inputs")
+        return [{name: image} for image in images]
     shapes = {name: value.shape for name, value in arrays.items()}
     if any(len(shape) != 2 for shape in shapes.values()) or len(set(shapes.values())) != 1:
         raise UsageError(

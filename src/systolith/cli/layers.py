@@ -40,6 +40,8 @@ def layer_errors(
     for sample in samples[:MOST_SAMPLES]:
         padded, length = host.pad(sample)
         real = host.embed(padded)[0]
+        if compiled.patches is not None:
+            real = compiled.patches.unfold(real)
         codes = run_qgraph(compiled.qgraph, host.prologue(padded), length)
         floats = float_tensors(compiled.graph, np.asarray(real)[:length])
         pairs.append((codes, floats))

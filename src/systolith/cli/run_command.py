@@ -10,7 +10,7 @@ import numpy as np
 
 from systolith.cli.execute import FloatModel, Outcome, execute, summary
 from systolith.cli.exits import Exit, UsageError
-from systolith.cli.inputs import Sample, load_samples, load_tokenizer, tokenize
+from systolith.cli.inputs import Sample, is_image, load_samples, load_tokenizer, tokenize
 from systolith.cli.layers import layer_errors
 from systolith.cli.options import (
     DeviceOptions,
@@ -38,7 +38,9 @@ examples:
   systolith run model.systolith --inputs inputs.npz --device iss --json
 
 inputs.npz holds one array for each input of the model, [tokens] or [inputs, tokens]; an
-attention_mask says which tokens of a padded row count. Text files hold a sentence a line.
+attention_mask says which tokens of a padded row count. Images are one array [channels, height,
+width] or [images, channels, height, width], as the model takes them, and have as many tokens as
+the model makes of them. Text files hold a sentence a line.
 """
 
 
@@ -84,8 +86,10 @@ def run(options: argparse.Namespace) -> int:
     is_program = options.model.suffix == PROGRAM_SUFFIX
     if is_program and options.errors:
         raise UsageError("--errors needs the float model: give the .onnx file")
-    longest = max(len(next(iter(sample.values()))) for sample in samples)
-    seq_len = 0 if is_program else bucket_for(longest, parse_buckets(options.seq_len))
+    buckets = parse_buckets(options.seq_len)
+    # Images have as many tokens as their model makes of them, whatever the length.
+    lengths = [0 if is_image(sample) else len(next(iter(sample.values()))) for sample in samples]
+    seq_len = 0 if is_program else bucket_for(max(lengths), buckets)
     program = prepare(
         options.model,
         config=config,

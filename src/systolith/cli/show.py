@@ -9,7 +9,11 @@ from systolith.cli.execute import Outcome
 from systolith.host.device import Device
 from systolith.host.figures import roofline, roofline_fraction, utilization
 from systolith.host.session import Counters
+from systolith.numerics import Format
 from systolith.program import Program
+
+CLASS_DIMENSIONS = 2
+"""Of the outputs of a classifier: a batch of 1, and classes."""
 
 
 def show_similarity(sentences: Sequence[str], reference: np.ndarray, measured: np.ndarray) -> None:
@@ -34,6 +38,8 @@ def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome
     if any(value is not None for value in cosines):
         values = " ".join("-" if value is None else f"{value:.5f}" for value in cosines)
         print(f"\ncosine of NPU and float, by input: {values}")
+    if any(each.format == Format.S8 for each in program.inputs):
+        _show_classes(outcome)
     if outcome.checked:
         first = next((each.difference for each in outcome.results if each.difference), None)
         levels = "golden model = instruction simulator"
@@ -60,6 +66,20 @@ def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome
     rate = sum(each.cycles for each in timed) / outcome.wall_s / 1e6
     simulated = f": {rate:.2f} million cycles per second" if timed else ""
     print(f"  {outcome.wall_s:.1f} s for {len(outcome.results)} inputs{side_by_side}{simulated}")
+
+
+def _show_classes(outcome: Outcome) -> None:
+    """Print where the largest output is, if an image has but one row of outputs."""
+    pairs = []
+    for result in outcome.results:
+        (found, *_), *reference = (
+            list(each.values()) for each in (result.outputs, result.reference) if each
+        )
+        if found.ndim != CLASS_DIMENSIONS:
+            return
+        exact = f"{np.argmax(reference[0][0])}" if reference else "-"
+        pairs.append(f"{np.argmax(found)}/{exact}")
+    print(f"largest output of NPU/float, by input: {' '.join(pairs)}")
 
 
 def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> None:

@@ -11,6 +11,7 @@ from systolith.compiler.frontend import LoadedModel, load_model
 from systolith.compiler.graph import Floats, Graph
 from systolith.compiler.legalize import move_biases, pad_heads, split_feed_forward
 from systolith.compiler.options import QuantizeOptions
+from systolith.compiler.patches import PatchGrid
 from systolith.compiler.precision import Choice, choose_all, choose_mixed
 from systolith.compiler.prologue import HostModel, random_images, random_inputs
 from systolith.compiler.qgraph import QGraph
@@ -46,6 +47,7 @@ class CompiledModel:
         output: name of its output.
         outputs: names of the model's outputs.
         mask_input: the model input that says which tokens are valid, if there is one.
+        patches: how the image falls into patches, if the input is one.
         host: what runs on the host, in words.
         notes: what the user should know.
         choices: the format of each linear operator's weights.
@@ -61,6 +63,7 @@ class CompiledModel:
     output: str
     outputs: tuple[str, ...]
     mask_input: str | None
+    patches: PatchGrid | None
     host: tuple[str, ...]
     notes: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
@@ -203,6 +206,7 @@ class PreparedModel:
             output=loaded.result,
             outputs=loaded.outputs,
             mask_input=loaded.mask_input,
+            patches=loaded.patches,
             host=loaded.host,
             notes=(*self._notes, *qgraph.notes),
             choices=choices,

@@ -60,10 +60,9 @@ def first_difference(program: Program, levels: Mapping[str, Tensors]) -> Differe
     for point in sorted(program.watch, key=lambda each: each.instruction):
         for level, found in others:
             for name, tensors in ((reference, expected), (level, found)):
-                if point.name not in tensors:
+                if not {point.name, point.tensor} & tensors.keys():
                     raise MissingTensorError(f"{name} has no tensor {point.name}")
-            wanted = np.asarray(expected[point.name], np.int64)
-            got = np.asarray(found[point.name], np.int64)
+            wanted, got = (_elements(point, tensors) for tensors in (expected, found))
             if wanted.shape != got.shape:
                 raise MissingTensorError(
                     f"{point.name} is {wanted.shape} in {reference} and {got.shape} in {level}"
@@ -80,6 +79,12 @@ def first_difference(program: Program, levels: Mapping[str, Tensors]) -> Differe
                     instruction=_instruction(program, point.instruction),
                 )
     return None
+
+
+def _elements(point: WatchPoint, tensors: Tensors) -> np.ndarray:
+    """What a level has of a point: captured by its name, or a part of a whole tensor."""
+    found = tensors[point.name] if point.name in tensors else point.part_of(tensors)
+    return np.asarray(found, np.int64)
 
 
 def golden_tensors(program: Program, codes: Tensors, length: int) -> dict[str, np.ndarray]:

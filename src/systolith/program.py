@@ -14,7 +14,7 @@ from systolith.config import CoreConfig
 from systolith.isa import Engine
 from systolith.numerics import Format
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the file; another one is refused."""
 
 CODE_BASE, IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, SCRATCH_BASE = range(5)
@@ -79,6 +79,8 @@ class WatchPoint:
         rows: its rows.
         columns: its valid columns.
         format: of its elements.
+        tensor: the graph's tensor that it is, or a part of; empty for the one of its name.
+        top, first: row and column of that tensor with which it begins.
     """
 
     name: str
@@ -91,6 +93,18 @@ class WatchPoint:
     rows: int
     columns: int
     format: Format
+    tensor: str = ""
+    top: int = 0
+    first: int = 0
+
+    def part_of(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The elements of this point, from whole tensors.
+
+        Raises:
+            KeyError: its tensor is not among them.
+        """
+        whole = tensors[self.tensor or self.name]
+        return whole[self.top : self.top + self.rows, self.first : self.first + self.columns]
 
 
 @dataclass(frozen=True, kw_only=True)

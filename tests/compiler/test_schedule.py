@@ -22,8 +22,8 @@ from systolith_sim.iss import IssDevice
 every_preset = pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
 
 
-def compiled(graph: QGraph, config: CoreConfig, tokens: int) -> Program:
-    return schedule(graph, config, name="test", seq_len=tokens)
+def compiled(graph: QGraph, config: CoreConfig, tokens: int, *, spill: bool = False) -> Program:
+    return schedule(graph, config, name="test", seq_len=tokens, spill=spill)
 
 
 def assert_same(

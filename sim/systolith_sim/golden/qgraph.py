@@ -213,7 +213,10 @@ class _Run:
         return self.values[name]
 
     def _view(self, view: View) -> np.ndarray:
-        return self._whole(view.tensor)[:, view.first : view.first + view.columns]
+        rows = view.rows_of(self._graph.tensors[view.tensor])
+        return self._whole(view.tensor)[
+            view.top : view.top + rows, view.first : view.first + view.columns
+        ]
 
 
 def _column(columns: Columns) -> Column[np.ndarray]:

@@ -9,14 +9,16 @@ drain reads beside A.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from systolith.compiler.errors import CompileError
+from systolith.compiler.moves import Fetch, Spill, Step
 from systolith.compiler.qgraph import (
     Constant,
     Exp,
     Input,
     Map,
     Matmul,
-    Operator,
     Output,
     QGraph,
     RowRecords,
@@ -42,7 +44,15 @@ _BANK_OF_PART = {
 
 
 class CapacityError(CompileError):
-    """The scratchpad is too small for what is live at once."""
+    """The scratchpad is too small for what is live at once.
+
+    Attributes:
+        chunks_help: whether smaller feed-forward chunks may make it fit.
+    """
+
+    def __init__(self, reason: str, *, chunks_help: bool = True) -> None:
+        super().__init__(reason)
+        self.chunks_help = chunks_help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +89,7 @@ def element_bytes(tensor_format: Format) -> int:
     return 2 if tensor_format == Format.S16 else 1
 
 
-def reads(operator: Operator) -> list[View | str]:
+def reads(operator: Step) -> list[View | str]:
     """What an operator reads from the scratchpad: views, or names of whole tensors."""
     match operator:
         case Matmul():
@@ -90,18 +100,18 @@ def reads(operator: Operator) -> list[View | str]:
             return [view for view in found if isinstance(view, View)]
         case Exp():
             return [operator.x]
-        case Output():
+        case Output() | Spill():
             return [operator.x]
         case _:
             return []
 
 
-def written(operator: Operator) -> str | None:
+def written(operator: Step) -> str | None:
     """The tensor that an operator writes, at least in part."""
     match operator:
         case Matmul() | Map() | Exp():
             return operator.out.tensor
-        case Input() | Constant():
+        case Input() | Constant() | Fetch():
             return operator.out
         case _:
             return None
@@ -112,7 +122,7 @@ def name_of(read: View | str) -> str:
     return read.tensor if isinstance(read, View) else read
 
 
-def lifetimes(operators: Sequence[Operator]) -> dict[str, tuple[int, int]]:
+def lifetimes(operators: Sequence[Step]) -> dict[str, tuple[int, int]]:
     """First and last position at which each tensor is written or read."""
     spans: dict[str, tuple[int, int]] = {}
     for position, operator in enumerate(operators):
@@ -124,27 +134,25 @@ def lifetimes(operators: Sequence[Operator]) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def place_tensors(
-    graph: QGraph, operators: Sequence[Operator], config: CoreConfig
-) -> dict[str, Place]:
+def place_tensors(graph: QGraph, operators: Sequence[Step], config: CoreConfig) -> dict[str, Place]:
     """Give every tensor an address.
 
     Raises:
         CapacityError: they do not fit; the message says how much is needed, when, and what helps.
     """
     spans = lifetimes(operators)
-    shared = _share(graph, operators, spans)
-    strides = {name: _row_granules(graph.tensors[name], config) for name in spans}
+    shared = share(graph, operators, spans)
+    strides = {name: row_granules(graph.tensors[name], config) for name in spans}
     for name, home in shared.items():
         strides[name] = strides[home]
 
-    unit = 2 * config.word_granules
     blocks: dict[str, _Block] = {}
     parts = {}
     for operator in operators:
         target = written(operator)
         if target is not None:
-            parts.setdefault(target, getattr(operator, "part", ""))
+            part = operator.origin if isinstance(operator, Fetch) else getattr(operator, "part", "")
+            parts.setdefault(target, part)
     for name, (start, end) in spans.items():
         home = shared.get(name, name)
         block = blocks.get(home)
@@ -152,8 +160,7 @@ def place_tensors(
             tensor = graph.tensors[home]
             blocks[home] = _Block(
                 names=[name],
-                # An even number of words keeps every block at an even granule.
-                size=-(-strides[home] * tensor.rows // unit) * unit,
+                size=_block_size(strides[home], tensor.rows, config),
                 start=start,
                 end=end,
                 bank=_BANK_OF_PART.get(parts[home], 0),
@@ -171,15 +178,26 @@ def place_tensors(
     }
 
 
-def _row_granules(tensor: Tensor, config: CoreConfig) -> int:
+def storage(tensor: Tensor, config: CoreConfig) -> int:
+    """Granules that a tensor takes if nothing else says how its rows lie."""
+    return _block_size(row_granules(tensor, config), tensor.rows, config)
+
+
+def _block_size(stride: int, rows: int, config: CoreConfig) -> int:
+    """Granules of so many rows: an even number of words keeps every block at an even granule."""
+    unit = 2 * config.word_granules
+    return -(-stride * rows // unit) * unit
+
+
+def row_granules(tensor: Tensor, config: CoreConfig) -> int:
     """Granules of a row, padded to whole words, which GEMMs read, and to whole s16 groups."""
     size = tensor.columns * element_bytes(tensor.format)
     unit = max(config.rows, config.columns * element_bytes(tensor.format))
     return -(-size // unit) * unit // config.columns
 
 
-def _share(
-    graph: QGraph, operators: Sequence[Operator], spans: dict[str, tuple[int, int]]
+def share(
+    graph: QGraph, operators: Sequence[Step], spans: dict[str, tuple[int, int]]
 ) -> dict[str, str]:
     """Which tensor may lie where another one lies: results written over operands that end there.
 
@@ -205,6 +223,7 @@ def _share(
             continue
         old, new = graph.tensors[source.tensor], graph.tensors[target]
         whole = source.first == 0 and source.columns == old.columns == new.columns
+        whole = whole and source.rows is None
         fits = element_bytes(new.format) == element_bytes(old.format) or isinstance(operator, Exp)
         others = [name_of(read) for read in reads(operator) if name_of(read) != source.tensor]
         if isinstance(operator, Map) and operator.part == "norm_copy":
@@ -214,14 +233,27 @@ def _share(
     return shared
 
 
-def _fit(blocks: list[_Block], config: CoreConfig, operators: Sequence[Operator]) -> dict[str, int]:
+def _fit(blocks: list[_Block], config: CoreConfig, operators: Sequence[Step]) -> dict[str, int]:
     """Place all blocks: by banks if that works, else packed from both ends."""
     for packed in (False, True):
         addresses, failed = _try_fit(blocks, config, packed=packed)
         if failed is None:
             return addresses
     assert failed is not None
-    raise CapacityError(_too_large(blocks, failed, config, operators))
+    raise CapacityError(
+        _too_large(blocks, failed, config, operators),
+        chunks_help=_attention_demand(blocks, operators) <= config.granules,
+    )
+
+
+def _attention_demand(blocks: Sequence[_Block], operators: Sequence[Step]) -> int:
+    """The most granules that are live while heads are under way."""
+    demand = np.zeros(len(operators) + 1, np.int64)
+    for block in blocks:
+        demand[block.start] += block.size
+        demand[block.end + 1] -= block.size
+    in_head = [getattr(each, "head", None) is not None for each in operators]
+    return int((np.cumsum(demand)[:-1] * in_head).max())
 
 
 def _try_fit(
@@ -233,14 +265,14 @@ def _try_fit(
     free is in one piece between them.
     """
     granules = config.granules
-    placed: list[tuple[_Block, int]] = []
+    # Of the blocks placed so far: first and last position, first and end granule.
+    placed = np.empty((4, len(blocks)), np.int64)
     addresses: dict[str, int] = {}
-    for block in sorted(blocks, key=lambda each: (-each.size, each.start, each.names[0])):
-        busy = sorted(
-            (address, address + other.size)
-            for other, address in placed
-            if other.start <= block.end and block.start <= other.end
-        )
+    order = sorted(blocks, key=lambda each: (-each.size, each.start, each.names[0]))
+    for count, block in enumerate(order):
+        start, end, *_ = others = placed[:, :count]
+        beside = others[2:, (start <= block.end) & (block.start <= end)]
+        busy = sorted(zip(*beside.tolist(), strict=True))
         if not packed:
             address = _first_fit(busy, block.size, block.bank * granules // BANKS, granules)
         elif block.top:
@@ -251,7 +283,7 @@ def _try_fit(
             address = _first_fit(busy, block.size, 0, granules)
         if address is None:
             return addresses, block
-        placed.append((block, address))
+        placed[:, count] = block.start, block.end, address, address + block.size
         addresses[block.names[0]] = address
     return addresses, None
 
@@ -275,7 +307,7 @@ def _first_fit(
 
 
 def _too_large(
-    blocks: Sequence[_Block], block: _Block, config: CoreConfig, operators: Sequence[Operator]
+    blocks: Sequence[_Block], block: _Block, config: CoreConfig, operators: Sequence[Step]
 ) -> str:
     demand, position = max(
         (
@@ -298,11 +330,11 @@ Slots = dict[tuple[str, str], int]
 """First slot of a name in a field of the row file: `maximum`, `sum` or `record`."""
 
 
-def place_rows(graph: QGraph, operators: Sequence[Operator], config: CoreConfig) -> Slots:
+def place_rows(graph: QGraph, operators: Sequence[Step], config: CoreConfig) -> Slots:
     """Give every statistic and every set of row records its slots.
 
     Raises:
-        CompileError: the row file is too small.
+        CapacityError: the row file is too small.
     """
     spans: dict[tuple[str, str], tuple[int, int, int]] = {}
 
@@ -313,9 +345,8 @@ def place_rows(graph: QGraph, operators: Sequence[Operator], config: CoreConfig)
     for position, operator in enumerate(operators):
         match operator:
             case Matmul() | Map():
-                rows = graph.tensors[
-                    operator.a.tensor if isinstance(operator, Matmul) else operator.x.tensor
-                ].rows
+                view = operator.a if isinstance(operator, Matmul) else operator.x
+                rows = view.rows_of(graph.tensors[view.tensor])
                 epilogue = operator.epilogue
                 if epilogue.statistic != Statistic.NONE:
                     touch(field_of(epilogue.statistic), epilogue.statistic_name, rows, position)
@@ -340,7 +371,7 @@ def place_rows(graph: QGraph, operators: Sequence[Operator], config: CoreConfig)
         )
         slot = _first_fit(busy, rows, 0, config.row_slots)
         if slot is None:
-            raise CompileError(
+            raise CapacityError(
                 f"the row file has {config.row_slots} slots, too few for {key[1]} with {rows} "
                 f"rows beside what is live with it. Use a shorter --seq-len or a larger preset."
             )

@@ -1,7 +1,7 @@
 """Compiles a model for a core: front end, quantization, back end."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from systolith.compiler.allocate import CapacityError
 from systolith.compiler.errors import CompileError
 from systolith.compiler.fit import Progress
+from systolith.compiler.layout import comfortable_rows
 from systolith.compiler.model import HEAD_UNIT, CompiledModel, PreparedModel, prepare_model
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.schedule import schedule
@@ -81,19 +82,11 @@ def compile_with_model(
         ]
     unit = max(HEAD_UNIT, config.columns)
     prepared = prepare_model(source, seq_len, samples, name=name, unit=unit)
-    while True:
-        # Whether it fits does not depend on the weights, so they are fitted once it does.
-        try:
-            program, model = _compile(prepared, options.with_weights("int8"), config)
-        except CapacityError:
-            # Smaller feed-forward chunks cost nothing but table loads, and free memory.
-            if options.max_chunk // 2 < SMALLEST_CHUNK:
-                raise
-            options = replace(options, max_chunk=options.max_chunk // 2)
-        else:
-            break
+    # Whether it fits does not depend on the weights, so they are fitted once it does.
+    program, model, options, fitting = _fit(prepared, options, config)
     if options.weights != "int8":
-        program, model = _compile(prepared, options, config, progress)
+        model = prepared.compile(options, block=config.rows, progress=progress)
+        program = _schedule(model, config, fitting)
     return program, model
 
 
@@ -102,14 +95,52 @@ def _cut(value: np.ndarray, seq_len: int | None) -> np.ndarray:
     return value[..., :seq_len] if value.ndim < 3 else value
 
 
-def _compile(
-    prepared: PreparedModel,
-    options: QuantizeOptions,
-    config: CoreConfig,
-    progress: Progress | None = None,
-) -> tuple[Program, CompiledModel]:
-    model = prepared.compile(options, block=config.rows, progress=progress)
-    program = schedule(
+@dataclass(frozen=True)
+class _Fitting:
+    """How a model fits: whether cut into blocks of rows, and of how many at least."""
+
+    spill: bool = False
+    least_rows: int = 0
+
+
+def _fit(
+    prepared: PreparedModel, options: QuantizeOptions, config: CoreConfig
+) -> tuple[Program, CompiledModel, QuantizeOptions, _Fitting]:
+    """Find what makes a model fit, the cheapest first; weights are of 8 bits.
+
+    Smaller feed-forward chunks cost nothing but table loads. Blocks of rows cost DRAM bytes, and
+    small ones more than the array can wait for, so then chunks are halved again before them.
+    """
+    chunks = [options.max_chunk]
+    while chunks[-1] // 2 >= SMALLEST_CHUNK:
+        chunks.append(chunks[-1] // 2)
+    fittings = [_Fitting()]
+    rows = comfortable_rows(config)
+    while rows >= config.rows:
+        fittings.append(_Fitting(True, rows))
+        rows //= 2
+    fittings.append(_Fitting(True))
+    models: dict[int, CompiledModel] = {}
+    refusal: CapacityError | None = None
+    for fitting in fittings:
+        for chunk in chunks:
+            smaller = replace(options, max_chunk=chunk)
+            if chunk not in models:
+                models[chunk] = prepared.compile(smaller.with_weights("int8"), block=config.rows)
+            try:
+                program = _schedule(models[chunk], config, fitting)
+            except CapacityError as error:
+                refusal = error
+                if not error.chunks_help and not fitting.spill:
+                    break
+            else:
+                return program, models[chunk], smaller, fitting
+    assert refusal is not None
+    raise refusal
+
+
+def _schedule(model: CompiledModel, config: CoreConfig, fitting: _Fitting) -> Program:
+    return schedule(
         model.qgraph,
         config,
         name=model.name,
@@ -129,5 +160,6 @@ def _compile(
             }
             for choice in model.choices
         ),
+        spill=fitting.spill,
+        least_rows=fitting.least_rows,
     )
-    return program, model

@@ -1,7 +1,7 @@
 """From operators with addresses to instructions: loads ahead of need, waits from hazards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,8 +9,10 @@ from systolith import isa
 from systolith.compiler.allocate import Place, Slots, element_bytes, field_of
 from systolith.compiler.errors import CompileError
 from systolith.compiler.hazards import Hazards, Region
+from systolith.compiler.homes import Homes
 from systolith.compiler.image import Image, pack_int4, pack_weights
 from systolith.compiler.loads import LoadPlan
+from systolith.compiler.moves import Fetch, Spill, Step
 from systolith.compiler.qgraph import (
     Constant,
     Exp,
@@ -18,7 +20,6 @@ from systolith.compiler.qgraph import (
     Int4Weights,
     Map,
     Matmul,
-    Operator,
     Output,
     Patches,
     QGraph,
@@ -27,7 +28,7 @@ from systolith.compiler.qgraph import (
     View,
     int4_bytes,
 )
-from systolith.compiler.runs import constant_rows, image_binding, patch_loads, zero_rows
+from systolith.compiler.runs import constant_rows, patch_loads, zero_rows
 from systolith.config import CoreConfig
 from systolith.isa import (
     Engine,
@@ -48,8 +49,6 @@ from systolith.program import (
     IMAGE_BASE,
     INPUT_BASE,
     LENGTH_SCALAR,
-    OUTPUT_BASE,
-    Binding,
     WatchPoint,
 )
 
@@ -60,14 +59,11 @@ class Emitted:
 
     Attributes:
         instructions: the program, HALT included.
-        inputs, outputs: where the host's tensors lie.
         watch: tensors that can be compared.
         streamed: bytes of weights and parameters, without padding.
     """
 
     instructions: list[Instruction]
-    inputs: tuple[Binding, ...]
-    outputs: tuple[Binding, ...]
     watch: tuple[WatchPoint, ...]
     streamed: int
 
@@ -88,28 +84,31 @@ class Emitter:
         places: addresses of tensors.
         slots: row-file slots.
         config: the core.
+        homes: DRAM addresses of tensors.
     """
 
     def __init__(
         self,
         graph: QGraph,
-        operators: Sequence[Operator],
+        operators: Sequence[Step],
         places: dict[str, Place],
         slots: Slots,
         config: CoreConfig,
+        homes: Homes,
     ) -> None:
         self._graph = graph
         self._operators = operators
         self._places = places
         self._slots = slots
         self._config = config
-        self._hazards = Hazards(config)
+        self._homes = homes
+        self._hazards = Hazards(config, homes.scratch_rows)
         self._counts = dict.fromkeys(Engine, 0)
         self._instructions: list[Instruction] = []
-        self._bindings: dict[int, list[Binding]] = {INPUT_BASE: [], OUTPUT_BASE: []}
         self._watch: dict[str, WatchPoint] = {}
         self._streamed = 0
         self._tag = 0
+        self._named: dict[str, str] = {}
         self._row_blocks: dict[str | None, list[slice]] = {}
         self.image = Image()
         self._loads = LoadPlan(operators, self.image, config)
@@ -125,6 +124,10 @@ class Emitter:
                     self._constant(operator)
                 case Output():
                     self._output(operator)
+                case Fetch():
+                    self._fetch(operator)
+                case Spill():
+                    self._spill(operator)
                 case Matmul():
                     self._matmul(position, operator)
                 case Map():
@@ -142,8 +145,6 @@ class Emitter:
                 )
         return Emitted(
             instructions=self._instructions,
-            inputs=tuple(self._bindings[INPUT_BASE]),
-            outputs=tuple(self._bindings[OUTPUT_BASE]),
             watch=tuple(self._watch.values()),
             streamed=self._streamed,
         )
@@ -165,20 +166,14 @@ class Emitter:
             self._hazards.note(opcode.engine, self._counts[opcode.engine], reads, writes)
 
     def _input(self, operator: Input) -> None:
-        tensor = self._graph.tensors[operator.out]
         if operator.patches is not None:
-            self._patches(tensor, operator.patches)
-            self._note_tensor(operator.out, Engine.LOAD, operator.layer)
-            return
-        binding, fields = self._transfer(operator.out, INPUT_BASE)
-        self._bindings[INPUT_BASE].append(binding)
-        self._put(Opcode.LOAD, [], [self._region(_whole(tensor.name, tensor.columns))], **fields)
+            self._patches(self._graph.tensors[operator.out], operator.patches)
+        else:
+            self._load(operator.out, operator.out)
         self._note_tensor(operator.out, Engine.LOAD, operator.layer)
 
     def _patches(self, tensor: Tensor, patches: Patches) -> None:
         """Bring in patches of an image, and zeros in front of them and between their runs."""
-        # An image is a model's only input.
-        self._bindings[INPUT_BASE] = [image_binding(patches)]
         whole = patches.pitch != patches.patch[1]
         if whole or patches.lead:
             region = self._region(
@@ -199,48 +194,40 @@ class Emitter:
         self._note_tensor(operator.out, Engine.LOAD, operator.layer)
 
     def _output(self, operator: Output) -> None:
-        tensor = self._graph.tensors[operator.x]
-        binding, fields = self._transfer(operator.x, OUTPUT_BASE)
-        self._bindings[OUTPUT_BASE].append(binding)
-        self._put(Opcode.STORE, [self._region(_whole(tensor.name, tensor.columns))], [], **fields)
+        self._store(operator.x, self._named.get(operator.x, operator.x), output=True)
 
-    def _transfer(self, name: str, base: int) -> tuple[Binding, dict[str, int]]:
-        tensor, place = self._graph.tensors[name], self._places[name]
-        size = tensor.columns * element_bytes(tensor.format)
-        last = self._bindings[base][-1] if self._bindings[base] else None
-        offset = 0
-        if last is not None:
-            end = last.offset + last.rows * last.columns * element_bytes(last.format)
-            offset = -(-end // isa.BASE_ALIGNMENT) * isa.BASE_ALIGNMENT
-        binding = Binding(
-            name=name,
-            base=base,
-            offset=offset,
-            rows=tensor.rows,
-            columns=tensor.columns,
-            format=tensor.format,
-            step=tensor.step,
+    def _fetch(self, operator: Fetch) -> None:
+        self._load(operator.out, operator.name)
+        self._named[operator.out] = operator.name
+        if self._homes.is_input(operator.name):
+            self._note_tensor(operator.out, Engine.LOAD, operator.layer)
+
+    def _spill(self, operator: Spill) -> None:
+        self._store(operator.x, operator.x)
+
+    def _load(self, out: str, name: str) -> None:
+        tensor, place = self._graph.tensors[out], self._places[out]
+        home = self._homes.region(name, tensor.rows)
+        self._put(
+            Opcode.LOAD,
+            [home] if home else [],
+            [self._region(_whole(out, tensor.columns))],
+            **self._homes.transfer(name, tensor, place, self._config),
         )
-        fields = {"base": base, "dram_offset": offset, "address": place.address}
-        if place.row * self._config.columns == size:
-            return binding, fields | {"n0": size * tensor.rows, "n1": 1, "n2": 1}
-        return binding, fields | {
-            "n0": size,
-            "n1": tensor.rows,
-            "n2": 1,
-            "dram_stride1": size,
-            "stride1": place.row,
-        }
+
+    def _store(self, x: str, name: str, *, output: bool = False) -> None:
+        tensor, place = self._graph.tensors[x], self._places[x]
+        home = None if output else self._homes.region(name, tensor.rows)
+        self._put(
+            Opcode.STORE,
+            [self._region(_whole(x, tensor.columns))],
+            [home] if home else [],
+            **self._homes.transfer(name, tensor, place, self._config, output=output),
+        )
 
     def _matmul(self, position: int, operator: Matmul) -> None:
         config, a = self._config, self._graph.tensors[operator.a.tensor]
-        m, k = a.rows, operator.a.columns
-        if m > config.accumulator_rows:
-            raise CompileError(
-                f"{operator.layer} {operator.part}: a GEMM takes at most "
-                f"{config.accumulator_rows} rows on this core, and the model has {m} tokens. "
-                f"Use a shorter --seq-len or a larger preset."
-            )
+        m, k = operator.a.rows_of(a), operator.a.columns
         n = self._n(operator)
         gemm = {
             "a_address": self._address(operator.a),
@@ -346,7 +333,9 @@ class Emitter:
         y_place = self._places[out.name]
         fields["y_row"] = y_place.row
         if transpose:
-            fields["y_address"] = y_place.address + start * y_place.row
+            # Elements are bytes, and columns begin at whole granules.
+            across = self._address(operator.out)
+            fields["y_address"] = across + start * y_place.row
             width = -(-m // self._config.columns)
             writes.append(
                 Region(
@@ -462,8 +451,8 @@ class Emitter:
                 f"{self._config.columns}, the array's columns. Use a preset with fewer columns."
             )
         place = self._places[view.tensor]
-        down = rows.start * place.row if rows is not None else 0
-        return place.address + down + offset // self._config.columns
+        down = view.top + (rows.start if rows is not None else 0)
+        return place.address + down * place.row + offset // self._config.columns
 
     def _n(self, operator: Matmul) -> int:
         match operator.b:
@@ -481,12 +470,13 @@ class Emitter:
             resource="scratchpad",
             start=self._address(view, rows),
             width=-(-view.columns // self._config.columns) * group,
-            rows=rows.stop - rows.start if rows is not None else tensor.rows,
+            rows=rows.stop - rows.start if rows is not None else view.rows_of(tensor),
             stride=place.row,
         )
 
     def _note_tensor(self, name: str, engine: Engine, layer: str) -> None:
         tensor, place = self._graph.tensors[name], self._places[name]
+        piece = self._homes.piece(self._named.get(name, name))
         self._watch[name] = WatchPoint(
             name=name,
             layer=layer,
@@ -498,6 +488,9 @@ class Emitter:
             rows=tensor.rows,
             columns=tensor.columns,
             format=tensor.format,
+            tensor=piece.tensor,
+            top=piece.top,
+            first=piece.first,
         )
 
 
@@ -512,7 +505,7 @@ def _blocks(rows: int) -> list[slice]:
 
 
 def _part(view: View, start: int, stop: int) -> View:
-    return View(tensor=view.tensor, first=view.first + start, columns=stop - start)
+    return replace(view, first=view.first + start, columns=stop - start)
 
 
 def code_of(instructions: Sequence[Instruction]) -> bytes:

@@ -19,7 +19,8 @@ class Region:
     """Cells of a resource: `rows` runs of `width` cells, `stride` apart.
 
     Attributes:
-        resource: `scratchpad`, `columns`, `tables`, `maximum`, `sum` or `record`.
+        resource: `scratchpad`, `columns`, `tables`, `maximum`, `sum`, `record`, or
+            `scratch`: rows of tensors in DRAM that the core writes.
         start: first cell.
         width: cells of a run.
         rows: runs.
@@ -42,7 +43,7 @@ class Region:
 class Hazards:
     """Progress counts by cell. Ask `waits`, then `note` what the instruction does."""
 
-    def __init__(self, config: CoreConfig) -> None:
+    def __init__(self, config: CoreConfig, scratch_rows: int = 0) -> None:
         sizes = {
             "scratchpad": config.granules,
             "columns": config.column_slots,
@@ -50,6 +51,7 @@ class Hazards:
             "maximum": config.row_slots,
             "sum": config.row_slots,
             "record": config.row_slots,
+            "scratch": scratch_rows,
         }
         engines = len(Engine)
         self._written = {name: np.zeros((engines, n), np.int64) for name, n in sizes.items()}

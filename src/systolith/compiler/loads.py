@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from systolith.compiler.hazards import Region
 from systolith.compiler.image import Image, pack_columns, pack_table
-from systolith.compiler.qgraph import Columns, Map, Matmul, Operator
+from systolith.compiler.moves import Step
+from systolith.compiler.qgraph import Columns, Map, Matmul
 from systolith.config import COLUMN_RECORD_BYTES, TABLE_ENTRIES, CoreConfig
 from systolith.isa import Space, table_address
 from systolith.program import IMAGE_BASE
@@ -59,7 +60,7 @@ class LoadPlan:
         config: the core.
     """
 
-    def __init__(self, operators: Sequence[Operator], image: Image, config: CoreConfig) -> None:
+    def __init__(self, operators: Sequence[Step], image: Image, config: CoreConfig) -> None:
         self._config = config
         self._due: dict[int, list[Load]] = {}
         self._pieces: dict[int, list[_Piece]] = {}
@@ -89,7 +90,7 @@ class LoadPlan:
     def _piece(self, position: int, start: int) -> _Piece:
         return next(piece for piece in self._pieces[position] if piece.start == start)
 
-    def _plan_columns(self, operators: Sequence[Operator], image: Image) -> None:
+    def _plan_columns(self, operators: Sequence[Step], image: Image) -> None:
         largest = self._config.column_slots // 2
         pieces: list[_Piece] = []
         for position, operator in enumerate(operators):
@@ -143,7 +144,7 @@ class LoadPlan:
                 )
             )
 
-    def _plan_tables(self, operators: Sequence[Operator], image: Image) -> None:
+    def _plan_tables(self, operators: Sequence[Step], image: Image) -> None:
         content: list[bytes | None] = [None] * self._config.table_slots
         used = [-1] * self._config.table_slots
         ahead: list[int] = [0, 0]

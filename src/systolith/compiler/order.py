@@ -30,13 +30,14 @@ def overlap_heads(operators: Iterable[Operator]) -> list[Operator]:
     three projections, which do not depend on each other.
     """
     ordered: list[Operator] = []
-    for (_, in_head), run in groupby(operators, key=_run_key):
+    for (_, in_head), run in groupby(operators, key=run_key):
         members = list(run)
         ordered += _pipelined(members) if in_head else members
     return ordered
 
 
-def _run_key(operator: Operator) -> tuple[str, bool]:
+def run_key(operator: Operator) -> tuple[str, bool]:
+    """What neighbouring operators of one layer's heads have in common: layer, and whether."""
     return operator.layer, getattr(operator, "head", None) is not None
 
 

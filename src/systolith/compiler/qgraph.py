@@ -49,17 +49,25 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Some neighbouring columns of a tensor.
+    """Some neighbouring columns of a tensor, of all its rows or of some neighbouring ones.
 
     Attributes:
         tensor: its name.
         first: first column, a multiple of 8.
         columns: how many.
+        top: first row.
+        rows: how many, or None for all from `top` on.
     """
 
     tensor: str
     first: int
     columns: int
+    top: int = 0
+    rows: int | None = None
+
+    def rows_of(self, tensor: Tensor) -> int:
+        """How many rows of the tensor it has."""
+        return tensor.rows - self.top if self.rows is None else self.rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from systolith.compiler import graph_file
-from systolith.compiler.allocate import place_rows, place_tensors
+from systolith.compiler.allocate import CapacityError, place_rows, place_tensors
 from systolith.compiler.emit import Emitter, code_of
+from systolith.compiler.homes import Homes
+from systolith.compiler.layout import Layout, cut_to_fit, least_streamed
+from systolith.compiler.moves import Step
 from systolith.compiler.order import overlap_heads
-from systolith.compiler.qgraph import Operator, QGraph
+from systolith.compiler.qgraph import Matmul, QGraph
 from systolith.config import CoreConfig
 from systolith.program import Program
 
@@ -23,8 +26,12 @@ def schedule(
     host: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     precision: tuple[Mapping[str, Any], ...] = (),
+    spill: bool = True,
+    least_rows: int = 0,
 ) -> Program:
     """Order, place and emit the operators of a graph.
+
+    What does not fit the scratchpad as a whole is cut into blocks of rows.
 
     Args:
         graph: what to compute.
@@ -36,17 +43,24 @@ def schedule(
         host: what those two do, for reports.
         notes: what the user should know.
         precision: as in `Program`.
+        spill: whether to cut what does not fit.
+        least_rows: of a block, if it is cut.
 
     Raises:
         CompileError: the graph does not fit the core; the message says what would.
     """
-    operators = overlap_heads(graph.operators)
-    places = place_tensors(graph, operators, config)
-    slots = place_rows(graph, operators, config)
-    emitter = Emitter(graph, operators, places, slots, config)
+    try:
+        layout = _whole(graph, config)
+    except CapacityError as error:
+        if not spill:
+            raise
+        layout = cut_to_fit(graph, config, least_rows=least_rows, refusal=error)
+    homes, operators = layout.homes, layout.steps
+    emitter = Emitter(layout.graph, operators, layout.places, layout.slots, config, homes)
     emitted = emitter.run()
     code = code_of(emitted.instructions)
-    transferred = sum(each.size for each in (*emitted.inputs, *emitted.outputs))
+    transferred = sum(each.size for each in (*homes.inputs, *homes.outputs))
+    streamed = least_streamed(graph) if layout.is_cut else emitted.streamed
     return Program(
         name=name,
         config=config,
@@ -54,24 +68,45 @@ def schedule(
         weights=graph.weights(),
         code=code,
         image=emitter.image.to_bytes(),
-        scratch_bytes=0,
-        inputs=emitted.inputs,
-        outputs=emitted.outputs,
+        scratch_bytes=homes.scratch_bytes,
+        inputs=homes.inputs,
+        outputs=homes.outputs,
         watch=emitted.watch,
         macs=graph.macs(),
         macs_int4=graph.macs(int4=True),
-        dram_bytes=len(code) + emitted.streamed + transferred,
+        dram_bytes=len(code) + streamed + transferred,
         layers=tuple(label(operator) for operator in operators),
         host=host,
         prologue=prologue,
         epilogue=epilogue,
-        notes=tuple(dict.fromkeys((*graph.notes, *notes))),
+        notes=tuple(dict.fromkeys((*graph.notes, *notes, *([layout.note] if layout.note else [])))),
         graph=graph_file.to_bytes(graph),
         precision=precision,
     )
 
 
-def label(operator: Operator) -> str:
+def _whole(graph: QGraph, config: CoreConfig) -> Layout:
+    """A layout that keeps everything in the scratchpad."""
+    operators = overlap_heads(graph.operators)
+    for operator in operators:
+        if isinstance(operator, Matmul):
+            rows = operator.a.rows_of(graph.tensors[operator.a.tensor])
+            if rows > config.accumulator_rows:
+                raise CapacityError(
+                    f"{operator.layer} {operator.part}: a GEMM takes at most "
+                    f"{config.accumulator_rows} rows on this core, and the model has {rows} "
+                    f"tokens. Use a shorter --seq-len or a larger preset."
+                )
+    return Layout(
+        graph=graph,
+        steps=operators,
+        places=place_tensors(graph, operators, config),
+        slots=place_rows(graph, operators, config),
+        homes=Homes(graph, {}),
+    )
+
+
+def label(operator: Step) -> str:
     """Layer, part and head of an operator, as reports and fault messages name it."""
     words = [operator.layer, getattr(operator, "part", "")]
     head = getattr(operator, "head", None)

@@ -6,7 +6,7 @@ that are read in the same cycles in different banks: a GEMM's A and B, and the r
 drain reads beside A.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,10 @@ _BANK_OF_PART = {
     "ffn_up": 2,
 }
 """Bank in which the search begins, by the part that writes a tensor; 0 for the residual stream."""
+
+ONE_BY_ONE_BANKS = _BANK_OF_PART | {"norm_copy": 3}
+"""The same where heads do not overlap, since scores take more than a bank: V is projected from the
+norm's copy while they are exponentiated, wherever they lie, so the copy is put last."""
 
 
 class CapacityError(CompileError):
@@ -134,8 +138,20 @@ def lifetimes(operators: Sequence[Step]) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def place_tensors(graph: QGraph, operators: Sequence[Step], config: CoreConfig) -> dict[str, Place]:
+def place_tensors(
+    graph: QGraph,
+    operators: Sequence[Step],
+    config: CoreConfig,
+    *,
+    banks: Mapping[str, int] = _BANK_OF_PART,
+) -> dict[str, Place]:
     """Give every tensor an address.
+
+    Args:
+        graph: the quantized graph.
+        operators: in program order.
+        config: the core.
+        banks: where the search begins, by the part that writes a tensor.
 
     Raises:
         CapacityError: they do not fit; the message says how much is needed, when, and what helps.
@@ -163,7 +179,7 @@ def place_tensors(graph: QGraph, operators: Sequence[Step], config: CoreConfig) 
                 size=_block_size(strides[home], tensor.rows, config),
                 start=start,
                 end=end,
-                bank=_BANK_OF_PART.get(parts[home], 0),
+                bank=banks.get(parts[home], 0),
                 top=parts[home] == "ffn_up",
             )
         else:

@@ -10,7 +10,8 @@ The last head has none behind it, so its own V comes after its scores::
 
     ... | q k (11) | context (10) | scores (11) | v (11) | context (11)
 
-Projections of one head at a time need the least memory, and keep the stream of weights even.
+Projections of one head at a time need little memory, and keep the stream of weights even. Where it
+is too much all the same, `one_by_one` does with less: each head is like the last one above.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,33 @@ def overlap_heads(operators: Iterable[Operator]) -> list[Operator]:
         members = list(run)
         ordered += _pipelined(members) if in_head else members
     return ordered
+
+
+def one_by_one(operators: Iterable[Operator]) -> list[Operator]:
+    """Reorder as `overlap_heads` does, but let a head's own V alone hide its exponentials.
+
+    Nothing of the next head is there before this one's context, and no V before the scores; with
+    few tokens the array may wait.
+    """
+    ordered: list[Operator] = []
+    for (_, in_head), run in groupby(operators, key=run_key):
+        members = list(run)
+        if not in_head:
+            ordered += members
+            continue
+        heads: dict[int, list[Operator]] = {}
+        for operator in members:
+            heads.setdefault(getattr(operator, "head", None) or 0, []).append(operator)
+        for head in heads.values():
+            for stage in (("bias", "q", "k"), None, ("v",), ("context",)):
+                ordered += [each for each in head if _stage(each) == stage]
+    return ordered
+
+
+def _stage(operator: Operator) -> tuple[str, ...] | None:
+    """Of which parts an operator of a head is; None for what lies between scores and context."""
+    stages = (("bias", "q", "k"), ("v",), ("context",))
+    return next((stage for stage in stages if _part(operator) in stage), None)
 
 
 def run_key(operator: Operator) -> tuple[str, bool]:

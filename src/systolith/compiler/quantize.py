@@ -246,8 +246,7 @@ class Quantizer(Forms):
         if self.needs_narrow(node.out):
             narrow = f"{label}.s8" if wide else label
             out, step = self.make_narrow(node.out, narrow, node.layer)
-            part = "norm_copy" if wide else "norm"
-            self._normalize(node, out, x, step, rows, Kept(), part)
+            self._normalize(node, out, x, step, rows, Kept(), "norm_copy")
         if wide:
             out = self.make_wide(node.out, label, node.layer)
             self._normalize(

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from systolith.compiler import graph_file
-from systolith.compiler.allocate import CapacityError, place_rows, place_tensors
+from systolith.compiler.allocate import ONE_BY_ONE_BANKS, CapacityError, place_rows, place_tensors
 from systolith.compiler.emit import Emitter, code_of
 from systolith.compiler.homes import Homes
 from systolith.compiler.layout import Layout, cut_to_fit, least_streamed
 from systolith.compiler.moves import Step
-from systolith.compiler.order import overlap_heads
+from systolith.compiler.order import one_by_one, overlap_heads
 from systolith.compiler.qgraph import Matmul, QGraph
 from systolith.config import CoreConfig
 from systolith.program import Program
@@ -86,9 +86,8 @@ def schedule(
 
 
 def _whole(graph: QGraph, config: CoreConfig) -> Layout:
-    """A layout that keeps everything in the scratchpad."""
-    operators = overlap_heads(graph.operators)
-    for operator in operators:
+    """A layout that keeps everything in the scratchpad; heads overlap if there is room for it."""
+    for operator in graph.operators:
         if isinstance(operator, Matmul):
             rows = operator.a.rows_of(graph.tensors[operator.a.tensor])
             if rows > config.accumulator_rows:
@@ -97,10 +96,19 @@ def _whole(graph: QGraph, config: CoreConfig) -> Layout:
                     f"{config.accumulator_rows} rows on this core, and the model has {rows} "
                     f"tokens. Use a shorter --seq-len or a larger preset."
                 )
+    operators = overlap_heads(graph.operators)
+    try:
+        places = place_tensors(graph, operators, config)
+    except CapacityError as error:
+        operators = one_by_one(graph.operators)
+        try:
+            places = place_tensors(graph, operators, config, banks=ONE_BY_ONE_BANKS)
+        except CapacityError:
+            raise error from None
     return Layout(
         graph=graph,
         steps=operators,
-        places=place_tensors(graph, operators, config),
+        places=places,
         slots=place_rows(graph, operators, config),
         homes=Homes(graph, {}),
     )

@@ -99,12 +99,9 @@ def _whole(graph: QGraph, config: CoreConfig) -> Layout:
     operators = overlap_heads(graph.operators)
     try:
         places = place_tensors(graph, operators, config)
-    except CapacityError as error:
+    except CapacityError:
         operators = one_by_one(graph.operators)
-        try:
-            places = place_tensors(graph, operators, config, banks=ONE_BY_ONE_BANKS)
-        except CapacityError:
-            raise error from None
+        places = place_tensors(graph, operators, config, banks=ONE_BY_ONE_BANKS)
     return Layout(
         graph=graph,
         steps=operators,

@@ -23,6 +23,7 @@ from itertools import groupby, pairwise
 from systolith.compiler.allocate import CapacityError, name_of, reads
 from systolith.compiler.order import run_key
 from systolith.compiler.qgraph import (
+    Constant,
     Epilogue,
     Exp,
     Input,
@@ -139,11 +140,17 @@ class _Cutter:
             if in_head:
                 self._attention(members)
                 continue
+            firsts = {id(each) for each in members if self._is_of_first_rows(each)}
             for operator in members:
-                self._check(operator)
+                if id(operator) not in firsts:
+                    self._check(operator)
             for block in self._rows:
                 first = len(self._operators)
-                self._operators += [self._on_rows(operator, block) for operator in members]
+                for operator in members:
+                    if id(operator) not in firsts:
+                        self._operators.append(self._on_rows(operator, block))
+                    elif block.start == 0:
+                        self._operators.append(self._on_first_rows(operator, block))
                 self._segments.append(range(first, len(self._operators)))
         return CutGraph(
             graph=replace(self._graph, tensors=self._tensors, operators=tuple(self._operators)),
@@ -159,10 +166,8 @@ class _Cutter:
     def _check(self, operator: Operator) -> None:
         """Make sure that an operator makes each row from one row."""
         match operator:
-            case Input():
+            case Input() | Constant():
                 names = [operator.out]
-                if operator.patches is not None:
-                    raise self._refused(operator)
             case Output():
                 names = [operator.x]
             case Matmul():
@@ -175,6 +180,45 @@ class _Cutter:
                 names = []
         if any(self._graph.tensors[name].rows != self._total for name in names):
             raise self._refused(operator)
+
+    def _is_of_first_rows(self, operator: Operator) -> bool:
+        """Whether an operator makes, or hands out, fewer rows than there are: the first ones."""
+        match operator:
+            case Matmul() | Map():
+                return self._graph.tensors[operator.out.tensor].rows < self._total
+            case Output():
+                return self._graph.tensors[operator.x].rows < self._total
+            case RowRecords():
+                return operator.rows < self._total
+            case _:
+                return False
+
+    def _on_first_rows(self, operator: Operator, block: range) -> Operator:
+        """The same operator, reading the first block where it reads all rows."""
+
+        def view(each: View) -> View:
+            whole = self._graph.tensors[each.tensor]
+            if whole.rows == self._total:
+                return self._block_view(each, block)
+            self._tensors[each.tensor] = whole
+            return each
+
+        match operator:
+            case Matmul():
+                if isinstance(operator.b, View) or operator.transpose:
+                    raise self._refused(operator)
+                rows, changed = operator.out, replace(operator, a=view(operator.a))
+            case Map():
+                multiply = view(operator.multiply) if operator.multiply else None
+                rows = operator.out
+                changed = replace(operator, x=view(operator.x), multiply=multiply)
+            case _:
+                return operator
+        residual = operator.epilogue.residual
+        epilogue = replace(operator.epilogue, residual=view(residual) if residual else None)
+        if self._graph.tensors[rows.tensor].rows > len(block):
+            raise self._refused(operator)
+        return replace(changed, out=view(operator.out), epilogue=epilogue)
 
     def _refused(self, operator: Operator) -> CapacityError:
         part = getattr(operator, "part", "")
@@ -262,6 +306,9 @@ class _Cutter:
         match operator:
             case Input():
                 return replace(operator, out=self._block(operator.out, block))
+            case Constant():
+                values = operator.values[block.start : block.stop]
+                return replace(operator, out=self._block(operator.out, block), values=values)
             case Output():
                 return replace(operator, x=self._block(operator.x, block))
             case Matmul():
@@ -288,8 +335,16 @@ class _Cutter:
     def _on_score_rows(self, operator: Operator, block: range) -> Operator:
         """A block of rows of what a head does behind its projections."""
         match operator:
-            case Matmul(b=View()) if not operator.transpose and operator.epilogue.residual is None:
-                a = operator.a
+            case Constant():
+                values = operator.values[block.start : block.stop]
+                whole = View(tensor=operator.out, first=0, columns=values.shape[1])
+                return replace(operator, out=self._own(whole, block).tensor, values=values)
+            case Matmul(b=View()) if not operator.transpose:
+                a, epilogue = operator.a, operator.epilogue
+                bias = epilogue.residual
+                if bias is not None:
+                    bias = replace(bias, tensor=_named(bias.tensor, block))
+                epilogue = self._epilogue(replace(epilogue, residual=None), block)
                 if a.tensor in self._tensors:
                     a = replace(a, top=block.start, rows=len(block))
                 else:
@@ -298,7 +353,7 @@ class _Cutter:
                     operator,
                     out=self._own(operator.out, block),
                     a=a,
-                    epilogue=self._epilogue(operator.epilogue, block),
+                    epilogue=replace(epilogue, residual=bias),
                 )
             case Exp():
                 return replace(

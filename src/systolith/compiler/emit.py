@@ -24,7 +24,6 @@ from systolith.compiler.qgraph import (
     Patches,
     QGraph,
     RowRecords,
-    Tensor,
     View,
     int4_bytes,
 )
@@ -167,21 +166,24 @@ class Emitter:
 
     def _input(self, operator: Input) -> None:
         if operator.patches is not None:
-            self._patches(self._graph.tensors[operator.out], operator.patches)
+            self._patches(operator.out, operator.patches)
         else:
             self._load(operator.out, operator.out)
         self._note_tensor(operator.out, Engine.LOAD, operator.layer)
 
-    def _patches(self, tensor: Tensor, patches: Patches) -> None:
+    def _patches(self, name: str, patches: Patches) -> None:
         """Bring in patches of an image, and zeros in front of them and between their runs."""
-        whole = patches.pitch != patches.patch[1]
-        if whole or patches.lead:
-            region = self._region(
-                _whole(tensor.name, tensor.columns), None if whole else slice(0, patches.lead)
-            )
+        tensor, place = self._graph.tensors[name], self._places[name]
+        rows = range(tensor.rows)
+        top = self._homes.piece(name).top
+        if patches.pitch == patches.patch[1]:
+            rows = rows[: max(0, patches.lead - top)]
+        if rows:
+            region = self._region(_whole(name, tensor.columns), slice(0, len(rows)))
             fields = zero_rows(region, self._config)
             self._put(Opcode.LOAD, [], [region], fill=Fill.ZERO, base=INPUT_BASE, **fields)
-        for fields, regions in patch_loads(patches, self._places[tensor.name], self._config):
+        part = range(top, top + tensor.rows)
+        for fields, regions in patch_loads(patches, part, place, self._config):
             self._put(Opcode.LOAD, [], regions, base=INPUT_BASE, **fields)
 
     def _constant(self, operator: Constant) -> None:

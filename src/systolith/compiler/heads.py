@@ -210,8 +210,9 @@ def _unit(forms: Forms, node: Attention) -> int:
     if largest < SCORE_LIMIT:
         return 0
     if largest < 2 * SCORE_LIMIT:
+        what = "scores with those that are hidden span" if _hides(node) else "scores reach"
         forms.notes.append(
-            f"{node.layer}: scores reach {largest / SCORE_MARGIN:.0f} octaves, so they count in "
+            f"{node.layer}: {what} {largest / SCORE_MARGIN:.0f} octaves, so they count in "
             "2**-7 instead of 2**-8"
         )
         return 1

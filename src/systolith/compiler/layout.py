@@ -7,7 +7,7 @@ from systolith.compiler.allocate import CapacityError, Place, Slots, place_rows,
 from systolith.compiler.blocks import CutGraph, cut, tokens_of
 from systolith.compiler.homes import Homes
 from systolith.compiler.moves import Step
-from systolith.compiler.qgraph import Int4Weights, Map, Matmul, QGraph, View, int4_bytes
+from systolith.compiler.qgraph import Constant, Int4Weights, Map, Matmul, QGraph, View, int4_bytes
 from systolith.compiler.spill import largest_segment, plan_spills
 from systolith.config import COLUMN_RECORD_BYTES, TABLE_ENTRIES, CoreConfig
 
@@ -120,6 +120,8 @@ def least_streamed(graph: QGraph) -> int:
     total = 0
     tables: set[tuple[int, ...]] = set()
     for operator in graph.operators:
+        if isinstance(operator, Constant):
+            total += operator.values.nbytes
         if not isinstance(operator, Matmul | Map):
             continue
         total += COLUMN_RECORD_BYTES * len(operator.epilogue.columns.mant)

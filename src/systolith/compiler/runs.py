@@ -1,6 +1,7 @@
 """Operands of LOADs: constants, zeros, and the patches of an image."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from systolith.compiler.allocate import Place, element_bytes
 from systolith.compiler.hazards import Region
@@ -52,29 +53,38 @@ def zero_rows(region: Region, config: CoreConfig) -> Fields:
 
 
 def patch_loads(
-    patches: Patches, place: Place, config: CoreConfig
+    patches: Patches, rows: range, place: Place, config: CoreConfig
 ) -> Iterator[tuple[Fields, list[Region]]]:
     """LOADs that bring patches to their rows: operands, and what each writes.
 
     A run's place follows from its channel, its row of the patch, and the patch's row and column
     in the grid. A LOAD counts two of them, those with most values; each value of the others takes
     a LOAD of its own. Offsets in DRAM are from the image's first byte.
+
+    Args:
+        patches: which.
+        rows: those of the operand that are wanted; the first one lies at `place`.
+        place: where they lie.
+        config: the core.
     """
-    (down, right), (high, wide) = patches.grid, patches.patch
+    (high, wide), (_, right) = patches.patch, patches.grid
     run = patches.pitch // config.columns
-    # Number of values, bytes in DRAM and granules in the scratchpad from one to the next.
-    channel = (patches.count, patches.height * patches.width, high * run)
-    line = (high, patches.width, run)
-    column = (right, wide, place.row)
-    row = (down, high * patches.width, right * place.row)
-    *outer, (n2, dram2, stride2), (n1, dram1, stride1) = sorted((channel, line, column, row))
     first = patches.first * patches.height * patches.width
-    base = place.address + patches.lead * place.row
-    for n in range(outer[0][0]):
-        for m in range(outer[1][0]):
-            address = base + n * outer[0][2] + m * outer[1][2]
+    for number, down, across in _rectangles(patches, rows):
+        # Number of values, bytes in DRAM and granules in the scratchpad from one to the next.
+        loops = [
+            (patches.count, patches.height * patches.width, high * run),
+            (high, patches.width, run),
+            (across, wide, place.row),
+            (down, high * patches.width, right * place.row),
+        ]
+        outer, other, (n2, dram2, stride2), (n1, dram1, stride1) = sorted(loops)
+        offset = first + number // right * high * patches.width + number % right * wide
+        base = place.address + (patches.lead + number - rows.start) * place.row
+        for n, m in product(range(outer[0]), range(other[0])):
+            address = base + n * outer[2] + m * other[2]
             fields = {
-                "dram_offset": first + n * outer[0][1] + m * outer[1][1],
+                "dram_offset": offset + n * outer[1] + m * other[1],
                 "address": address,
                 "n0": wide,
                 "n1": n1,
@@ -84,16 +94,25 @@ def patch_loads(
                 "stride1": stride1,
                 "stride2": stride2,
             }
-            yield (
-                fields,
-                [
-                    Region(
-                        resource="scratchpad",
-                        start=address + block * stride2,
-                        width=run,
-                        rows=n1,
-                        stride=stride1,
-                    )
-                    for block in range(n2)
-                ],
-            )
+            regions = [
+                Region(
+                    resource="scratchpad",
+                    start=address + block * stride2,
+                    width=run,
+                    rows=n1,
+                    stride=stride1,
+                )
+                for block in range(n2)
+            ]
+            yield fields, regions
+
+
+def _rectangles(patches: Patches, rows: range) -> Iterator[tuple[int, int, int]]:
+    """Cut rows of patches into rectangles of the grid: first patch, patches down and across."""
+    _, right = patches.grid
+    number, end = max(0, rows.start - patches.lead), rows.stop - patches.lead
+    while number < end:
+        across = min(right - number % right, end - number)
+        down = (end - number) // right if across == right else 1
+        yield number, down, across
+        number += down * across

@@ -9,6 +9,7 @@ the array needs to hide them, if what is needed in between leaves room.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from systolith.compiler.allocate import (
     CapacityError,
@@ -72,8 +73,8 @@ class _Planner:
         self._operators = operators = cut.graph.operators
         self._reads = [list(dict.fromkeys(map(name_of, reads(each)))) for each in operators]
         # Inputs are in memory: that is where they come from, whenever they are needed.
-        self._writes = [None if isinstance(each, Input) else written(each) for each in operators]
-        self._inputs = {each.out for each in operators if isinstance(each, Input)}
+        self._writes = [None if _is_fetched(each) else written(each) for each in operators]
+        self._inputs = {each.out for each in operators if _is_fetched(each)}
         self._spans = lifetimes(operators)
         self._uses: dict[str, list[int]] = {}
         self._origins: dict[str, str] = {}
@@ -100,7 +101,7 @@ class _Planner:
     def run(self) -> Plan:
         steps: list[list[Step]] = []
         for position, operator in enumerate(self._operators):
-            if isinstance(operator, Input):
+            if _is_fetched(operator):
                 steps.append([])
                 continue
             target = self._writes[position]
@@ -336,6 +337,11 @@ def _cycles(operator: Operator, graph: QGraph, config: CoreConfig) -> float:
             return graph.tensors[operator.out.tensor].rows * operator.out.columns / config.columns
         case _:
             return 0.0
+
+
+def _is_fetched(operator: Operator) -> TypeGuard[Input]:
+    """Whether it is an input that lies in memory row by row; patches are brought in once."""
+    return isinstance(operator, Input) and operator.patches is None
 
 
 def _some(name: str | None) -> Iterable[str]:

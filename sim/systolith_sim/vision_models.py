@@ -31,6 +31,7 @@ class VitShape:
         pooling: what the head reads.
         activation: of the feed-forward part.
         normalized: whether the graph takes mean and deviation off the image.
+        fused: one projection for Q, K and V, cut apart head by head; only Q is scaled.
         seed: of the weights.
     """
 
@@ -45,6 +46,7 @@ class VitShape:
     pooling: Literal["first", "mean"] = "first"
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
     normalized: bool = False
+    fused: bool = False
     seed: int = 0
 
     @property
@@ -228,6 +230,8 @@ class _Writer:
 
     def attention(self, name: str, x: str) -> str:
         shape = self.shape
+        if shape.fused:
+            return self.fused_attention(name, x)
         q, k, v = (
             self.heads(name, self.linear(f"{name}.{part}", x, shape.hidden, shape.hidden, gain=g))
             for part, g in (("query", 1.5), ("key", 1.5), ("value", 1.0))
@@ -241,6 +245,25 @@ class _Writer:
         context = self.node("Transpose", [context], name, perm=[0, 2, 1, 3])
         target = self.constant([0, 0, shape.hidden], name)
         context = self.node("Reshape", [context, target], name)
+        return self.linear(f"{name}.output", context, shape.hidden, shape.hidden)
+
+    def fused_attention(self, name: str, x: str) -> str:
+        shape, width = self.shape, self.shape.hidden // self.shape.heads
+        fused = self.linear(f"{name}.qkv", x, shape.hidden, 3 * shape.hidden, gain=1.5)
+        target = self.constant([0, 0, 3, shape.heads, width], name)
+        fused = self.node("Reshape", [fused, target], name)
+        fused = self.node("Transpose", [fused], name, perm=[2, 0, 3, 1, 4])
+        q, k, v = (
+            self.node("Gather", [fused, self.constant(np.int64(n), name)], name, axis=0)
+            for n in range(3)
+        )
+        q = self.node("Mul", [q, self.constant(width**-0.5, name)], name)
+        k = self.node("Transpose", [k], name, perm=[0, 1, 3, 2])
+        p = self.node("Softmax", [self.node("MatMul", [q, k], name)], name, axis=-1)
+        context = self.node(
+            "Transpose", [self.node("MatMul", [p, v], name)], name, perm=[0, 2, 1, 3]
+        )
+        context = self.node("Reshape", [context, self.constant([0, 0, shape.hidden], name)], name)
         return self.linear(f"{name}.output", context, shape.hidden, shape.hidden)
 
     def heads(self, name: str, x: str) -> str:

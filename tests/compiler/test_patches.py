@@ -22,6 +22,7 @@ SHAPES = {
     "two tokens": VitShape(patch=(4, 8), tokens=2, normalized=True),
     "mean": VitShape(image=(1, 30, 20), patch=(5, 5), hidden=36, pooling="mean"),
     "no head": VitShape(classes=0, tokens=0, activation="gelu_tanh"),
+    "fused": VitShape(fused=True),
     "edge": VitShape(image=(2, 35, 33), patch=(8, 8)),
 }
 
@@ -97,6 +98,20 @@ def test_positions_and_tokens_are_one_table() -> None:
     np.testing.assert_allclose(embedding.table[5], weights["projection.bias"] + positions[5])
 
 
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_dynamic_image_has_the_size_of_its_positions(tokens: int) -> None:
+    """As some exporters write it: every dimension of the image is dynamic."""
+    model = make_vit(VitShape(tokens=tokens))
+    for dim, name in zip(
+        model.graph.input[0].type.tensor_type.shape.dim, ("n", "c", "h", "w"), strict=True
+    ):
+        dim.dim_param = name
+    loaded = load(model)
+    assert loaded.seq_len == 16 + tokens
+    assert loaded.patches is not None
+    assert (loaded.patches.channels, loaded.patches.height, loaded.patches.width) == (3, 32, 32)
+
+
 def refused_pads(model: onnx.ModelProto) -> None:
     attribute = next(each for each in conv_of(model).attribute if each.name == "pads")
     attribute.ints[:] = [0, 0, 8, 8]
@@ -117,7 +132,12 @@ def refused_strides(model: onnx.ModelProto) -> None:
 
 
 def refused_size(model: onnx.ModelProto) -> None:
+    """A dynamic width, and positions for no square."""
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
+    for tensor in model.graph.initializer:
+        if tensor.name == "positions":
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros((1, 16, 48), np.float32), "positions"))
+            tensor.dims[:] = [16, 48]
 
 
 def refused_input(model: onnx.ModelProto) -> None:

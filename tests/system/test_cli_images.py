@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from systolith.cli import main
+from systolith.cli import bench_command, main
+from systolith_sim.vision_models import VitShape
 
 DATA = Path(__file__).parents[1] / "data"
 MODEL = str(DATA / "digits_vit.onnx")
@@ -60,6 +61,19 @@ def test_a_compiled_model_takes_images(
     assert main([*arguments, "--output", output]) == 0
     with np.load(output) as file:
         assert file["logits"].shape == (3, 1, 10)
+
+
+def test_bench_measures_shapes_of_vision_transformers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = VitShape(image=(3, 16, 16), hidden=32, heads=2, layers=1, ffn=48)
+    monkeypatch.setitem(bench_command.VISION, "deit-tiny", small)
+    arguments = ["bench", "--models", "deit-tiny", "--preset", "tiny", "--json", "--jobs", "1"]
+    assert main(arguments) == 0
+    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (row["model"], row["seq_len"], row["bit_exact"]) == ("deit-tiny", small.length, True)
+    assert 0.3 < row["roofline_fraction"] < 1
+    assert row["cosine"] > 0.95
 
 
 def test_images_of_another_size_are_named(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from systolith.compiler import compile_model
+from systolith.compiler.estimate import Memory, estimate
 from systolith.config import PRESETS
+from systolith.host.figures import roofline_fraction
 from systolith.host.inference import HostParts
 from systolith.program import (
     CODE_BASE,
@@ -20,7 +22,13 @@ from systolith_sim.check import captured_run, check_tensors
 from systolith_sim.checker import check_program
 from systolith_sim.models import BertShape, make_bert, make_tokens
 from systolith_sim.verilator import VerilatorDevice
-from systolith_sim.vision_models import VitShape, make_images, make_vit
+from systolith_sim.vision_models import (
+    DEIT_SMALL,
+    DEIT_TINY,
+    VitShape,
+    make_images,
+    make_vit,
+)
 
 IMAGES = {
     "two tokens, padded runs": VitShape(patch=(4, 5), tokens=2, normalized=True),
@@ -61,6 +69,27 @@ def compiled(name: str) -> tuple[Program, dict[str, np.ndarray], int]:
     host = HostParts(program)
     padded, length = host.pad(sample)
     return program, host.prologue(padded), length
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "bandwidth", "least"),
+    [
+        (DEIT_TINY, 8, 0.955),
+        (DEIT_TINY, 4, 0.95),
+        (DEIT_SMALL, 8, 0.975),
+        (DEIT_SMALL, 4, 0.97),
+    ],
+)
+def test_deit_comes_near_its_roofline(shape: VitShape, bandwidth: float, least: float) -> None:
+    program = compile_model(
+        make_vit(shape).SerializeToString(),
+        config=PRESETS["ecp5-85k"],
+        calibration=make_images(shape, 2),
+    )
+    memory = Memory(bandwidth=bandwidth, latency=30)
+    cycles = estimate(program.code, program.config, memory).cycles
+    assert roofline_fraction(program, cycles, bandwidth) > least
 
 
 @pytest.mark.parametrize("name", [*IMAGES, *SENTENCES])

@@ -7,6 +7,7 @@ the front end wants to see, then rewrite GELU, SiLU and PyTorch's softmax guard 
 
 import tempfile
 import warnings
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,12 @@ def load(source: Path | bytes) -> onnx.ModelProto:
 IMAGE_DIMENSIONS = 4
 """Of an input that is an image: batch, channels, height, width."""
 
+POSITION_DIMENSIONS = 3
+"""Of a table of positions: 1, tokens, channels."""
+
+MOST_FRONT_TOKENS = 2
+"""In front of the patches: one for the class, and perhaps one for distillation."""
+
 
 def is_image(value: onnx.ValueInfoProto) -> bool:
     """Whether an input is an image."""
@@ -84,7 +91,7 @@ def fix_shapes(model: onnx.ModelProto, seq_len: int | None) -> int | None:
     found: int | None = None
     images = [value for value in inputs if is_image(value)]
     if images:
-        _fix_image(inputs)
+        _fix_image(inputs, model.graph)
         inputs = []
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
@@ -126,8 +133,8 @@ def fix_shapes(model: onnx.ModelProto, seq_len: int | None) -> int | None:
     return found
 
 
-def _fix_image(inputs: list[onnx.ValueInfoProto]) -> None:
-    """Make the only input one image, in place."""
+def _fix_image(inputs: list[onnx.ValueInfoProto], graph: onnx.GraphProto) -> None:
+    """Make the only input one image, in place; of dynamic size, the one that its positions suit."""
     if len(inputs) != 1:
         raise CompileError(
             f"the model has an image and {len(inputs) - 1} more inputs", accepted="one image"
@@ -135,13 +142,37 @@ def _fix_image(inputs: list[onnx.ValueInfoProto]) -> None:
     (value,) = inputs
     batch, *rest = value.type.tensor_type.shape.dim
     _fix(value.name, batch, 1, "batch")
-    for name, dim in zip(("channels", "height", "width"), rest, strict=True):
-        if not dim.HasField("dim_value"):
+    sizes = None
+    for index, (name, dim) in enumerate(zip(("channels", "height", "width"), rest, strict=True)):
+        if dim.HasField("dim_value"):
+            continue
+        sizes = sizes or _image_size(graph)
+        if sizes is None:
             raise CompileError(
                 f"the image's {name} dimension is dynamic",
                 node=value.name,
-                accepted="a dynamic batch dimension only: export the model for one image size",
+                accepted="a dynamic batch dimension, or positions for a square image behind its "
+                "patches: else export the model for one image size",
             )
+        dim.dim_value = sizes[index]
+
+
+def _image_size(graph: onnx.GraphProto) -> tuple[int, int, int] | None:
+    """Channels, height and width of the square image that a model has positions for."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        weight = shapes.get(node.input[1], ()) if node.op_type == "Conv" else ()
+        if len(weight) != IMAGE_DIMENSIONS:
+            continue
+        width, channels, *patch = weight
+        for shape in shapes.values():
+            if len(shape) != POSITION_DIMENSIONS or shape[0] != 1 or shape[2] != width:
+                continue
+            for tokens in range(MOST_FRONT_TOKENS + 1):
+                side = isqrt(max(0, shape[1] - tokens))
+                if side > 1 and side * side == shape[1] - tokens:
+                    return channels, side * patch[0], side * patch[1]
+    return None
 
 
 def convert(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from systolith import isa
 from systolith.compiler import compile_model
-from systolith.compiler.allocate import CapacityError, written
+from systolith.compiler.allocate import CapacityError, place_tensors, written
 from systolith.compiler.blocks import CutGraph, cut
 from systolith.compiler.errors import CompileError
 from systolith.compiler.moves import Fetch, Spill
@@ -230,7 +230,7 @@ def test_operators_that_mix_rows_are_refused() -> None:
 
 
 def plan_of(graph: QGraph, config: CoreConfig, rows: int, budget: int) -> tuple[CutGraph, Plan]:
-    found = cut(graph, rows=rows, score_rows=rows, unit=config.columns)
+    found = cut(graph, rows=rows, score_rows=rows, config=config)
     return found, plan_spills(found, config, budget)
 
 
@@ -272,7 +272,7 @@ def test_fetches_come_before_they_are_needed() -> None:
 
 def test_heads_overlap_in_blocks_too() -> None:
     """Projections of the next head follow each block of scores, and V the last head's first."""
-    found = cut(encoder(16, heads=2), rows=8, score_rows=8, unit=8)
+    found = cut(encoder(16, heads=2), rows=8, score_rows=8, config=TINY)
     parts = []
     for operator in found.graph.operators:
         head = getattr(operator, "head", None)
@@ -327,3 +327,23 @@ def test_an_onnx_file_longer_than_the_scratchpad() -> None:
             for each in program.inputs
         }
         assert check_tensors(program, codes, 60, {}) is None
+
+
+def test_long_exponentials_come_in_parts_between_projections() -> None:
+    """The array runs no further ahead of the vector engine than two tiles."""
+    config = dataclasses.replace(TINY, scratchpad_bytes=64 << 10)
+    graph = encoder(64, width=32, heads=2)
+    found = cut(graph, rows=8, score_rows=32, config=config)
+    parts = [
+        (operator.part, operator.out.top, operator.out.rows)
+        for operator in found.graph.operators
+        if isinstance(operator, Matmul | Exp) and operator.head is not None
+    ]
+    # Two tiles are 2 * 4 columns * 8 rows * 32 / 4 elements' time: 8 rows of 64 scores.
+    first = parts.index(("exp", 0, 8))
+    assert [part for part, *_ in parts[first : first + 7 : 2]] == ["exp"] * 4
+    assert [top for _, top, _ in parts[first : first + 7 : 2]] == [0, 8, 16, 24]
+    assert all(part in "qkv" for part, *_ in parts[first + 1 : first + 6 : 2])
+    layout = plan_spills(found, config, config.granules)
+    places = place_tensors(layout.graph, layout.steps, config)
+    assert places["layer 0.0.p@0"].address == places["layer 0.0.scores@0"].address

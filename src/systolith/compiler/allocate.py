@@ -220,11 +220,13 @@ def share(
     A vector pass may overwrite its own operand element by element, and 16-bit elements by 8-bit
     ones in rows of the same stride. The residual stream thus stays in one place.
     """
-    writers: dict[str, int] = {}
-    for operator in operators:
+    writers: dict[str, set[object]] = {}
+    for position, operator in enumerate(operators):
         target = written(operator)
         if target is not None:
-            writers[target] = writers.get(target, 0) + 1
+            # Exponentials of some rows each count as one writer.
+            key = operator.x.tensor if isinstance(operator, Exp) else position
+            writers.setdefault(target, set()).add(key)
     shared: dict[str, str] = {}
     for position, operator in enumerate(operators):
         match operator:
@@ -235,11 +237,11 @@ def share(
             case _:
                 continue
         target = written(operator)
-        if source is None or target is None or writers[target] != 1:
+        if source is None or target is None or len(writers[target]) != 1:
             continue
         old, new = graph.tensors[source.tensor], graph.tensors[target]
         whole = source.first == 0 and source.columns == old.columns == new.columns
-        whole = whole and source.rows is None
+        whole = whole and (source.rows is None or isinstance(operator, Exp))
         fits = element_bytes(new.format) == element_bytes(old.format) or isinstance(operator, Exp)
         others = [name_of(read) for read in reads(operator) if name_of(read) != source.tensor]
         if isinstance(operator, Map) and operator.part == "norm_copy":
@@ -369,6 +371,7 @@ def place_rows(graph: QGraph, operators: Sequence[Step], config: CoreConfig) -> 
                 if epilogue.rows is not None:
                     touch("record", epilogue.rows, rows, position)
             case Exp():
+                # Slots are those of the tensor's rows, also where an operator has some of them.
                 rows = graph.tensors[operator.x.tensor].rows
                 touch("maximum", operator.maximum, rows, position)
                 touch("sum", operator.total, rows, position)

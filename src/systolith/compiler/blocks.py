@@ -36,6 +36,7 @@ from systolith.compiler.qgraph import (
     Tensor,
     View,
 )
+from systolith.config import CoreConfig
 from systolith.isa import Statistic
 
 
@@ -78,21 +79,24 @@ class CutGraph:
     score_rows: int
 
 
-def cut(graph: QGraph, *, rows: int, score_rows: int, unit: int, overlap: bool = True) -> CutGraph:
+def cut(
+    graph: QGraph, *, rows: int, score_rows: int, config: CoreConfig, overlap: bool = True
+) -> CutGraph:
     """Cut a graph.
 
     Args:
         graph: what to cut.
-        rows: of a block between attentions and in projections, at most; a multiple of `unit`.
+        rows: of a block between attentions and in projections, at most; a multiple of the
+            array's columns, at which blocks begin.
         score_rows: of a block of scores, likewise.
-        unit: blocks begin at multiples of it: the array's columns.
+        config: the core.
         overlap: whether projections of one head come between what follows those of another: it
             saves time and takes memory.
 
     Raises:
         CapacityError: an operator needs several rows at once, and is no attention's.
     """
-    return _Cutter(graph, rows, score_rows, unit, overlap=overlap).run()
+    return _Cutter(graph, rows, score_rows, config, overlap=overlap).run()
 
 
 def tokens_of(graph: QGraph) -> int:
@@ -112,8 +116,10 @@ def row_blocks(total: int, most: int, unit: int) -> list[range]:
 
 class _Cutter:
     def __init__(
-        self, graph: QGraph, rows: int, score_rows: int, unit: int, *, overlap: bool
+        self, graph: QGraph, rows: int, score_rows: int, config: CoreConfig, *, overlap: bool
     ) -> None:
+        self._unit = unit = config.columns
+        self._depth = config.rows
         self._graph = graph
         self._overlap = overlap
         self._total = tokens_of(graph)
@@ -259,9 +265,48 @@ class _Cutter:
                 ]
                 after = []
             for scores, others in zip(middle, fill, strict=True):
-                self._operators += [*scores, *others]
+                self._operators += self._spread(scores, others)
             for others in after:
                 self._operators += others
+
+    def _spread(self, scores: Sequence[Operator], others: Sequence[Operator]) -> list[Operator]:
+        """Scores and what follows them, exponentials in turns with projections.
+
+        The array runs two of its tiles ahead of the vector engine. Exponentials of more rows than
+        that lasts for come in parts, each before another projection.
+        """
+        projections = [each for each in others if isinstance(each, Matmul) and _has_weights(each)]
+        found: list[Operator] = []
+        for operator in scores:
+            parts = self._exp_parts(operator, projections) if isinstance(operator, Exp) else []
+            if len(parts) < 2:
+                found.append(operator)
+                continue
+            for part in parts[:-1]:
+                found += [part, projections.pop(0)]
+            found.append(parts[-1])
+        own = {id(each) for each in found}
+        return [*found, *(each for each in others if id(each) not in own)]
+
+    def _exp_parts(self, operator: Exp, projections: Sequence[Matmul]) -> list[Exp]:
+        """Parts of exponentials for the projections that there are, or all in one."""
+        tensor = self._tensors[operator.x.tensor]
+        if not projections:
+            return [operator]
+        first = projections[0]
+        # Two tiles take this many elements' time, with as many lanes as the array has columns.
+        ahead = 2 * self._unit * len(self._rows[0]) * first.a.columns // self._depth
+        most = max(self._unit, ahead // operator.x.columns // self._unit * self._unit)
+        rows = row_blocks(tensor.rows, most, self._unit)[: len(projections) + 1]
+        edges = [*(each.start for each in rows), tensor.rows]
+        return [
+            replace(
+                operator,
+                x=replace(operator.x, top=first, rows=last - first),
+                out=replace(operator.out, top=first, rows=last - first),
+            )
+            for first, last in pairwise(edges)
+        ]
 
     def _is_v(self, operator: Operator) -> bool:
         return isinstance(operator, Matmul) and operator.transpose

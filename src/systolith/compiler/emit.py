@@ -395,20 +395,21 @@ class Emitter:
 
     def _exp(self, operator: Exp) -> None:
         x, out = self._graph.tensors[operator.x.tensor], operator.out
-        maximum = self._slots["maximum", operator.maximum]
-        total = self._slots["sum", operator.total]
+        rows = operator.x.rows_of(x)
+        maximum = self._slots["maximum", operator.maximum] + operator.x.top
+        total = self._slots["sum", operator.total] + operator.x.top
         self._put(
             Opcode.VECTOR,
             [
                 self._region(operator.x),
-                Region(resource="maximum", start=maximum, width=x.rows),
+                Region(resource="maximum", start=maximum, width=rows),
             ],
-            [self._region(out), Region(resource="sum", start=total, width=x.rows)],
+            [self._region(out), Region(resource="sum", start=total, width=rows)],
             x_address=self._address(operator.x),
             x_row=self._places[x.name].row,
             y_address=self._address(out),
             y_row=self._places[out.tensor].row,
-            m=x.rows,
+            m=rows,
             n=operator.x.columns,
             x_format=XFormat.S16,
             y_format=int(Format.U8),

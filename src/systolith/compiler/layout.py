@@ -74,14 +74,12 @@ def cut_to_fit(
     for rows in sizes:
         if rows < min(least_rows, total):
             break
-        trial = cut(graph, rows=rows, score_rows=sizes[-1], unit=config.columns)
+        trial = cut(graph, rows=rows, score_rows=sizes[-1], config=config)
         if 2 * largest_segment(trial, config) > config.granules and rows > unit:
             continue
         variants = [(size, True) for size in score_sizes or [unit]] + [(unit, False)]
         for score_rows, overlap in variants:
-            candidate = cut(
-                graph, rows=rows, score_rows=score_rows, unit=config.columns, overlap=overlap
-            )
+            candidate = cut(graph, rows=rows, score_rows=score_rows, config=config, overlap=overlap)
             for part in BUDGETS:
                 try:
                     return _place(graph, candidate, config, int(part * config.granules))

@@ -116,7 +116,7 @@ class _Planner:
             self._prefetch(position, needed)
             renames = self._resident | {name: name for name in _some(target)}
             steps.append([_renamed(operator, renames)])
-            if target in self._over:
+            if target in self._over and self._spans[self._over[target]][1] == position:
                 del self._resident[self._over[target]]
                 self._resident[target] = target
             for name in needed & self._resident.keys():
@@ -190,7 +190,8 @@ class _Planner:
         for name, (first, last) in self._spans.items():
             if name not in self._cut.movable:
                 # A result over an operand begins where the operand has ended.
-                change[first + (name in self._over)] += self._sizes[name]
+                over = self._over.get(name)
+                change[self._spans[over][1] + 1 if over else first] += self._sizes[name]
                 change[last + 1] -= self._sizes[name]
         fixed, total = [], 0
         for each in change:

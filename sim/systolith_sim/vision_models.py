@@ -44,7 +44,7 @@ class VitShape:
     classes: int = 10
     tokens: int = 1
     pooling: Literal["first", "mean"] = "first"
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] = "gelu"
     normalized: bool = False
     fused: bool = False
     seed: int = 0
@@ -276,6 +276,10 @@ class _Writer:
     def feed_forward(self, name: str, x: str) -> str:
         shape = self.shape
         h = self.linear(f"{name}.intermediate", x, shape.hidden, shape.ffn)
+        if shape.activation == "quick_gelu":
+            z = self.node("Mul", [h, self.constant(1.702, name)], name)
+            h = self.node("Mul", [h, self.node("Sigmoid", [z], name)], name)
+            return self.linear(f"{name}.output", h, shape.ffn, shape.hidden)
         if shape.activation == "gelu":
             z = self.node("Erf", [self.node("Div", [h, self.constant(2**0.5, name)], name)], name)
         else:

@@ -22,7 +22,7 @@ SHAPES = {
     "two tokens": VitShape(patch=(4, 8), tokens=2, normalized=True),
     "mean": VitShape(image=(1, 30, 20), patch=(5, 5), hidden=36, pooling="mean"),
     "no head": VitShape(classes=0, tokens=0, activation="gelu_tanh"),
-    "fused": VitShape(fused=True),
+    "fused": VitShape(fused=True, activation="quick_gelu"),
     "edge": VitShape(image=(2, 35, 33), patch=(8, 8)),
 }
 

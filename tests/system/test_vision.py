@@ -23,6 +23,7 @@ from systolith_sim.vision_models import VitShape, make_images, make_vit
 
 SHAPES = {
     "plain": VitShape(),
+    "joint projection": VitShape(fused=True, activation="quick_gelu", layers=1),
     "short runs, two tokens": VitShape(patch=(8, 5), tokens=2, normalized=True),
     "one channel, mean": VitShape(image=(1, 30, 20), patch=(5, 5), hidden=36, pooling="mean"),
     "no head": VitShape(classes=0, tokens=0, activation="gelu_tanh"),

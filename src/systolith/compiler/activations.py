@@ -46,6 +46,11 @@ def silu(x: Floats) -> Floats:
     return x * sigmoid(x)
 
 
+def quick_gelu(x: Floats) -> Floats:
+    """GELU's approximation by the sigmoid of 1.702 `x`, as CLIP has it."""
+    return x * sigmoid(1.702 * x)
+
+
 def relu(x: Floats) -> Floats:
     """The positive part."""
     return np.maximum(x, 0)
@@ -77,6 +82,7 @@ EXACT: dict[str, Callable[[Floats], Floats]] = {
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "mish": mish,
+    "quick_gelu": quick_gelu,
     "relu": relu,
     "sigmoid": sigmoid,
     "silu": silu,

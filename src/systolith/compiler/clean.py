@@ -24,7 +24,7 @@ OPSET = 20
 """The first that has LayerNormalization and Gelu."""
 
 DOMAIN = "systolith"
-"""Of operators that ONNX lacks: `Silu`."""
+"""Of operators that ONNX lacks: `Silu`, `QuickGelu`."""
 
 _KEEP_PLAIN = ["MatMulAddFusion", "TransposeOptimizer"]
 """Optimizers that make Gemm and move transposes: the front end reads MatMul, Add, Transpose."""
@@ -319,6 +319,18 @@ def _silu(op, x):
     return op.Silu(x, _domain=DOMAIN)
 
 
+def _quick_gelu_pattern(op, x, slope):
+    return op.Mul(x, op.Sigmoid(op.Mul(x, slope)))
+
+
+def _quick_gelu(op, x, **_):
+    return op.QuickGelu(x, _domain=DOMAIN)
+
+
+def _is_quick_gelu(_context, slope, **_rest) -> bool:
+    return _is(slope, 1.702)
+
+
 def _guard_pattern(op, scores, zero):
     # PyTorch guards rows in which everything is masked; a valid length is at least 1.
     p = op.Softmax(scores, _outputs=["p"])
@@ -355,6 +367,7 @@ _RULES = RewriteRuleSet(
             for pattern in (_gelu_tanh_pattern, _gelu_tanh_half_x)
         ),
         RewriteRule(_silu_pattern, _silu),
+        RewriteRule(_quick_gelu_pattern, _quick_gelu, _is_quick_gelu),
         RewriteRule(_guard_pattern, _guard, _is_guard),
     ],
     commute=True,

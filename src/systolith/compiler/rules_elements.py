@@ -212,6 +212,12 @@ def _silu(reading: Reading, node: ir.Node) -> None:
     _activation(reading, node, "silu")
 
 
+@rule("QuickGelu", domain=DOMAIN)
+def _quick_gelu(reading: Reading, node: ir.Node) -> None:
+    """`x` times the Sigmoid of 1.702 `x`."""
+    _activation(reading, node, "quick_gelu")
+
+
 @rule("Relu", "Sigmoid", "Tanh", "Softplus", "Mish", "HardSwish")
 def _plain_activation(reading: Reading, node: ir.Node) -> None:
     """A function of each element, from a table of 256 entries."""

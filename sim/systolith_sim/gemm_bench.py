@@ -87,8 +87,9 @@ class Log:
 class Bench:
     """Scratchpad, STREAM, control and vector engine around an engine, all in one testbench.
 
-    Each of `refuse`, `late` and `slow` is the probability that in a cycle reads are refused, no
-    weights are pushed, and no row is drained. `dut` is a new engine unless one is given.
+    Each of `refuse`, `late` and `slow` is the probability that in a cycle reads of B are refused, no
+    weights are pushed, and no row is drained; reads of A cannot be refused. `dut` is a new engine
+    unless one is given.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class Bench:
                 engine.busy,
                 engine.stall,
                 dut.drain.data,
-                dut.a.valid & dut.a.ready,
+                dut.a.valid,
                 dut.a.address,
                 dut.b.valid & dut.b.ready,
                 dut.b.address,

@@ -1,6 +1,7 @@
 """`GemmEngine` against its golden model: values, timing, stalls, tails, faults."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from systolith.config import CoreConfig, preset
 from systolith.isa import WeightSource
 from systolith.regs import FaultCause
+from systolith_rtl.array.control import MIN_PERIOD
 from systolith_rtl.interfaces import READ_LATENCY
 from systolith_sim.ecp5 import SimulatedEcp5
 from systolith_sim.gemm_bench import (
@@ -63,7 +65,7 @@ def test_timing(config: CoreConfig, m: int) -> None:
     period = max(m, config.columns, 5)
     gemm = operands(m, 2 * config.columns, 2 * config.rows, a_row=2)
     log = run_gemms(config, [gemm])
-    begin = config.columns + 2
+    begin = config.columns + 3
     assert log.a == [begin + tile * period + row for tile in range(4) for row in range(m)]
     landed = [begin + tile * period + m - 1 + config.rows + config.columns + 8 for tile in (1, 3)]
     assert log.full == landed
@@ -91,7 +93,7 @@ def test_gemms_follow_without_a_gap(m: int, source: WeightSource) -> None:
     tiles = sum(words(TINY, n) * words(TINY, k) for n, k in shapes)
     log = run_gemms(TINY, gemms)
     period = max(m, 5)
-    assert log.a == [6 + tile * period + row for tile in range(tiles) for row in range(m)]
+    assert log.a == [7 + tile * period + row for tile in range(tiles) for row in range(m)]
     assert len(log.retire) == len(gemms)
     assert log.stall == []
 
@@ -106,7 +108,7 @@ def test_wide_gemms_follow_without_a_gap() -> None:
         for i, source in enumerate([RING, RING, SCRATCHPAD, SCRATCHPAD, RING])
     ]  # fmt: skip
     log = run_gemms(WIDE, gemms)
-    assert log.a == [10 + 8 * tile + row for tile in range(4 * 5) for row in range(2)]
+    assert log.a == [11 + 8 * tile + row for tile in range(4 * 5) for row in range(2)]
 
 
 def test_scratchpad_weights_are_not_read_beyond_n() -> None:
@@ -183,18 +185,41 @@ def test_ecp5_engine_matches_golden_model() -> None:
 
 def test_short_tiles_keep_their_distance_when_reads_are_refused() -> None:
     """A sum must be written before the same row's next one is read."""
-    for seed in range(2):
-        run_gemms(
-            TINY, [operands(m, 4, 32, a_row=8, seed=seed) for m in (2, 3, 4)], refuse=0.6, seed=seed
-        )
+    for seed in range(8):
+        gemms = [
+            operands(
+                m,
+                4,
+                32,
+                source=SCRATCHPAD,
+                seed=seed,
+                a_address=100 * m,
+                a_row=8,
+                b_address=500 + 100 * m,
+                b_row=8,
+            )
+            for m in (1, 2, 3, 4)
+        ]
+        log = run_gemms(TINY, gemms, refuse=0.6, seed=seed)
+        requests = iter(log.a)
+        starts = [[next(requests) for _ in range(m)][0] for m in (1, 2, 3, 4) for _ in range(8)]
+        assert min(b - a for a, b in pairwise(starts)) >= MIN_PERIOD
 
 
 def test_stalls_are_reported() -> None:
     """Late weights, a late drain and refused reads each stall; a working array does not."""
-    gemm = operands(6, 12, 16, a_row=4)
-    assert run_gemms(TINY, [gemm]).stall == []
-    chances: list[dict[str, Any]] = [{"late": 0.9}, {"slow": 0.9}, {"refuse": 0.5}]
-    for options in chances:
+    ring, scratchpad = (
+        operands(6, 12, 16, source=source, a_row=4, b_address=500, b_row=4)
+        for source in (RING, SCRATCHPAD)
+    )
+    for gemm in (ring, scratchpad):
+        assert run_gemms(TINY, [gemm]).stall == []
+    cases: list[tuple[Gemm, dict[str, Any]]] = [
+        (ring, {"late": 0.9}),
+        (ring, {"slow": 0.9}),
+        (scratchpad, {"refuse": 0.9}),
+    ]
+    for gemm, options in cases:
         log = run_gemms(TINY, [gemm], **options)
         assert log.stall, options
         assert set(log.stall) <= set(log.busy)

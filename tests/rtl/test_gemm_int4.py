@@ -93,7 +93,7 @@ def test_timing(config: CoreConfig, m: int) -> None:
     tiles = config.exponent_tiles + 1
     gemm = int4_operands(config, m, 4 * columns, tiles * config.rows, a_row=tiles)
     log = run_gemms(config, [gemm])
-    begins = [columns + 3]
+    begins = [columns + 4]
     for tile in range(1, 2 * tiles):
         with_exponents = tile % tiles in (0, config.exponent_tiles)
         begins.append(begins[-1] + max(m, columns + with_exponents, 5))
@@ -133,14 +133,14 @@ def test_kinds_follow_each_other_without_a_gap(config: CoreConfig) -> None:
     m = max(c, 5) + 1
     gemms = [
         int4_operands(config, m, 2 * c, 4 * r, seed=1, a_row=12),
-        operands(m, c, 5 * r, seed=2, a_address=200, a_row=12),
+        operands(m, c, 6 * r, seed=2, a_address=200, a_row=12),
         int4_operands(config, m, 2 * c, 12 * r, seed=3, a_address=400, a_row=12),
         operands(
             m, c, 6 * r, seed=4, source=SCRATCHPAD, a_address=600, a_row=12, b_address=1200, b_row=6
         ),
         int4_operands(config, m, c, 5 * r, seed=5, a_address=800, a_row=12),
     ]
-    tiles = 4 + 5 + 12 + 6 + 5
+    tiles = 4 + 6 + 12 + 6 + 5
     log = run_gemms(config, gemms)
     assert log.a == list(range(log.a[0], log.a[0] + tiles * m))
     assert len(log.retire) == len(gemms)

@@ -16,26 +16,30 @@ class RowFeeder(wiring.Component):
     """Feed the rows of A, once for each tile of B, one row a cycle.
 
     A tile's first row waits until the tile's weights are loaded, for a new tile column also until
-    a half of the accumulators is free, and until the last tile began at least
-    `MIN_PERIOD` cycles ago, counting as if no read had been refused. Whatever is
-    refused is asked for again. A GEMM follows the one before as a tile follows another.
+    a half of the accumulators is free, and until the last tile began at least `MIN_PERIOD` cycles
+    ago, counting as if nothing had been in the way. A GEMM follows the one before as a tile
+    follows another.
+
+    A row is decided on in one cycle and asked for in the next, so that nothing depends on the
+    state of the walk and on the scratchpad at once. It cannot be refused there, since A is the
+    first in the scratchpad's order.
 
     Members:
         plan: `In(stream.Signature(feeder_plan(config)))`, taken with the last row of the one
             before, or when there is none.
         halt: `In(1)`, ask for nothing.
-        loaded: `In(1)`, the next tile's weights have been granted.
-        offer: `Out(1)`, the first row of a tile is asked for; does not depend on `a.ready`.
-        swap: `Out(1)`, it is granted.
+        loaded: `In(1)`, the next tile's weights have been decided on.
+        pending: `In(1)`, some of them have not been granted yet.
+        swap: `Out(1)`, the first row of a tile is decided on.
         free: `In(1)`, the next half of the accumulators may be claimed.
         claim: `Out(1)`, it is, by a swap.
-        a: `Out(ReadSignature(config))`.
+        a: `Out(ReadSignature(config))`; its `ready` is not looked at.
         control: `Out(row_control(config))`, of the row on `a.data`.
         is_signed: `Out(1)`, that row's bytes are s8, else u8.
-        issued: `Out(1)`, the last row of a GEMM is granted now.
+        issued: `Out(1)`, the last row of a GEMM is decided on.
         active: `Out(1)`, there are rows to feed.
         starved: `Out(1)`, the next row needs weights that are not loaded yet.
-        blocked: `Out(1)`, the next row needs a free half, or its read is refused.
+        blocked: `Out(1)`, the next row needs a free half, or weights that are not granted yet.
         outside: `Out(1)`, the next row is beyond the scratchpad. It is not asked for.
         granule: `Out(32)`, its address.
         reading: `Out(1)`, a row is on its way.
@@ -44,7 +48,7 @@ class RowFeeder(wiring.Component):
     plan: stream.Interface
     halt: Signal
     loaded: Signal
-    offer: Signal
+    pending: Signal
     swap: Signal
     free: Signal
     claim: Signal
@@ -66,7 +70,7 @@ class RowFeeder(wiring.Component):
                 "plan": In(stream.Signature(feeder_plan(config))),
                 "halt": In(1),
                 "loaded": In(1),
-                "offer": Out(1),
+                "pending": In(1),
                 "swap": Out(1),
                 "free": In(1),
                 "claim": Out(1),
@@ -98,41 +102,47 @@ class RowFeeder(wiring.Component):
         rest = Signal(len(current.rest))  # Cycles until a tile may begin.
 
         may_begin = self.loaded & (rest == 0) & (~first_tile | self.free)
-        granted = Signal()
+        layout = data.StructLayout({"control": row_control(self.config), "is_signed": unsigned(1)})
+        row = Signal(layout, reset_less=True)
+        row_valid = Signal()
+        asks = Signal()
+        goes = Signal()
         tile_end = Signal()
         column_end = Signal()
         take = Signal()
         m.d.comb += [
+            asks.eq(row_valid & ~(row.control.start & self.pending) & ~self.halt),
+            self.a.valid.eq(asks),
+            goes.eq(
+                self.active & ~address.outside & (~row_valid | asks) & (~first_row | may_begin)
+            ),
             self.outside.eq(self.active & address.outside),
-            self.a.address.eq(address.address),
-            self.a.valid.eq(self.active & ~address.outside & ~self.halt & (~first_row | may_begin)),
-            granted.eq(self.a.valid & self.a.ready),
-            self.offer.eq(self.a.valid & first_row),
-            self.swap.eq(self.offer & self.a.ready),
+            self.swap.eq(goes & first_row),
             self.claim.eq(self.swap & first_tile),
-            tile_end.eq(granted & rows.last),
+            tile_end.eq(goes & rows.last),
             column_end.eq(tile_end & k_tiles.last),
             self.issued.eq(column_end & groups.last),
             self.plan.ready.eq(~self.active | self.issued),
             take.eq(self.plan.valid & self.plan.ready),
             self.starved.eq(self.active & first_row & ~self.loaded),
             self.blocked.eq(
-                (self.a.valid & ~self.a.ready)
+                (row_valid & ~asks)
                 | (self.active & first_row & self.loaded & first_tile & ~self.free)
             ),
             self.granule.eq(address.granule),
             address.start.eq(take),
             address.base.eq(plan.address),
             address.row_step.eq(current.row_step),
-            address.advance.eq(granted),
+            address.advance.eq(goes),
             address.tile_end.eq(rows.last),
             address.group_end.eq(k_tiles.last),
         ]
 
-        # Short tiles wait from their last row on: refused reads only make more of the period.
+        # Short tiles wait from their last row on, and while a row waits, the next one does: so
+        # what is in the way only makes more of the period.
         with m.If(tile_end):
             m.d.sync += rest.eq(current.rest)
-        with m.Elif(rest != 0):
+        with m.Elif((rest != 0) & (~row_valid | asks)):
             m.d.sync += rest.eq(rest - 1)
         with m.If(column_end):
             m.d.sync += half.eq(~half)
@@ -152,30 +162,36 @@ class RowFeeder(wiring.Component):
                 groups.step(m)
             with m.Else():
                 k_tiles.step(m)
-        with m.Elif(granted):
+        with m.Elif(goes):
             m.d.sync += first_row.eq(0)
             rows.step(m)
 
+        with m.If(goes):
+            m.d.sync += [
+                self.a.address.eq(address.address),
+                row.control.start.eq(first_row),
+                row.control.first.eq(first_tile),
+                row.control.half.eq(half),
+                row.control.last.eq(column_end),
+                row.control.end.eq(self.issued),
+                row.is_signed.eq(current.is_signed),
+            ]
+            if self.config.int4:
+                m.d.sync += [
+                    row.control.int4.eq(current.int4),
+                    row.control.pair.eq(current.int4 & (~groups.last | current.last_pair)),
+                ]
+        m.d.sync += row_valid.eq(goes | (row_valid & ~asks))
+
         arriving = Signal(READ_LATENCY)
-        layout = data.StructLayout({"control": row_control(self.config), "is_signed": unsigned(1)})
         asked = [Signal(layout, name=f"row{i}") for i in range(READ_LATENCY + 1)]
         m.d.comb += [
-            asked[0].control.valid.eq(granted),
-            asked[0].control.start.eq(first_row),
-            asked[0].control.first.eq(first_tile),
-            asked[0].control.half.eq(half),
-            asked[0].control.last.eq(column_end),
-            asked[0].control.end.eq(self.issued),
-            asked[0].is_signed.eq(current.is_signed),
+            asked[0].eq(row),
+            asked[0].control.valid.eq(asks),
             self.control.eq(asked[-1].control),
             self.is_signed.eq(asked[-1].is_signed),
             self.reading.eq(arriving.any()),
         ]
-        if self.config.int4:
-            m.d.comb += [
-                asked[0].control.int4.eq(current.int4),
-                asked[0].control.pair.eq(current.int4 & (~groups.last | current.last_pair)),
-            ]
-        m.d.sync += arriving.eq(Cat(granted, arriving))
+        m.d.sync += arriving.eq(Cat(asks, arriving))
         m.d.sync += [asked[i + 1].eq(asked[i]) for i in range(READ_LATENCY)]
         return m

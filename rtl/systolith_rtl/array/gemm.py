@@ -39,13 +39,13 @@ class GemmEngine(wiring.Component):
     the tiles of R columns of A and B follow one another, and within a tile the rows of A. While
     the array works on a tile, the next tile's weights are loaded, be it the next GEMM's first one.
     So a tile takes `max(M, C, 5)` cycles, and there is no gap between tiles, tile columns and
-    GEMMs, unless the engine must wait: for weights, for a half that is still to be drained, or for
-    a read that is refused.
+    GEMMs, unless the engine must wait: for weights, of which a read may be refused, or for a half
+    that is still to be drained.
 
     With nothing to wait for, cycles count from the command's acceptance in cycle 0::
 
-        first request for weights    2
-        first request for A          C + 2
+        first request for weights    3
+        first request for A          C + 3
         each further tile            max(M, C, 5) later
         drain.full, retire           R + C + 8 after the tile column's last request for A
 
@@ -60,7 +60,8 @@ class GemmEngine(wiring.Component):
 
     Members:
         engine: `Out(EngineSignature(Opcode.GEMM))`.
-        a: `Out(ReadSignature(config))`, activations; one word a cycle while fed.
+        a: `Out(ReadSignature(config))`, activations; one word a cycle while fed. Never refused,
+            since it is the first in the scratchpad's order.
         b: `Out(ReadSignature(config))`, weights from the scratchpad.
         ring: `In(RingSignature(config))`, weights from STREAM.
         drain: `In(DrainSignature(config))`.
@@ -105,11 +106,11 @@ class GemmEngine(wiring.Component):
             loader.halt.eq(self.engine.halt),
             loader.available.eq(ring.available),
             loader.ring_data.eq(ring.data),
-            loader.offer.eq(feeder.offer),
             loader.swap.eq(feeder.swap),
             ring.pop.eq(loader.pop),
             feeder.halt.eq(self.engine.halt),
             feeder.loaded.eq(loader.loaded),
+            feeder.pending.eq(loader.pending),
             feeder.free.eq(accumulators.free),
             accumulators.claim.eq(feeder.claim),
             array.row.eq(feeder.a.data),

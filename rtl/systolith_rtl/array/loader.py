@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from systolith.config import CoreConfig
 from systolith_rtl.array.tiles import Countdown, TileAddress, bits, loader_plan
 from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+from systolith_rtl.skid import Skid
 
 
 class WeightLoader(wiring.Component):
@@ -18,6 +19,9 @@ class WeightLoader(wiring.Component):
     rows beyond N are not read, and they and bytes beyond K are 0. A GEMM's first tile follows the
     last one of the GEMM before as any other tile does.
 
+    A word is decided on in one cycle and asked for in the next, or later if it is refused; two may
+    wait. So the walk depends neither on the ring nor on the scratchpad.
+
     With `config.int4`, one more word of the ring, of exponents, comes before a group's first tile
     of INT4 weights, and again after every `config.exponent_tiles` of them.
 
@@ -25,9 +29,9 @@ class WeightLoader(wiring.Component):
         plan: `In(stream.Signature(loader_plan(config)))`, taken with the last word of the one
             before, or when there is none.
         halt: `In(1)`, ask for nothing.
-        offer: `In(1)`, a row is asked for that would put the array's next tile to use.
-        swap: `In(1)`, it is granted.
-        loaded: `Out(1)`, all words of the next tile have been granted.
+        swap: `In(1)`, a row is decided on that puts the array's next tile to use.
+        loaded: `Out(1)`, all words of the next tile have been decided on.
+        pending: `Out(1)`, the last one of them has not been granted yet.
         b: `Out(ReadSignature(config))`.
         available, pop, ring_data: the read side of `WeightRing`.
         weights: `Out(8 * R)`, for the array, `READ_LATENCY` cycles after the grant.
@@ -36,17 +40,17 @@ class WeightLoader(wiring.Component):
             following.
         exponents: `Out(1)`, `ring_data` has exponents in this cycle.
         active: `Out(1)`, there is a tile to load.
-        blocked: `Out(1)`, a word is due, and the ring or the scratchpad does not give it.
-        outside: `Out(1)`, the word due is beyond the scratchpad. It is not asked for.
+        blocked: `Out(1)`, the ring or the scratchpad does not give the next word.
+        outside: `Out(1)`, the next word is beyond the scratchpad. It is not asked for.
         granule: `Out(32)`, its address.
         reading: `Out(1)`, a word is on its way.
     """
 
     plan: stream.Interface
     halt: Signal
-    offer: Signal
     swap: Signal
     loaded: Signal
+    pending: Signal
     b: Any
     available: Signal
     pop: Signal
@@ -67,9 +71,9 @@ class WeightLoader(wiring.Component):
             {
                 "plan": In(stream.Signature(loader_plan(config))),
                 "halt": In(1),
-                "offer": In(1),
                 "swap": In(1),
                 "loaded": Out(1),
+                "pending": Out(1),
                 "b": Out(ReadSignature(config)),
                 "available": In(1),
                 "pop": Out(1),
@@ -99,27 +103,18 @@ class WeightLoader(wiring.Component):
         column = Signal(range(config.columns))
         beyond = Signal()  # The column's row of B is not there.
 
-        due = Signal()
-        asks = Signal()
-        granted = Signal()
+        m.submodules.words = words = Skid(self._word_layout())
+        decides = Signal()
         tile_end = Signal()
         finish = Signal()
         read = current.scratchpad & ~beyond
         m.d.comb += [
-            # The swap of this very cycle frees the shadow registers for the words behind it.
-            due.eq(self.active & (~self.loaded | self.swap) & ~self.halt),
-            # It comes with the scratchpad's grant to A, on which no request may depend. So a word
-            # is asked for as soon as a swap is offered, and ignored if that is refused.
-            asks.eq(self.active & (~self.loaded | self.offer) & ~self.halt & read),
             self.outside.eq(self.active & read & address.outside),
-            self.b.address.eq(address.address),
-            self.b.valid.eq(asks & ~address.outside),
-            self.pop.eq(due & ~current.scratchpad & self.available),
-            granted.eq(
-                self.pop | (due & self.b.valid & self.b.ready) | (due & current.scratchpad & beyond)
+            # The swap of this very cycle frees the shadow registers for the words behind it.
+            decides.eq(
+                self.active & (~self.loaded | self.swap) & words.i.ready & ~(read & address.outside)
             ),
-            self.blocked.eq(due & ~granted & ~self.outside),
-            tile_end.eq(granted & column.all()),
+            tile_end.eq(decides & column.all()),
             finish.eq(tile_end & k_tiles.last & groups.last),
             self.plan.ready.eq(~self.active | finish),
             self.granule.eq(address.granule),
@@ -134,12 +129,12 @@ class WeightLoader(wiring.Component):
             address.base.eq(plan.address),
             address.row_step.eq(current.row_step),
             address.group_step.eq(current.row_step.shift_left(bits(config.columns))),
-            address.advance.eq(granted),
+            address.advance.eq(decides),
             address.tile_end.eq(column.all()),
             address.group_end.eq(k_tiles.last),
         ]
-        due_exponents = self._exponents_due(m, current, granted, tile_end, k_tiles.last)
-        with m.If(granted & ~due_exponents):
+        due_exponents = self._exponents_due(m, current, decides, tile_end, k_tiles.last)
+        with m.If(decides & ~due_exponents):
             m.d.sync += column.eq(column + 1)
             # The last group's row `n_tail` is the last one there is.
             m.d.sync += beyond.eq(
@@ -159,12 +154,60 @@ class WeightLoader(wiring.Component):
                 k_tiles.step(m)
 
         whole = ~current.scratchpad | ~k_tiles.last
-        tail = Mux(whole, config.rows - 1, current.k_tail)
-        self._deliver(m, granted, tail, beyond, current, due_exponents)
+        word = words.i.p
+        m.d.comb += [
+            words.i.valid.eq(decides),
+            word.address.eq(address.address),
+            word.tail.eq(Mux(whole, config.rows - 1, current.k_tail)),
+            word.beyond.eq(beyond),
+            word.scratchpad.eq(current.scratchpad),
+            word.ends.eq(tile_end),
+        ]
+        if config.int4:
+            m.d.comb += [word.int4.eq(current.int4), word.exponents.eq(due_exponents)]
+        self._ask(m, words)
         return m
 
+    def _word_layout(self) -> data.StructLayout:
+        """A word of a tile: where it is, which bytes of it count, and what it means."""
+        config = self.config
+        return data.StructLayout(
+            {
+                "address": range(config.words),
+                "tail": unsigned(bits(config.rows)),
+                "beyond": unsigned(1),
+                "scratchpad": unsigned(1),
+                "ends": unsigned(1),
+                **({"int4": unsigned(1), "exponents": unsigned(1)} if config.int4 else {}),
+            }
+        )
+
+    def _ask(self, m: Module, words: Skid) -> None:
+        """Ask for one word after the other, and send it on once it is granted."""
+        word = words.o.p
+        asks = Signal()
+        granted = Signal()
+        m.d.comb += [
+            asks.eq(words.o.valid & ~self.halt),
+            self.b.address.eq(word.address),
+            self.b.valid.eq(asks & word.scratchpad & ~word.beyond),
+            self.pop.eq(asks & ~word.scratchpad & self.available),
+            granted.eq(
+                self.pop | (self.b.valid & self.b.ready) | (asks & word.scratchpad & word.beyond)
+            ),
+            words.o.ready.eq(granted),
+            self.blocked.eq(asks & ~granted),
+        ]
+        # Of two words that wait, one at most is the last one of its tile.
+        assert self.config.columns >= 2
+        with m.If(words.i.valid & words.i.p.ends):
+            m.d.sync += self.pending.eq(1)
+        with m.Elif(granted & word.ends):
+            m.d.sync += self.pending.eq(0)
+        self._deliver(m, granted, word)
+
     def _exponents_due(
-        self, m: Module, current: data.View, granted: Signal, tile_end: Signal, last_tile: Signal
+        self, m: Module, current: data.View, decides: Signal, tile_end: Signal, last_tile: Signal
     ) -> Value:
         """Count the tiles from one word of exponents to the next; return whether it is due."""
         if not self.config.int4:
@@ -178,42 +221,21 @@ class WeightLoader(wiring.Component):
                 due.eq(current.int4 & (last_tile | tile.all())),
                 tile.eq(Mux(last_tile, 0, tile + 1)),
             ]
-        with m.Elif(granted):
+        with m.Elif(decides):
             m.d.sync += due.eq(0)
         return due
 
-    def _deliver(
-        self,
-        m: Module,
-        granted: Signal,
-        tail: Value,
-        beyond: Signal,
-        current: data.View,
-        exponents: Value,
-    ) -> None:
+    def _deliver(self, m: Module, granted: Signal, asked: data.View) -> None:
         """Mask the words that come, and count them: they are for columns 0 to C - 1 in turn."""
         rows, int4 = self.config.rows, self.config.int4
-        layout = data.StructLayout(
-            {
-                "tail": unsigned(bits(rows)),
-                "beyond": unsigned(1),
-                "scratchpad": unsigned(1),
-                **({"int4": unsigned(1), "exponents": unsigned(1)} if int4 else {}),
-            }
-        )
+        layout = asked.shape()
         arriving = Signal(READ_LATENCY)
         m.d.sync += arriving.eq(Cat(granted, arriving))
         m.d.comb += self.reading.eq(arriving.any())
 
         words = [Signal(layout, name=f"word{i}", reset_less=True) for i in range(READ_LATENCY - 1)]
         with m.If(granted):
-            m.d.sync += [
-                words[0].tail.eq(tail),
-                words[0].beyond.eq(beyond),
-                words[0].scratchpad.eq(current.scratchpad),
-            ]
-            if int4:
-                m.d.sync += [words[0].int4.eq(current.int4), words[0].exponents.eq(exponents)]
+            m.d.sync += words[0].eq(asked)
         for i in range(1, len(words)):
             with m.If(arriving[i - 1]):
                 m.d.sync += words[i].eq(words[i - 1])

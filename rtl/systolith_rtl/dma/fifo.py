@@ -8,55 +8,6 @@ from amaranth.lib.wiring import In, Out
 from systolith_rtl.memory.block_ram import BlockRam
 
 
-class Skid(wiring.Component):
-    """Two registers that cut the path of `ready`: one payload per cycle, one cycle of latency.
-
-    Members:
-        i: payloads; `ready` is a register.
-        o: the same; payload and `valid` are registers.
-        empty: `Out(1)`, nothing is held.
-    """
-
-    i: stream.Interface
-    o: stream.Interface
-    empty: Signal
-
-    def __init__(self, shape: ShapeLike) -> None:
-        super().__init__(
-            {
-                "i": In(stream.Signature(shape)),
-                "o": Out(stream.Signature(shape)),
-                "empty": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        """Fill the spare register only while the output is refused."""
-        m = Module()
-        i, o = Value.cast(self.i.payload), Value.cast(self.o.payload)
-        held = Signal(len(i), reset_less=True)
-        spare = Signal(len(i), reset_less=True)
-        spare_valid = Signal()
-        valid = Signal()
-        m.d.comb += [
-            self.i.ready.eq(~spare_valid),
-            self.o.valid.eq(valid),
-            o.eq(held),
-            self.empty.eq(~valid),
-        ]
-        with m.If(~valid | self.o.ready):
-            m.d.sync += spare_valid.eq(0)
-            with m.If(spare_valid):
-                m.d.sync += held.eq(spare)
-            with m.Else():
-                m.d.sync += valid.eq(self.i.valid)
-                with m.If(self.i.valid):
-                    m.d.sync += held.eq(i)
-        with m.Elif(self.i.valid & ~spare_valid):
-            m.d.sync += [spare.eq(i), spare_valid.eq(1)]
-        return m
-
-
 class Queue(wiring.Component):
     """A first-in first-out queue in LUT RAM; a payload can leave the cycle after it came.
 

@@ -9,8 +9,8 @@ from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith_rtl.dma.bounds import place_width
-from systolith_rtl.dma.fifo import Skid
 from systolith_rtl.interfaces import SIDE_SIGNATURE, WRITE_LATENCY, WriteSignature
+from systolith_rtl.skid import Skid
 
 SIDE_BITS = 32
 """Bits of a write to column memory or tables."""

@@ -87,9 +87,9 @@ class Log:
 class Bench:
     """Scratchpad, STREAM, control and vector engine around an engine, all in one testbench.
 
-    Each of `refuse`, `late` and `slow` is the probability that in a cycle reads of B are refused, no
-    weights are pushed, and no row is drained; reads of A cannot be refused. `dut` is a new engine
-    unless one is given.
+    Each of `refuse`, `late` and `slow` is the probability that in a cycle reads of B are refused,
+    no weights are pushed, and no row is drained; reads of A cannot be refused. `dut` is a new
+    engine unless one is given.
     """
 
     def __init__(

@@ -11,10 +11,11 @@ from amaranth.lib.wiring import In, Out
 
 from systolith.config import preset
 from systolith_rtl.dma.burst import BOUNDARY, Splitter, check_max_beats
-from systolith_rtl.dma.fifo import BeatFifo, Skid
+from systolith_rtl.dma.fifo import BeatFifo
 from systolith_rtl.dma.read import ReadChannel
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.interfaces import AxiSignature
+from systolith_rtl.skid import Skid
 from systolith_sim.formal import HandshakeProperty
 from systolith_sim.testbench import (
     SimulatorContext,

@@ -136,8 +136,6 @@ class Control(wiring.Component):
         state = self._run(m, csr, fetcher, dispatch, engines)
         self._blame(m, csr, dispatch, engines, state)
         m.d.comb += [
-            counters.clear.eq(state.clear),
-            counters.run.eq(state.running),
             counters.busy.eq(self.working),
             counters.stall.eq(Cat(port.stall for port in engines)),
             counters.read_beat.eq(self.read_beat),
@@ -146,6 +144,8 @@ class Control(wiring.Component):
             counters.index.eq(csr.counter),
             csr.count.eq(counters.value),
         ]
+        # Nothing else happens in the cycles in which these are late.
+        m.d.sync += [counters.clear.eq(state.clear), counters.run.eq(state.running)]
         return m
 
     def _export(self, m: Module, csr: Csr, dispatch: Dispatch) -> None:
@@ -164,7 +164,10 @@ class Control(wiring.Component):
         engines: list[wiring.PureInterface],
     ) -> SimpleNamespace:
         """Follow the state of the core."""
-        start, abort, reset, acknowledge = (csr.control[bit] for bit in regs.Control)
+        # A cycle late, as is what follows from them: a host does not count cycles.
+        commands = Signal.like(csr.control)
+        m.d.sync += commands.eq(csr.control)
+        start, abort, reset, acknowledge = (commands[bit] for bit in regs.Control)
         status = Signal(State)
         pending = Signal()
         count = Signal(range(max(RESET_CYCLES + 2, SETTLE_CYCLES) + 1))
@@ -173,6 +176,8 @@ class Control(wiring.Component):
         halt = Signal()
         halt_code = Signal(32)
         clear = Signal()
+        matches = Signal()
+        m.d.sync += matches.eq(Cat(csr.program_hash_lo, csr.program_hash_hi) == self.config.hash)
         faulted = Signal()
         mismatch = Signal()
         resetting = Signal()
@@ -187,8 +192,12 @@ class Control(wiring.Component):
             csr.status.eq(status),
             csr.interrupt_pending.eq(pending),
             csr.halt_code.eq(halt_code),
-            *(port.halt.eq(halt) for port in engines),
         ]
+        # A copy for each engine, which is near it, and which Yosys must not merge with the others.
+        for engine, port in zip(Engine, engines, strict=True):
+            copy = Signal(name=f"halt_{engine.name.lower()}", attrs={"keep": 1})
+            m.d.sync += copy.eq(halt)
+            m.d.comb += port.halt.eq(copy)
         with m.If(acknowledge):
             m.d.sync += pending.eq(0)
         # Commands may come while the core is in between; they are remembered.
@@ -211,7 +220,6 @@ class Control(wiring.Component):
                     begin_reset()
                 with m.Elif(start):
                     m.d.comb += clear.eq(1)
-                    matches = Cat(csr.program_hash_lo, csr.program_hash_hi) == self.config.hash
                     with m.If(matches):
                         m.d.sync += [status.eq(State.RUN), count.eq(RESET_CYCLES + 1)]
                         m.next = "PREPARE"

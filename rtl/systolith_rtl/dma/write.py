@@ -7,9 +7,10 @@ from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith_rtl.dma.burst import burst_layout
-from systolith_rtl.dma.fifo import Queue, Skid
+from systolith_rtl.dma.fifo import Queue
 from systolith_rtl.dma.read import INCR, NORMAL_MEMORY
 from systolith_rtl.interfaces import AxiSignature
+from systolith_rtl.skid import Skid
 
 MAX_BURSTS = 16
 """Write bursts without their response."""

@@ -1,7 +1,7 @@
 """The DMA: everything that moves between the memory and the core."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
@@ -22,6 +22,7 @@ from systolith_rtl.interfaces import (
     WriteSignature,
 )
 from systolith_rtl.settings import MEMORIES, Settings, SettingSignature
+from systolith_rtl.skid import Skid
 
 
 class Dma(wiring.Component):
@@ -145,13 +146,20 @@ class Dma(wiring.Component):
     ) -> None:
         """Let index lists, which are short, go before words to store."""
         read = self.read
+        # The last in the scratchpad's order, so far away from both.
+        request = data.StructLayout({"address": read.address.shape(), "load": 1})
+        m.submodules.skid = skid = Skid(request)
         owner = Signal(READ_LATENCY)
-        m.d.sync += owner.eq((owner << 1) | load.valid)
+        m.d.sync += owner.eq((owner << 1) | skid.o.p.load)
         m.d.comb += [
-            read.valid.eq(load.valid | store.valid),
-            read.address.eq(Mux(load.valid, load.address, store.address)),
-            load.ready.eq(read.ready),
-            store.ready.eq(read.ready & ~load.valid),
+            skid.i.valid.eq(load.valid | store.valid),
+            skid.i.p.address.eq(Mux(load.valid, load.address, store.address)),
+            skid.i.p.load.eq(load.valid),
+            load.ready.eq(skid.i.ready),
+            store.ready.eq(skid.i.ready & ~load.valid),
+            read.valid.eq(skid.o.valid),
+            read.address.eq(skid.o.p.address),
+            skid.o.ready.eq(read.ready),
             load.data.eq(read.data),
             store.data.eq(read.data),
             load.data_valid.eq(read.data_valid & owner[-1]),

@@ -24,6 +24,7 @@ from systolith_rtl.interfaces import (
 )
 from systolith_rtl.reset import without_reset
 from systolith_rtl.settings import MEMORIES, LookupSignature
+from systolith_rtl.skid import Skid
 
 FIFO_BEATS = 256
 """Beats that are under way or wait to be written: enough for 120 cycles of memory latency."""
@@ -102,6 +103,8 @@ class LoadEngine(wiring.Component):
         m.submodules.writer = writer = LoadWriter(config)
         stopped = Signal()
         m.d.comb += stopped.eq(engine.halt | engine.fault)
+        m.submodules.skid = skid = Skid(realigner.o.payload.shape())
+        wiring.connect(m, realigner.o, skid.i)
 
         for port, mine in zip(walker.lookup, self.lookup, strict=True):
             wiring.connect(m, port, wiring.flipped(mine))
@@ -109,9 +112,9 @@ class LoadEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.write), writer.write)
         wiring.connect(m, wiring.flipped(self.side), writer.side)
         m.d.comb += [
-            writer.i.payload.eq(realigner.o.payload),
-            writer.i.valid.eq(realigner.o.valid & ~stopped),
-            realigner.o.ready.eq(writer.i.ready & ~stopped),
+            writer.i.payload.eq(skid.o.payload),
+            writer.i.valid.eq(skid.o.valid & ~stopped),
+            skid.o.ready.eq(writer.i.ready & ~stopped),
         ]
 
         # Each run goes to the queue of runs, and if there is something to read, is cut.
@@ -138,7 +141,7 @@ class LoadEngine(wiring.Component):
         m.d.comb += splitter.space.eq(space)
 
         self._realign(m, runs, fifo, realigner, stopped)
-        self._find_fault(m, runs, fifo, realigner, writer, stopped)
+        self._find_fault(m, runs, fifo, realigner, writer, skid.empty, stopped)
 
         taken = Signal()
         unretired = Signal(range(MAX_INSTRUCTIONS + 1))
@@ -151,7 +154,7 @@ class LoadEngine(wiring.Component):
             walker.drained.eq(unretired == 0),
             engine.retire.eq(writer.retire),
             engine.busy.eq(unretired != 0),
-            engine.stall.eq(engine.busy & ~(realigner.o.valid & realigner.o.ready)),
+            engine.stall.eq(engine.busy & ~(skid.o.valid & skid.o.ready)),
             engine.idle.eq(~self.active & ~self.write.valid),
         ]
         m.d.sync += unretired.eq(unretired + taken - writer.retire)
@@ -195,6 +198,7 @@ class LoadEngine(wiring.Component):
         fifo: BeatFifo,
         realigner: Realigner,
         writer: LoadWriter,
+        drained: Signal,
         stopped: Signal,
     ) -> None:
         """Wait for what came before the failing beat or run to be written and retired."""
@@ -209,7 +213,7 @@ class LoadEngine(wiring.Component):
 
         failed = fifo.o.valid & fifo.o.payload[-1] & realigner.i.ready & realigner.drained
         refused = runs.o.valid & run.refused & realigner.idle
-        with m.If(~stopped & writer.drained):
+        with m.If(~stopped & drained & writer.drained):
             with m.If(failed):
                 m.d.sync += [
                     engine.fault.eq(1),

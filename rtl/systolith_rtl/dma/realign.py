@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from systolith_rtl.pipeline import Pipeline
+from systolith_rtl.skid import Skid
 
 
 class Realigner(wiring.Component):
@@ -81,7 +82,7 @@ class Realigner(wiring.Component):
         fresh = Signal()
         step = Signal()
         advance = Signal()
-        last = steps == 0
+        last = Signal(reset_less=True)
         consume = ~(last & plan.flush) & ~plan.zero
         produce = ~(starts & plan.skip)
         m.d.comb += [
@@ -93,13 +94,15 @@ class Realigner(wiring.Component):
             Value.cast(self.tag).eq(Value.cast(plan.tag)),
         ]
         with m.If(step):
-            m.d.sync += [steps.eq(steps - 1), starts.eq(0), fresh.eq(fresh & ~produce)]
+            m.d.sync += [steps.eq(steps - 1), last.eq(steps == 1)]
+            m.d.sync += [starts.eq(0), fresh.eq(fresh & ~produce)]
         with m.If(plans.ready):
             m.d.sync += active.eq(plans.valid)
             with m.If(plans.valid):
                 m.d.sync += [
                     plan.eq(plans.payload),
                     steps.eq(plans.p.more),
+                    last.eq(plans.p.more == 0),
                     starts.eq(1),
                     fresh.eq(1),
                 ]
@@ -164,8 +167,20 @@ class Realigner(wiring.Component):
                 "tag": self.tag_shape,
             }
         )
-        plans = stream.Signature(self._plan_layout).create(path=("plans",))
-        pipe = Pipeline(m, i=self.run, o=plans)
+        ends = stream.Signature(
+            data.StructLayout(
+                {
+                    "target": self.size_width + 1,
+                    "source": lane_bits + 1,
+                    "skip": 1,
+                    "shift": lane_bits,
+                    "destination": lane_bits,
+                    "zero": 1,
+                    "tag": self.tag_shape,
+                }
+            )
+        ).create(path=("ends",))
+        pipe = Pipeline(m, i=self.run, o=ends)
         s = pipe.stage(
             "ends",
             # Last byte, counted from lane 0 of the first beat, at either side.
@@ -177,30 +192,29 @@ class Realigner(wiring.Component):
             zero=run.zero,
             tag=Value.cast(run.tag),
         )
-        self._planning = Signal()
-        in_stage = Signal()
-        m.d.comb += self._planning.eq(in_stage)
-        with m.If(self.run.ready):
-            m.d.sync += in_stage.eq(self.run.valid)
-        s = pipe.stage(
-            "plan",
-            # A run whose first beat makes no result has one step more than results.
-            more=s.target[lane_bits:] + s.skip,
-            skip=s.skip,
-            # It has as many steps as source beats, or one more, so the lowest bits tell.
-            flush=s.target[lane_bits] ^ s.skip ^ s.source[lane_bits],
-            shift=s.shift,
-            destination=s.destination,
-            end=s.target[:lane_bits],
-            zero=s.zero,
-            tag=s.tag,
-        )
-        plan = Signal(self._plan_layout)
+        end = Signal(ends.payload.shape())
+        m.d.comb += [Value.cast(end[name]).eq(getattr(s, name)) for name in end.shape().members]
+        pipe.drive(end)
+        self._planning = ends.valid
+
+        # The second stage is a skid, since taking a plan depends on all that goes on behind it.
+        m.submodules.plans = plans = Skid(self._plan_layout)
+        last, plan = ends.p, plans.i.p
         m.d.comb += [
-            Value.cast(plan[name]).eq(getattr(s, name)) for name in self._plan_layout.members
+            plans.i.valid.eq(ends.valid),
+            ends.ready.eq(plans.i.ready),
+            # A run whose first beat makes no result has one step more than results.
+            plan.more.eq(last.target[lane_bits:] + last.skip),
+            plan.skip.eq(last.skip),
+            # It has as many steps as source beats, or one more, so the lowest bits tell.
+            plan.flush.eq(last.target[lane_bits] ^ last.skip ^ last.source[lane_bits]),
+            plan.shift.eq(last.shift),
+            plan.destination.eq(last.destination),
+            plan.end.eq(last.target[:lane_bits]),
+            plan.zero.eq(last.zero),
+            Value.cast(plan.tag).eq(Value.cast(last.tag)),
         ]
-        pipe.drive(plan)
-        return plans
+        return plans.o
 
 
 def _rotate(value: Value, lanes: Value) -> Value:

@@ -20,6 +20,7 @@ from systolith_rtl.dma.bounds import (
 )
 from systolith_rtl.interfaces import ReadSignature, operand_layout
 from systolith_rtl.settings import BASE, BASE_HIGH, LIMIT, MEMORIES, SCALAR, LookupSignature
+from systolith_rtl.skid import Skid
 
 INDEX_BYTES = 4
 """Bytes of an entry of an index list."""
@@ -68,12 +69,13 @@ class Walker(wiring.Component):
         m = Module()
         command = Signal(self.command.payload.shape(), reset_less=True)
         raw = stream.Signature(raw_layout()).create(path=("raw",))
+        checked = stream.Signature(walk_layout(self.config)).create(path=("checked",))
         facts = self._facts(m, command)  # pyright: ignore[reportArgumentType]
         depth = check_runs(
             m,
             self.config,
             i=raw,
-            o=self.o,
+            o=checked,
             command=command,  # pyright: ignore[reportArgumentType]
             facts=facts,
             is_load=self.is_load,
@@ -81,10 +83,16 @@ class Walker(wiring.Component):
 
         # The constants of a command must not change while the pipeline holds its runs.
         checking = Signal(range(depth + 1))
-        m.d.sync += checking.eq(checking + (raw.valid & raw.ready) - (self.o.valid & self.o.ready))
+        m.d.sync += checking.eq(
+            checking + (raw.valid & raw.ready) - (checked.valid & checked.ready)
+        )
         refused = Signal()
-        with m.If(self.o.valid & self.o.p.refused):
+        with m.If(checked.valid & checked.p.refused):
             m.d.sync += refused.eq(1)
+        # All registers of the checks depend on whether a run is taken.
+        m.submodules.skid = skid = Skid(walk_layout(self.config))
+        wiring.connect(m, checked, skid.i)
+        wiring.connect(m, skid.o, wiring.flipped(self.o))
         may_take = Signal()
         m.d.comb += may_take.eq((checking == 0) & ~refused & ~self.halt)
         self._walk(m, command, facts, raw, may_take)  # pyright: ignore[reportArgumentType]

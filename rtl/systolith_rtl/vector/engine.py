@@ -235,6 +235,7 @@ class VectorEngine(wiring.Component):
             settings.read[0].place.eq(SCALAR + op.length[:2]),
             finish.length.eq(settings.read[0].value),
             finish.stat_out.eq(op.stat_out),
+            finish.transpose.eq(op.transpose),
             finish.coming.eq(Mux(flags.affine, valid[RESULT_AT - 1], valid[TABLE_AT - 1])),
             finish.results.eq(Mux(flags.affine, lanes.value.as_value(), tables.value.as_value())),
         ]
@@ -259,7 +260,8 @@ class VectorEngine(wiring.Component):
             store.stride.eq(op.y_row),
             store.wide.eq(flags.y_words),
             store.transpose.eq(op.transpose),
-            store.valid.eq(finish.valid),
+            store.rows.eq(finish.rows),
+            store.turned.eq(finish.turned),
             store.words.eq(finish.words),
             store.columns.eq(finish.columns),
             store.last_row.eq(finish.last_row),

@@ -22,9 +22,12 @@ class Finish(wiring.Component):
         length: `In(32)`.
         stat_out: `In`, slot of the first row's statistics.
         coming: `In(1)`, results are there in the next cycle.
+        transpose: `In(1)`, words are stored transposed.
         results: `In`, C results.
         valid: `Out(1)`, words are there, two cycles after `coming`. All that follows holds until
             the next words.
+        rows: `Out(1)`, the same, but only if they are stored in rows.
+        turned: `Out(1)`, the same, but only if they are stored transposed.
         words: `Out`, C words: the results, -32768 where masked, 0 from column n on.
         counted: `Out(C)`, words that statistics count.
         columns: `Out(range(C + 1))`, words before column n.
@@ -39,8 +42,11 @@ class Finish(wiring.Component):
     length: Signal
     stat_out: Signal
     coming: Signal
+    transpose: Signal
     results: data.View
     valid: Signal
+    rows: Signal
+    turned: Signal
     words: data.View
     counted: Signal
     columns: Signal
@@ -61,8 +67,11 @@ class Finish(wiring.Component):
                 "length": In(32),
                 "stat_out": In(range(config.row_slots)),
                 "coming": In(1),
+                "transpose": In(1),
                 "results": In(words),
                 "valid": Out(1),
+                "rows": Out(1),
+                "turned": Out(1),
                 "words": Out(words),
                 "counted": Out(config.columns),
                 "columns": Out(range(config.columns + 1)),
@@ -117,7 +126,12 @@ class Finish(wiring.Component):
             ]
             m.d.sync += [early[name].eq(fact) for name, fact in facts.items()]
 
-        m.d.sync += self.valid.eq(coming)
+        # Each goes to hundreds of registers.
+        m.d.sync += [
+            self.valid.eq(coming),
+            self.rows.eq(coming & ~self.transpose),
+            self.turned.eq(coming & self.transpose),
+        ]
         with m.If(coming):
             m.d.sync += self.counted.eq(inside & open_)
             m.d.sync += [getattr(self, name).eq(fact) for name, fact in early.items()]

@@ -128,8 +128,11 @@ class Sequence(wiring.Component):
         m.d.comb += [
             engine.fault.eq(self.fault.any()),
             engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND),
-            self.stop.eq(engine.halt | engine.fault),
         ]
+        # A fault stops the others a cycle later, which does no harm: they are ahead of it or behind.
+        failed = Signal()
+        m.d.sync += failed.eq(engine.fault)
+        m.d.comb += self.stop.eq(engine.halt | failed)
         for part in reversed(range(PARTS)):
             with m.If(self.fault[part]):
                 m.d.comb += engine.fault_address.eq(self.fault_address[part])

@@ -18,7 +18,7 @@ class Store(wiring.Component):
 
     A group of bytes is one granule, a group of words two; where a scratchpad word is but one
     granule, words leave in two cycles, and the next may come two cycles later. Words are
-    written two cycles after they are `valid`, transposed ones when their block is complete.
+    written two cycles after they are there, transposed ones when their block is complete.
 
     The write port is never refused, since the vector engine is the first in its order.
 
@@ -30,7 +30,8 @@ class Store(wiring.Component):
         wide: `In(1)`, elements are s16.
         transpose: `In(1)`, rows are columns.
         stop: `In(1)`, write nothing from now on.
-        valid: `In(1)`, there are words.
+        rows: `In(1)`, there are words, and they are stored in rows.
+        turned: `In(1)`, there are words, and they are stored transposed.
         words: `In`, C words.
         columns: `In(range(C + 1))`, how many of them are stored transposed.
         last_row, last_group: `In(1)`, as in `TileLoop`.
@@ -46,7 +47,8 @@ class Store(wiring.Component):
     wide: Signal
     transpose: Signal
     stop: Signal
-    valid: Signal
+    rows: Signal
+    turned: Signal
     words: data.View
     columns: Signal
     last_row: Signal
@@ -66,7 +68,8 @@ class Store(wiring.Component):
                 "wide": In(1),
                 "transpose": In(1),
                 "stop": In(1),
-                "valid": In(1),
+                "rows": In(1),
+                "turned": In(1),
                 "words": In(data.ArrayLayout(signed(WORD_WIDTH), config.columns)),
                 "columns": In(range(config.columns + 1)),
                 "last_row": In(1),
@@ -91,7 +94,7 @@ class Store(wiring.Component):
         narrow = Cat(word[:8] for word in self.words)
         m.submodules.transposer = turn = Transposer(config)
         m.d.comb += [
-            turn.valid.eq(self.valid & self.transpose),
+            turn.valid.eq(self.turned),
             turn.row.eq(narrow),
             turn.columns.eq(self.columns),
             turn.last_row.eq(self.last_row),
@@ -118,10 +121,10 @@ class Store(wiring.Component):
         with m.Else():
             if beats:
                 m.d.sync += second.eq(emit & ~second & self.wide)
-                m.d.sync += emit.eq(self.valid | (emit & ~second & self.wide))
+                m.d.sync += emit.eq(self.rows | (emit & ~second & self.wide))
             else:
-                m.d.sync += emit.eq(self.valid)
-            with m.If(self.valid):
+                m.d.sync += emit.eq(self.rows)
+            with m.If(self.rows):
                 # Groups are the middle loop, and there is no outer one.
                 m.d.sync += [
                     written.eq(Mux(self.wide, words, narrow)),

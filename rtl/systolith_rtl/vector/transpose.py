@@ -65,6 +65,7 @@ class Transposer(wiring.Component):
 
         filling = Signal((size - 1) * width, reset_less=True)
         count = Signal(range(size))
+        at_end = Signal()  # `count` is at the block's last row.
         padding = Signal()
         # What is captured with the last row serves until the padding behind it is through.
         columns = Signal.like(self.columns, reset_less=True)
@@ -73,10 +74,11 @@ class Transposer(wiring.Component):
         complete = Signal()
         block = Cat(filling, Mux(padding, 0, self.row))
         m.d.comb += shift.eq(self.valid | padding)
-        m.d.comb += complete.eq(shift & (count == size - 1))
+        m.d.comb += complete.eq(shift & at_end)
         with m.If(shift):
             m.d.sync += filling.eq(block[width:])
-            m.d.sync += count.eq(Mux(complete, 0, count + 1))
+            m.d.sync += count.eq(Mux(at_end, 0, count + 1))
+            m.d.sync += at_end.eq(count == size - 2)
             m.d.sync += padding.eq((padding | self.last_row) & ~complete)
         with m.If(self.valid):
             m.d.sync += [columns.eq(self.columns), last_group.eq(self.last_group)]

@@ -129,7 +129,7 @@ class Sequence(wiring.Component):
             engine.fault.eq(self.fault.any()),
             engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND),
         ]
-        # A fault stops the others a cycle later, which does no harm: they are ahead of it or behind.
+        # A fault stops the other parts a cycle later: they are ahead of it, or behind.
         failed = Signal()
         m.d.sync += failed.eq(engine.fault)
         m.d.comb += self.stop.eq(engine.halt | failed)

@@ -30,8 +30,8 @@ PUSH = 2
 SPACE = 2
 """Cycles from a word that is popped from the ring until a burst may take its place."""
 
-WALK = 7
-"""Cycles from a command to its first run: setup, products, three stages of checks."""
+WALK = 8
+"""Cycles from a command to its first run: setup, products, three stages of checks, a skid."""
 
 FIFO_BEATS = 256
 """Beats that LOAD asks for ahead."""
@@ -39,10 +39,10 @@ FIFO_BEATS = 256
 FIFO = 6
 """Cycles from a beat on the bus until its place may be asked for again, at least."""
 
-TAKE = 7
+TAKE = 8
 """Cycles from a beat on the bus until LOAD's writer takes it, at least."""
 
-REALIGNED = 2
+REALIGNED = 3
 """Beats between LOAD's FIFO and its writer."""
 
 WRITE = 2
@@ -63,7 +63,7 @@ AHEAD = 16
 PART = 4
 """Words of a STORE that are looked at together."""
 
-READ = 8
+READ = 9
 """Cycles from a word that STORE has read to its first beat."""
 
 ANSWERED = 3

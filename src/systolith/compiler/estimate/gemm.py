@@ -10,7 +10,7 @@ from systolith.compiler.estimate.kernel import Change, Kernel, Steps
 from systolith.config import CoreConfig
 from systolith.isa import Engine, WeightSource
 
-COMMAND = 2
+COMMAND = 3
 """Cycles from a command to the first request for weights."""
 
 SHORTEST_TILE = 5
@@ -82,8 +82,10 @@ def gemm_engine(
                     queue.done()
                 # It is known to be loaded a cycle after its last word, which is now.
                 yield next_begin
-                while not k_tile and accumulators.claimed == HALVES:
-                    yield accumulators.change
+                if not k_tile and accumulators.claimed == HALVES:
+                    while accumulators.claimed == HALVES:
+                        yield accumulators.change
+                    yield kernel.now + 1  # It is asked for a cycle after the half is claimed.
                 swapped = kernel.now
                 next_begin = swapped + max(op.m, SHORTEST_TILE)
                 kernel.start(_feed(kernel, banks, job, k_tile * config.word_granules))

@@ -95,6 +95,6 @@ def test_granules(size: int, m: int, n: int, stall: float) -> None:
 
 
 def test_a_granule_per_cycle() -> None:
-    """The first leaves in the cycle after its block's last row, the others right behind it."""
+    """The first leaves two cycles after its block's last row, the others right behind it."""
     _, _, cycles = run(4, 16, 8)
-    assert cycles == list(range(4, 4 + 32))
+    assert cycles == list(range(5, 5 + 32))

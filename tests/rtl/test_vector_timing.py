@@ -73,7 +73,7 @@ DRAIN = {"x_format": XFormat.ACCUMULATOR}
         ),
         (WORDS | {"statistic": Statistic.MOMENTS}, 26, 6),
         # Blocks leave when they are complete.
-        (DRAIN | {"transpose": 1}, 27, 3),
+        (DRAIN | {"transpose": 1}, 28, 3),
     ],
     ids=str,
 )
@@ -120,7 +120,7 @@ def test_a_transposed_tail_is_filled_up() -> None:
     """Groups of five rows take the eight cycles of the granules that they become."""
     seen = run((8, 4), m=5, n=8, transpose=1, **DRAIN)
     assert seen.issues == [5, 6, 7, 8, 9, 13, 14, 15, 16, 17]
-    assert seen.writes == list(range(27, 27 + 16))
+    assert seen.writes == list(range(28, 28 + 16))
 
 
 def test_late_accumulators_count_as_stalls() -> None:

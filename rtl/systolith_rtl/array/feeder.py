@@ -100,22 +100,24 @@ class RowFeeder(wiring.Component):
         first_tile = Signal(reset_less=True)
         half = Signal()
         rest = Signal(len(current.rest))  # Cycles until a tile may begin.
+        rested = Signal(init=1)  # There are none.
 
-        may_begin = self.loaded & (rest == 0) & (~first_tile | self.free)
+        may_begin = self.loaded & rested & (~first_tile | self.free)
         layout = data.StructLayout({"control": row_control(self.config), "is_signed": unsigned(1)})
         row = Signal(layout, reset_less=True)
         row_valid = Signal()
+        waits = Signal()
         asks = Signal()
         goes = Signal()
         tile_end = Signal()
         column_end = Signal()
         take = Signal()
         m.d.comb += [
-            asks.eq(row_valid & ~(row.control.start & self.pending) & ~self.halt),
+            waits.eq(row_valid & row.control.start & self.pending),
+            asks.eq(row_valid & ~waits & ~self.halt),
             self.a.valid.eq(asks),
-            goes.eq(
-                self.active & ~address.outside & (~row_valid | asks) & (~first_row | may_begin)
-            ),
+            # What goes on behind a row that is halted does not matter.
+            goes.eq(self.active & ~address.outside & ~waits & (~first_row | may_begin)),
             self.outside.eq(self.active & address.outside),
             self.swap.eq(goes & first_row),
             self.claim.eq(self.swap & first_tile),
@@ -126,8 +128,7 @@ class RowFeeder(wiring.Component):
             take.eq(self.plan.valid & self.plan.ready),
             self.starved.eq(self.active & first_row & ~self.loaded),
             self.blocked.eq(
-                (row_valid & ~asks)
-                | (self.active & first_row & self.loaded & first_tile & ~self.free)
+                waits | (self.active & first_row & self.loaded & first_tile & ~self.free)
             ),
             self.granule.eq(address.granule),
             address.start.eq(take),
@@ -141,9 +142,9 @@ class RowFeeder(wiring.Component):
         # Short tiles wait from their last row on, and while a row waits, the next one does: so
         # what is in the way only makes more of the period.
         with m.If(tile_end):
-            m.d.sync += rest.eq(current.rest)
-        with m.Elif((rest != 0) & (~row_valid | asks)):
-            m.d.sync += rest.eq(rest - 1)
+            m.d.sync += [rest.eq(current.rest), rested.eq(current.rest == 0)]
+        with m.Elif(~rested & ~waits):
+            m.d.sync += [rest.eq(rest - 1), rested.eq(rest == 1)]
         with m.If(column_end):
             m.d.sync += half.eq(~half)
 
@@ -181,7 +182,7 @@ class RowFeeder(wiring.Component):
                     row.control.int4.eq(current.int4),
                     row.control.pair.eq(current.int4 & (~groups.last | current.last_pair)),
                 ]
-        m.d.sync += row_valid.eq(goes | (row_valid & ~asks))
+        m.d.sync += row_valid.eq(goes | waits)
 
         arriving = Signal(READ_LATENCY)
         asked = [Signal(layout, name=f"row{i}") for i in range(READ_LATENCY + 1)]

@@ -133,6 +133,9 @@ class Control(wiring.Component):
         ]
         self._export(m, csr, dispatch)
 
+        # Engines are far away; what they say of a fault stays.
+        self._faults = Signal(len(Engine), name="faults")
+        m.d.sync += self._faults.eq(Cat(port.fault for port in engines))
         state = self._run(m, csr, fetcher, dispatch, engines)
         self._blame(m, csr, dispatch, engines, state)
         m.d.comb += [
@@ -242,7 +245,7 @@ class Control(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += fetcher.run.eq(1)
                 m.d.comb += faulted.eq(
-                    Cat(port.fault for port in engines).any()
+                    self._faults.any()
                     | (dispatch.cause != FaultCause.NONE)
                     | expired
                     | abort_wanted
@@ -327,7 +330,7 @@ class Control(wiring.Component):
         ]
         for index, port in enumerate(engines):
             m.d.comb += [
-                blame.faults[index].eq(port.fault),
+                blame.faults[index].eq(self._faults[index]),
                 blame.causes[index].eq(port.fault_cause),
                 blame.addresses[index].eq(port.fault_address),
             ]

@@ -144,19 +144,25 @@ class Dma(wiring.Component):
     def _share_read(
         self, m: Module, load: wiring.PureInterface, store: wiring.PureInterface
     ) -> None:
-        """Let index lists, which are short, go before words to store."""
+        """Let index lists, which are short, go before words to store.
+
+        Both are far away from the scratchpad, and their requests the last in its order.
+        """
         read = self.read
-        # The last in the scratchpad's order, so far away from both.
         request = data.StructLayout({"address": read.address.shape(), "load": 1})
+        m.submodules.index = index = Skid(load.address.shape())
         m.submodules.skid = skid = Skid(request)
         owner = Signal(READ_LATENCY)
         m.d.sync += owner.eq((owner << 1) | skid.o.p.load)
         m.d.comb += [
-            skid.i.valid.eq(load.valid | store.valid),
-            skid.i.p.address.eq(Mux(load.valid, load.address, store.address)),
-            skid.i.p.load.eq(load.valid),
-            load.ready.eq(skid.i.ready),
-            store.ready.eq(skid.i.ready & ~load.valid),
+            index.i.valid.eq(load.valid),
+            index.i.payload.eq(load.address),
+            load.ready.eq(index.i.ready),
+            skid.i.valid.eq(index.o.valid | store.valid),
+            skid.i.p.address.eq(Mux(index.o.valid, index.o.payload, store.address)),
+            skid.i.p.load.eq(index.o.valid),
+            index.o.ready.eq(skid.i.ready),
+            store.ready.eq(skid.i.ready & ~index.o.valid),
             read.valid.eq(skid.o.valid),
             read.address.eq(skid.o.p.address),
             skid.o.ready.eq(read.ready),

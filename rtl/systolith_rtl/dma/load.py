@@ -213,14 +213,19 @@ class LoadEngine(wiring.Component):
 
         failed = fifo.o.valid & fifo.o.payload[-1] & realigner.i.ready & realigner.drained
         refused = runs.o.valid & run.refused & realigner.idle
-        with m.If(~stopped & drained & writer.drained):
-            with m.If(failed):
+        # A cycle late: what is at fault stays at the head of its queue.
+        certain = Signal(2)
+        m.d.sync += certain.eq(
+            Cat(failed, refused) & (~stopped & drained & writer.drained).replicate(2)
+        )
+        with m.If(~stopped):
+            with m.If(certain[0]):
                 m.d.sync += [
                     engine.fault.eq(1),
                     engine.fault_cause.eq(FaultCause.AXI_ERROR),
                     engine.fault_address.eq(Cat(Const(0, lane_bits), beat)),
                 ]
-            with m.Elif(refused):
+            with m.Elif(certain[1]):
                 cause = Mux(run.outside, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND)
                 m.d.sync += [
                     engine.fault.eq(1),

@@ -78,9 +78,13 @@ class Scratchpad(wiring.Component):
         ports = [*self.read, *self.write]
         asked = Signal(len(ports))
         granted = Signal(len(ports))
-        for group, grants in ((self.read, read_grants), (self.write, write_grants)):
+        for group in (self.read, self.write):
             for index, port in enumerate(group):
-                m.d.comb += port.ready.eq(Cat(bank[index] for bank in grants).any())
+                # The same as `Cat(bank[index] for bank in grants).any()`, but apart from what
+                # chooses the data, which goes to hundreds of multiplexers.
+                before = group[:index]
+                clash = Cat(first.valid & (_bank(first) == _bank(port)) for first in before).any()
+                m.d.comb += port.ready.eq(port.valid & ~clash)
         # Registered as they are: `ready` is late enough without anything behind it.
         m.d.sync += asked.eq(Cat(port.valid for port in ports))
         m.d.sync += granted.eq(Cat(port.ready for port in ports))
@@ -124,17 +128,20 @@ def _answer(
     rams: Sequence[BlockRam],
 ) -> None:
     """Follow a reader's grants, one bit per bank, through the block RAM; register the answer."""
-    for stage in range(READ_LATENCY - 1):
+    for stage in range(READ_LATENCY - 2):
         delayed = Signal(BANKS, name=f"{name}_{stage}")
         m.d.sync += delayed.eq(grants)
         grants = delayed
+    arrives = Signal(name=f"{name}_arrives")
+    index = Signal(BANK_WIDTH, name=f"{name}_bank", reset_less=True)
+    m.d.sync += arrives.eq(grants.any())
+    m.d.sync += index.eq(Cat(grants[1] | grants[3], grants[2] | grants[3]))
     data = Signal.like(port.data, name=f"{name}_data", reset_less=True)
-    with m.If(grants.any()):
-        index = Cat(grants[1] | grants[3], grants[2] | grants[3])
+    with m.If(arrives):
         low = Mux(index[0], rams[1].read_data, rams[0].read_data)
         high = Mux(index[0], rams[3].read_data, rams[2].read_data)
         m.d.sync += data.eq(Mux(index[1], high, low))
-    m.d.sync += port.data_valid.eq(grants.any())
+    m.d.sync += port.data_valid.eq(arrives)
     m.d.comb += port.data.eq(data)
 
 
@@ -144,9 +151,14 @@ def _arbitrate(
     """Return who wants a bank, and the first of them alone."""
     wanted = Signal(len(ports), name=f"{name}_wanted")
     grants = Signal(len(ports), name=f"{name}_grants")
-    m.d.comb += wanted.eq(Cat(port.valid & (port.address[-BANK_WIDTH:] == bank) for port in ports))
+    m.d.comb += wanted.eq(Cat(port.valid & (_bank(port) == bank) for port in ports))
     m.d.comb += grants.eq(wanted & ~(wanted - 1)[: len(ports)])
     return wanted, grants
+
+
+def _bank(port: wiring.PureInterface) -> Value:
+    """Return the bank of an address."""
+    return port.address[-BANK_WIDTH:]
 
 
 def _row(port: wiring.PureInterface) -> Value:

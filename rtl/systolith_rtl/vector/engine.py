@@ -223,6 +223,8 @@ class VectorEngine(wiring.Component):
             ]
 
         # From results to words.
+        early = Mux(flags.affine, valid[RESULT_AT - 2], valid[TABLE_AT - 2])
+        m.d.sync += finish.coming.eq(early)
         m.submodules.settings = settings = self.settings
         wiring.connect(m, wiring.flipped(self.change), settings.change)
         m.d.comb += [
@@ -236,7 +238,6 @@ class VectorEngine(wiring.Component):
             finish.length.eq(settings.read[0].value),
             finish.stat_out.eq(op.stat_out),
             finish.transpose.eq(op.transpose),
-            finish.coming.eq(Mux(flags.affine, valid[RESULT_AT - 1], valid[TABLE_AT - 1])),
             finish.results.eq(Mux(flags.affine, lanes.value.as_value(), tables.value.as_value())),
         ]
 

@@ -11,7 +11,8 @@ class Transposer(wiring.Component):
     """Turns blocks of C rows of C bytes into the granules of their columns.
 
     The rows of a group come in one by one; the last block of a group is filled up with rows of
-    zeros. Then its columns leave, one per cycle, while the next block comes in. Nothing waits, so
+    zeros. Two cycles after a block's last row its columns begin to leave, one per cycle, while the
+    next block comes in. Nothing waits, so
     the sender must leave as many cycles without a row after the last row of a group as there are
     rows to fill up.
 
@@ -63,23 +64,24 @@ class Transposer(wiring.Component):
         size = self.config.columns
         width = 8 * size
 
-        filling = Signal((size - 1) * width, reset_less=True)
+        filling = Signal(size * width, reset_less=True)
         count = Signal(range(size))
         at_end = Signal()  # `count` is at the block's last row.
         padding = Signal()
         # What is captured with the last row serves until the padding behind it is through.
         columns = Signal.like(self.columns, reset_less=True)
         last_group = Signal(reset_less=True)
+        last_block = Signal(reset_less=True)
         shift = Signal()
         complete = Signal()
-        block = Cat(filling, Mux(padding, 0, self.row))
         m.d.comb += shift.eq(self.valid | padding)
-        m.d.comb += complete.eq(shift & at_end)
+        m.d.sync += complete.eq(shift & at_end)
         with m.If(shift):
-            m.d.sync += filling.eq(block[width:])
+            m.d.sync += filling.eq(Cat(filling[width:], Mux(padding, 0, self.row)))
             m.d.sync += count.eq(Mux(at_end, 0, count + 1))
             m.d.sync += at_end.eq(count == size - 2)
-            m.d.sync += padding.eq((padding | self.last_row) & ~complete)
+            m.d.sync += padding.eq((padding | self.last_row) & ~at_end)
+            m.d.sync += last_block.eq(padding | self.last_row)
         with m.If(self.valid):
             m.d.sync += [columns.eq(self.columns), last_group.eq(self.last_group)]
 
@@ -92,13 +94,13 @@ class Transposer(wiring.Component):
         ]
         with m.If(complete):
             byte = [
-                [block.word_select(row * size + c, 8) for row in range(size)] for c in range(size)
+                [filling.word_select(row * size + c, 8) for row in range(size)] for c in range(size)
             ]
             m.d.sync += [
                 emptying.eq(Cat(byte)),
-                left.eq(Mux(padding, columns, self.columns)),
-                self.last_block.eq(padding | self.last_row),
-                self.final.eq(Mux(padding, last_group, self.last_group)),
+                left.eq(columns),
+                self.last_block.eq(last_block),
+                self.final.eq(last_group),
             ]
         with m.Elif(self.granule_valid):
             m.d.sync += emptying.eq(emptying[width:])

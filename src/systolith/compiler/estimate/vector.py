@@ -164,7 +164,7 @@ def _landing(config: CoreConfig, op: Instruction) -> int:
     if op.function != Function.AFFINE:
         final += TABLE
     if op.transpose:
-        final += _fill(config, op) + (op.n - 1) % config.columns + 1
+        final += _fill(config, op) + (op.n - 1) % config.columns + 2
     if op.statistic == Statistic.NONE:
         return final + LANDED
     levels = config.columns.bit_length() - 1

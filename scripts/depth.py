@@ -1,0 +1,199 @@
+"""The longest chains of logic between registers, before anything is placed.
+
+`python scripts/depth.py tiny`: how many inputs of registers are reached in how many nanoseconds,
+and the worst path from each group of registers. nextpnr tells one path per clock, many minutes
+after Yosys; this tells all of them in seconds.
+
+Cells count as on ECP5 of speed grade 6. A wire counts by its fan-out, so the figures rank paths;
+they do not foretell a clock.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
+from typing import Any, NamedTuple
+
+from systolith.config import PRESETS, preset
+from systolith_rtl.core import Core
+from systolith_sim.synthesis import synthesize_in_harness
+
+LUT, MUX, SUM, CARRY, RAM = 0.24, 0.2, 0.45, 0.07, 0.24
+"""Nanoseconds from an input to an output of a LUT4, from a LUT to behind a multiplexer next to it,
+from an operand or a carry to a sum, from carry to carry, from an address to data of a LUT RAM."""
+
+CLOCK_TO_Q, BLOCK_TO_Q, BLOCK_TO_DATA = 0.52, 0.6, 5.6
+"""Nanoseconds from the clock to the output of a register, of a block's output register, and of a
+block that has none."""
+
+CLOCKS = ("CLK", "WCK", "CLKA", "CLKB", "CLK0", "CLK1", "CLK2", "CLK3")
+
+
+class Arc(NamedTuple):
+    """A way through a cell: from a net, in nanoseconds, behind a wire or right beside it."""
+
+    source: int
+    delay: float
+    wire: bool
+
+
+class Netlist:
+    """The ways through the cells of the largest module.
+
+    Attributes:
+        arcs: by net, the ways to it; none if a register drives it.
+        launch: by net that a register drives, nanoseconds from the clock.
+        ends: inputs of registers: cell, port and net.
+        fanout: by net.
+        names: by net, its shortest name.
+    """
+
+    def __init__(self, netlist: dict[str, Any]) -> None:
+        module = max(netlist["modules"].values(), key=lambda each: len(each["cells"]))
+        self.arcs: dict[int, list[Arc]] = {}
+        self.launch: dict[int, float] = {}
+        self.ends: list[tuple[str, str, int]] = []
+        self.fanout: Counter[int] = Counter()
+        self.names: dict[int, str] = {}
+        for name, net in module["netnames"].items():
+            for bit in net["bits"]:
+                if bit not in self.names or len(name) < len(self.names[bit]):
+                    self.names[bit] = name
+        for name, cell in module["cells"].items():
+            self._add(name, cell)
+
+    def _add(self, name: str, cell: dict[str, Any]) -> None:
+        # Constants are strings.
+        pins = {
+            port: [bit for bit in bits if isinstance(bit, int)]
+            for port, bits in cell["connections"].items()
+        }
+        inputs = [port for port in pins if cell["port_directions"][port] == "input"]
+        outputs = [port for port in pins if port not in inputs]
+        for port in inputs:
+            self.fanout.update(pins[port])
+
+        def arcs(ports: Sequence[str], delay: float, *, wire: bool = True) -> list[Arc]:
+            return [Arc(bit, delay, wire) for port in ports for bit in pins.get(port, [])]
+
+        def drive(port: str, ways: list[Arc]) -> None:
+            for bit in pins.get(port, []):
+                self.arcs[bit] = ways
+
+        match cell["type"]:
+            case "LUT4":
+                drive("Z", arcs("ABCD", LUT))
+            case "PFUMX":
+                drive("Z", arcs(("ALUT", "BLUT"), MUX, wire=False) + arcs(("C0",), LUT))
+            case "L6MUX21":
+                drive("Z", arcs(("D0", "D1"), MUX, wire=False) + arcs(("SD",), LUT))
+            case "CCU2C":
+                low, high = (arcs([f"{port}{half}" for port in "ABCD"], SUM) for half in (0, 1))
+                carry = arcs(("CIN",), SUM, wire=False)
+                drive("S0", low + carry)
+                drive("S1", low + high + carry)
+                drive("COUT", low + high + arcs(("CIN",), CARRY, wire=False))
+            case kind:
+                if kind == "TRELLIS_DPR16X4":
+                    drive("DO", arcs(("RAD",), RAM))
+                    inputs.remove("RAD")
+                for port in outputs:
+                    if kind != "TRELLIS_DPR16X4":
+                        self.launch.update(dict.fromkeys(pins[port], _launch(kind, cell)))
+                ends = [port for port in inputs if port not in CLOCKS]
+                self.ends += [(name, port, bit) for port in ends for bit in pins[port]]
+
+
+def _launch(kind: str, cell: dict[str, Any]) -> float:
+    parameters = cell["parameters"]
+    if kind == "TRELLIS_FF":
+        return CLOCK_TO_Q
+    registered = (
+        parameters.get("REGMODE_A") == "OUTREG"
+        or parameters.get("REG_OUTPUT_CLK", "NONE") != "NONE"
+    )
+    return BLOCK_TO_Q if registered else BLOCK_TO_DATA
+
+
+class Chain(NamedTuple):
+    """A path: nanoseconds, the nets from its first register on, and the pin that it ends at."""
+
+    delay: float
+    nets: list[int]
+    end: str
+
+
+def longest(netlist: Netlist, wire: float) -> Iterator[Chain]:
+    """Return the longest path to each input of a register, longest first.
+
+    Args:
+        netlist: of the core.
+        wire: nanoseconds of an average wire with a fan-out of two.
+
+    Raises:
+        graphlib.CycleError: there is a combinational loop.
+    """
+    graph = {net: {arc.source for arc in ways} for net, ways in netlist.arcs.items()}
+    arrival: dict[int, float] = {}
+    before: dict[int, int | None] = {}
+
+    def wired(net: int) -> float:
+        return arrival[net] + wire * (0.75 + 0.25 * math.log2(max(1, netlist.fanout[net])))
+
+    for net in TopologicalSorter(graph).static_order():
+        ways = netlist.arcs.get(net, [])
+        arrival[net], before[net] = max(
+            (
+                ((wired(arc.source) if arc.wire else arrival[arc.source]) + arc.delay, arc.source)
+                for arc in ways
+            ),
+            default=(netlist.launch.get(net, 0.0), None),
+        )
+    for net in {net for _, _, net in netlist.ends} - arrival.keys():
+        arrival[net], before[net] = netlist.launch.get(net, 0.0), None
+    for cell, port, net in sorted(netlist.ends, key=lambda end: -wired(end[2])):
+        nets: list[int] = []
+        at: int | None = net
+        while at is not None:
+            nets.append(at)
+            at = before[at]
+        yield Chain(wired(net), nets[::-1], f"{group(cell)}.{port}")
+
+
+def group(name: str) -> str:
+    """Return what a name of Yosys's has in common with those of the same signal's other bits."""
+    name = re.sub(
+        r"_(TRELLIS_FF|TRELLIS_DPR|LUT4|PFUMX|CCU2C|L6MUX21|DP16KD|MULT18X18D).*", "", name
+    )
+    name = re.sub(r"\$\d+|\[\d+\]", "", name)
+    return re.sub(r"(?<=[a-z_])\d+(_\d+)?", "#", name)
+
+
+def main() -> None:
+    """Print the histogram, then a path for each group of first registers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("--wire", type=float, default=1.2, help="ns of an average wire")
+    parser.add_argument("--count", type=int, default=40, help="groups of registers to print")
+    options = parser.parse_args()
+    print("Yosys synthesizes the core: a minute for tiny, five for a large core", flush=True)
+    netlist = Netlist(json.loads(synthesize_in_harness(Core(preset(options.preset)))[1]))
+    histogram: Counter[int] = Counter()
+    worst: dict[str, Chain] = {}
+    for path in longest(netlist, options.wire):
+        histogram[int(path.delay)] += 1
+        worst.setdefault(group(netlist.names[path.nets[0]]), path)
+    print("    ns  inputs of registers")
+    for whole in sorted(histogram, reverse=True):
+        print(f"{whole:3}-{whole + 1:<3} {histogram[whole]:7,}")
+    for first, path in list(worst.items())[: options.count]:
+        print(f"\n{path.delay:.1f} ns: {first} -> {path.end}")
+        hops = (f"{group(netlist.names[net])} ({netlist.fanout[net]})" for net in path.nets)
+        print("  " + " > ".join(hops))
+
+
+if __name__ == "__main__":
+    main()

@@ -214,18 +214,21 @@ def store_engine(
     beat = config.axi_bytes
     word_beats = config.rows // beat
     answers: deque[int] = deque()
-    sent = 0
+    sent = cut = 0
     while True:
         yield from queue.take()
         job = queue.commands[0]
         op = job.instruction
-        yield job.started + WALK
+        yield max(job.started + WALK, cut)
         answer = 0
         for i2 in range(op.n2):
             for i1 in range(op.n1):
                 place = op.dram_offset + i2 * op.dram_stride2 + i1 * op.dram_stride1
                 granule = op.address + i2 * op.stride2 + i1 * op.stride1
                 begin = kernel.now
+                last = (i2, i1) == (op.n2 - 1, op.n1 - 1)
+                if last:
+                    queue.done()  # The walk is over, while the run waits to be cut.
                 ((bank, _),) = banks.parts(granule, 0, 1)
                 words = (granule * config.columns % config.rows + op.n0 - 1) // config.rows + 1
                 bursts = bursts_of(place, op.n0, beat, LONGEST_BURST)
@@ -244,6 +247,7 @@ def store_engine(
                         sent, answer = port.write(first, count)
                     answers.append(answer)
                 # The next run comes when this one has been cut, too.
-                yield begin + 1 + CUT * len(bursts)
+                cut = begin + 1 + CUT * len(bursts)
+                if not last:
+                    yield cut
         control.retire(job, answer + ANSWERED)
-        queue.done()

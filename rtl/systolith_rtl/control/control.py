@@ -167,10 +167,12 @@ class Control(wiring.Component):
         engines: list[wiring.PureInterface],
     ) -> SimpleNamespace:
         """Follow the state of the core."""
-        # A cycle late, as is what follows from them: a host does not count cycles.
+        # A cycle late, as is what follows from them: a host does not count cycles. But by the
+        # response to an acknowledgement, the interrupt must be low.
         commands = Signal.like(csr.control)
         m.d.sync += commands.eq(csr.control)
-        start, abort, reset, acknowledge = (commands[bit] for bit in regs.Control)
+        start, abort, reset, _ = (commands[bit] for bit in regs.Control)
+        acknowledge = csr.control[regs.Control.ACKNOWLEDGE]
         status = Signal(State)
         pending = Signal()
         count = Signal(range(max(RESET_CYCLES + 2, SETTLE_CYCLES) + 1))

@@ -1,8 +1,9 @@
 """The core on ECP5: cells by Yosys, clock by nextpnr, in a harness instead of pins."""
 
+import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from amaranth.lib import wiring
 from systolith.config import CoreConfig
 from systolith_rtl.core import Core
 from systolith_rtl.ecp5 import Ecp5Primitives
+from systolith_sim.floorplan import floorplan
 from systolith_sim.harness import Harness
 from systolith_sim.routing import DEVICES, PARTS, route
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
@@ -88,6 +90,19 @@ def _fits(needed: dict[str, int], capacity: dict[str, int]) -> bool:
     return all(needed[kind] <= available for kind, available in capacity.items())
 
 
+def lay_out(netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]) -> str:
+    """Return a netlist whose multipliers and block RAMs have their places, if that pays."""
+    parsed = json.loads(netlist)
+    (top,) = (each for each in parsed["modules"].values() if "top" in each["attributes"])
+    plan = floorplan(top["cells"], config, device)
+    if not plan:
+        return netlist
+    for name, bel in plan.items():
+        top["cells"][name]["attributes"]["BEL"] = bel
+    say(f"{len(plan)} multipliers and block RAMs have their places")
+    return json.dumps(parsed)
+
+
 def synthesize_core(
     config: CoreConfig,
     *,
@@ -136,6 +151,7 @@ def synthesize_core(
         )
     if seeds and needed["LUT"] > FULL * capacity["LUT"]:
         say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
+    netlist = lay_out(netlist, config, device, say)
     routed = {}
     for seed in seeds:
         say(

@@ -151,7 +151,8 @@ def synthesize_core(
         )
     if seeds and needed["LUT"] > FULL * capacity["LUT"]:
         say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
-    netlist = lay_out(netlist, config, device, say)
+    if seeds:
+        netlist = lay_out(netlist, config, device, say)
     routed = {}
     for seed in seeds:
         say(

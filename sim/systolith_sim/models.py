@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-IR_VERSION = 8
-"""Of ONNX at opset 17, so that old runtimes read the files."""
+from systolith_sim.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +98,10 @@ def make_tokens(
     ]
 
 
-class _Writer:
-    """Collects nodes and weights of one model."""
-
+class _Writer(OnnxWriter):
     def __init__(self, shape: BertShape) -> None:
+        super().__init__(shape.seed, np.float16 if shape.half else np.float32)
         self.shape = shape
-        self.random = np.random.default_rng(shape.seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-        self.dtype = np.float16 if shape.half else np.float32
 
     def model(self) -> onnx.ModelProto:
         shape = self.shape
@@ -133,48 +127,16 @@ class _Writer:
             for name in ("input_ids", "attention_mask", "token_type_ids")
         ]
         kind = TensorProto.FLOAT16 if shape.half else TensorProto.FLOAT
-        graph = helper.make_graph(
-            self.nodes,
-            "main_graph",
-            ints,
-            [helper.make_tensor_value_info(name, kind, dims)],
-            self.weights,
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", 14 if shape.old else 17)],
-            ir_version=IR_VERSION,
-            producer_name="pytorch",
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
-
-    def node(
-        self, kind: str, inputs: list[str], name: str, *, output: str | None = None, **attributes
-    ) -> str:
-        """Append a node with one output and return the output's name."""
-        path = "/" + name.replace(".", "/") + "/" + kind
-        taken = sum(node.name.split("#")[0] == path for node in self.nodes)
-        path = f"{path}#{taken}" if taken else path
-        output = output or f"{path}_output_0"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=path, **attributes))
-        return output
+        output = helper.make_tensor_value_info(name, kind, dims)
+        return self.export(ints, output, opset=14 if shape.old else 17)
 
     def weight(self, name: str, array: npt.ArrayLike) -> str:
         """Add a floating-point initializer, unless layers share it and it is there."""
-        array = np.asarray(array).astype(self.dtype)
         if self.shape.shared:
             name = re.sub(r"layer\.\d+", "layer", name)
             if any(each.name == name for each in self.weights):
                 return name
-        self.weights.append(numpy_helper.from_array(array, name))
-        return name
-
-    def constant(self, value: npt.ArrayLike, name: str) -> str:
-        """Add a Constant node; integers stay integers."""
-        array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind == "i" else self.dtype)
-        return self.node("Constant", [], name, value=numpy_helper.from_array(array))
+        return super().weight(name, array)
 
     def dimension(self, x: str, axis: int, name: str) -> str:
         """Take one dimension of a tensor's shape as a one-element tensor."""
@@ -317,11 +279,6 @@ class _Writer:
         x = self.node("Tanh", [x], "pooler")
         return self.gemm("classifier", x, shape.hidden, shape.classifier)
 
-    def gemm(self, name: str, x: str, inputs: int, outputs: int) -> str:
-        weight = self.random.normal(0, inputs**-0.5, (outputs, inputs))
-        bias = self.weight(f"{name}.bias", self.random.normal(0, 0.1, outputs))
-        return self.node("Gemm", [x, self.weight(f"{name}.weight", weight), bias], name, transB=1)
-
     def positions(self, name: str) -> tuple[str, str]:
         """Numbers of the tokens, as a column and as a row."""
         length = self.node("Shape", ["input_ids"], name)
@@ -371,10 +328,3 @@ class _Writer:
         variance = self.node("Add", [variance, self.constant(eps, name)], name)
         y = self.node("Div", [centred, self.node("Sqrt", [variance], name)], name)
         return self.node("Add", [self.node("Mul", [y, gamma], name), beta], name)
-
-    def linear(self, name: str, x: str, inputs: int, outputs: int, *, gain: float = 1.0) -> str:
-        array = self.random.normal(0, gain * inputs**-0.5, (inputs, outputs))
-        array[:, :: max(1, outputs // 4)] *= 2  # A few channels are wide, as in trained models.
-        weight = self.weight(f"{name}.weight", array)
-        bias = self.weight(f"{name}.bias", self.random.normal(0, 0.1, outputs))
-        return self.node("Add", [bias, self.node("MatMul", [x, weight], name)], name)

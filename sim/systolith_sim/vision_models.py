@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from systolith_sim.models import IR_VERSION
+from systolith_sim.onnx_writer import OnnxWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +99,11 @@ def make_images(
     return samples
 
 
-class _Writer:
-    """Collects nodes and weights of one model."""
-
+class _Writer(OnnxWriter):
     def __init__(self, shape: VitShape, given: Mapping[str, npt.NDArray] | None) -> None:
+        super().__init__(shape.seed)
         self.shape = shape
         self.given = given
-        self.random = np.random.default_rng(shape.seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
 
     def model(self) -> onnx.ModelProto:
         shape = self.shape
@@ -122,36 +118,11 @@ class _Writer:
         if unknown:
             raise ValueError(f"the model has no weights {', '.join(sorted(unknown))}")
         dims = ["batch", shape.classes] if shape.classes else ["batch", shape.length, shape.hidden]
-        graph = helper.make_graph(
-            self.nodes,
-            "main_graph",
-            [
-                helper.make_tensor_value_info(
-                    "pixel_values", TensorProto.FLOAT, ["batch", *shape.image]
-                )
-            ],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, dims)],
-            self.weights,
+        images = helper.make_tensor_value_info(
+            "pixel_values", TensorProto.FLOAT, ["batch", *shape.image]
         )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", 17)],
-            ir_version=IR_VERSION,
-            producer_name="pytorch",
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
-
-    def node(
-        self, kind: str, inputs: list[str], name: str, *, output: str | None = None, **attributes
-    ) -> str:
-        """Append a node with one output and return the output's name."""
-        path = "/" + name.replace(".", "/") + "/" + kind
-        taken = sum(node.name.split("#")[0] == path for node in self.nodes)
-        path = f"{path}#{taken}" if taken else path
-        output = output or f"{path}_output_0"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=path, **attributes))
-        return output
+        output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, dims)
+        return self.export([images], output)
 
     def weight(self, name: str, array: npt.ArrayLike) -> str:
         array = np.asarray(array, np.float32)
@@ -160,14 +131,7 @@ class _Writer:
             if found.shape != array.shape:
                 raise ValueError(f"{name} must have shape {array.shape}, but has {found.shape}")
             array = found
-        self.weights.append(numpy_helper.from_array(array, name))
-        return name
-
-    def constant(self, value: npt.ArrayLike, name: str) -> str:
-        """Add a Constant node; integers stay integers."""
-        array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
-        return self.node("Constant", [], name, value=numpy_helper.from_array(array))
+        return super().weight(name, array)
 
     def embeddings(self, x: str) -> str:
         shape, name = self.shape, "embeddings"
@@ -298,19 +262,9 @@ class _Writer:
             x = self.node("Gather", [x, self.constant(np.int64(0), "head")], "head", axis=1)
         else:
             x = self.node("ReduceMean", [x], "head", axes=[1], keepdims=0)
-        weight = self.random.normal(0, shape.hidden**-0.5, (shape.classes, shape.hidden))
-        bias = self.weight("classifier.bias", self.random.normal(0, 0.1, shape.classes))
-        weight = self.weight("classifier.weight", weight)
-        return self.node("Gemm", [x, weight, bias], "classifier", transB=1)
+        return self.gemm("classifier", x, shape.hidden, shape.classes)
 
     def norm(self, name: str, x: str) -> str:
         gamma = self.weight(f"{name}.weight", self.random.uniform(0.7, 1.3, self.shape.hidden))
         beta = self.weight(f"{name}.bias", self.random.normal(0, 0.1, self.shape.hidden))
         return self.node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=1e-6)
-
-    def linear(self, name: str, x: str, inputs: int, outputs: int, *, gain: float = 1.0) -> str:
-        array = self.random.normal(0, gain * inputs**-0.5, (inputs, outputs))
-        array[:, :: max(1, outputs // 4)] *= 2  # A few channels are wide, as in trained models.
-        weight = self.weight(f"{name}.weight", array)
-        bias = self.weight(f"{name}.bias", self.random.normal(0, 0.1, outputs))
-        return self.node("Add", [bias, self.node("MatMul", [x, weight], name)], name)

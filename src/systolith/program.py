@@ -158,6 +158,17 @@ class Program:
     precision: tuple[Mapping[str, Any], ...] = ()
 
     @property
+    def base_bytes(self) -> dict[int, int]:
+        """How much memory lies behind each base."""
+        return {
+            CODE_BASE: len(self.code),
+            IMAGE_BASE: len(self.image),
+            INPUT_BASE: max((each.offset + each.size for each in self.inputs), default=0),
+            OUTPUT_BASE: max((each.offset + each.size for each in self.outputs), default=0),
+            SCRATCH_BASE: self.scratch_bytes,
+        }
+
+    @property
     def array_cycles(self) -> float:
         """Cycles in which an array that is always full does all MACs, each at its format's rate."""
         return (self.macs - self.macs_int4 / 2) / self.config.macs_per_cycle

@@ -22,10 +22,6 @@ from systolith.compiler.spill import Plan, plan_spills
 from systolith.config import PRESETS, CoreConfig
 from systolith.isa import Opcode
 from systolith.program import (
-    CODE_BASE,
-    IMAGE_BASE,
-    INPUT_BASE,
-    OUTPUT_BASE,
     SCRATCH_BASE,
     Program,
 )
@@ -66,17 +62,7 @@ def assert_same(graph: QGraph, program: Program, length: int, *, seeds: tuple[in
         device = IssDevice(program.config, seed=seed, poison=seed)
         found = captured_run(device, program, codes, length)
         assert first_difference(program, {"golden": expected, "iss": found}) is None
-    check_program(program.code, program.config, limits=limits(program))
-
-
-def limits(program: Program) -> dict[int, int]:
-    return {
-        CODE_BASE: len(program.code),
-        IMAGE_BASE: len(program.image),
-        INPUT_BASE: max(each.offset + each.size for each in program.inputs),
-        OUTPUT_BASE: max(each.offset + each.size for each in program.outputs),
-        SCRATCH_BASE: program.scratch_bytes,
-    }
+    check_program(program.code, program.config, limits=program.base_bytes)
 
 
 def moved(program: Program) -> dict[Opcode, int]:

@@ -14,7 +14,7 @@ from systolith.compiler.qgraph import Input
 from systolith.config import PRESETS
 from systolith.host.inference import HostParts, InputError, Model
 from systolith.host.session import Session
-from systolith.program import CODE_BASE, IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, Program
+from systolith.program import Program
 from systolith_sim.check import check_tensors, first_difference, golden_tensors
 from systolith_sim.checker import check_program
 from systolith_sim.iss import IssDevice
@@ -70,12 +70,7 @@ def test_programs_give_one_result_in_any_order(name: str) -> None:
     check_program(
         program.code,
         program.config,
-        limits={
-            CODE_BASE: len(program.code),
-            IMAGE_BASE: len(program.image),
-            INPUT_BASE: sum(each.size for each in program.inputs),
-            OUTPUT_BASE: sum(each.size for each in program.outputs),
-        },
+        limits=program.base_bytes,
         scalars={0: program.seq_len},
     )
 

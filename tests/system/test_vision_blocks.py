@@ -11,11 +11,6 @@ from systolith.config import PRESETS
 from systolith.host.figures import roofline_fraction
 from systolith.host.inference import HostParts
 from systolith.program import (
-    CODE_BASE,
-    IMAGE_BASE,
-    INPUT_BASE,
-    OUTPUT_BASE,
-    SCRATCH_BASE,
     Program,
 )
 from systolith_sim.check import captured_run, check_tensors
@@ -101,13 +96,7 @@ def test_blocks_on_the_instruction_simulator(name: str) -> None:
     check_program(
         program.code,
         program.config,
-        limits={
-            CODE_BASE: len(program.code),
-            IMAGE_BASE: len(program.image),
-            INPUT_BASE: sum(each.size for each in program.inputs),
-            OUTPUT_BASE: sum(each.size for each in program.outputs),
-            SCRATCH_BASE: program.scratch_bytes,
-        },
+        limits=program.base_bytes,
         scalars={0: length},
     )
 

@@ -12,9 +12,8 @@ class Transposer(wiring.Component):
 
     The rows of a group come in one by one; the last block of a group is filled up with rows of
     zeros. Two cycles after a block's last row its columns begin to leave, one per cycle, while the
-    next block comes in. Nothing waits, so
-    the sender must leave as many cycles without a row after the last row of a group as there are
-    rows to fill up.
+    next block comes in. Nothing waits, so the sender must leave as many cycles without a row after
+    the last row of a group as there are rows to fill up.
 
     Members:
         valid: `In(1)`, there is a row.

@@ -106,7 +106,7 @@ class Homes:
         size = tensor.rows * tensor.columns * element_bytes(tensor.format)
         self._offsets[name] = self.scratch_bytes
         self._rows[name] = self.scratch_rows
-        self.scratch_bytes += -(-size // isa.BASE_ALIGNMENT) * isa.BASE_ALIGNMENT
+        self.scratch_bytes += _aligned(size)
         self.scratch_rows += tensor.rows
 
     def _bindings(self, base: int, names: Iterable[str]) -> tuple[Binding, ...]:
@@ -125,6 +125,10 @@ class Homes:
                     step=tensor.step,
                 )
             )
-            end = offset + found[-1].size
-            offset = -(-end // isa.BASE_ALIGNMENT) * isa.BASE_ALIGNMENT
+            offset = _aligned(offset + found[-1].size)
         return tuple(found)
+
+
+def _aligned(size: int) -> int:
+    """Bytes up to where a base may be."""
+    return -(-size // isa.BASE_ALIGNMENT) * isa.BASE_ALIGNMENT

@@ -23,7 +23,17 @@ from systolith.compiler.allocate import (
 )
 from systolith.compiler.blocks import CutGraph
 from systolith.compiler.moves import Fetch, Spill, Step
-from systolith.compiler.qgraph import Exp, Input, Map, Matmul, Operator, Output, QGraph, View
+from systolith.compiler.qgraph import (
+    Epilogue,
+    Exp,
+    Input,
+    Map,
+    Matmul,
+    Operator,
+    Output,
+    QGraph,
+    View,
+)
 from systolith.config import CoreConfig
 
 CYCLES_PER_BYTE = 1.0
@@ -355,24 +365,25 @@ def _renamed(operator: Operator, names: dict[str, str]) -> Operator:
     def view(each: View) -> View:
         return replace(each, tensor=names[each.tensor])
 
+    def epilogue(each: Epilogue) -> Epilogue:
+        return replace(each, residual=view(each.residual)) if each.residual else each
+
     match operator:
         case Matmul():
-            residual = operator.epilogue.residual
             return replace(
                 operator,
                 out=view(operator.out),
                 a=view(operator.a),
                 b=view(operator.b) if isinstance(operator.b, View) else operator.b,
-                epilogue=replace(operator.epilogue, residual=view(residual) if residual else None),
+                epilogue=epilogue(operator.epilogue),
             )
         case Map():
-            residual = operator.epilogue.residual
             return replace(
                 operator,
                 out=view(operator.out),
                 x=view(operator.x),
                 multiply=view(operator.multiply) if operator.multiply else None,
-                epilogue=replace(operator.epilogue, residual=view(residual) if residual else None),
+                epilogue=epilogue(operator.epilogue),
             )
         case Exp():
             return replace(operator, out=view(operator.out), x=view(operator.x))

@@ -14,10 +14,7 @@ from systolith.isa import Engine
 from systolith.program import (
     CODE_BASE,
     IMAGE_BASE,
-    INPUT_BASE,
     LENGTH_SCALAR,
-    OUTPUT_BASE,
-    SCRATCH_BASE,
     Binding,
     Program,
 )
@@ -180,15 +177,8 @@ class Session:
     def _place(self) -> dict[int, tuple[int, int]]:
         """Address and size of each base."""
         program = self.program
-        sizes = {
-            CODE_BASE: len(program.code),
-            IMAGE_BASE: len(program.image),
-            INPUT_BASE: max((each.offset + each.size for each in program.inputs), default=0),
-            OUTPUT_BASE: max((each.offset + each.size for each in program.outputs), default=0),
-            SCRATCH_BASE: program.scratch_bytes,
-        }
         places, cursor = {}, 0
-        for base, size in sizes.items():
+        for base, size in program.base_bytes.items():
             places[base] = cursor, size
             cursor += -(-size // PAGE) * PAGE
         if cursor > self.device.memory_bytes:

@@ -253,7 +253,7 @@ def compiler() -> Compiler:
     Raises:
         ToolError: there is none.
     """
-    for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+    for name in (os.environ.get("CXX", ""), "clang++", "c++", "g++"):
         path = shutil.which(name) if name else None
         if path:
             file = Path(path).resolve()

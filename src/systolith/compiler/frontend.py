@@ -6,7 +6,7 @@ epilogue: pooling, normalisation to unit length; but a head that reads the first
 belongs to the core. Everything between runs on the core, or the model is refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from systolith.compiler import ops
 from systolith.compiler.biases import Bias, join_biases
-from systolith.compiler.clean import DOMAIN, clean, convert, fix_shapes, load
+from systolith.compiler.clean import clean, convert, load
+from systolith.compiler.dequantize import dequantize
 from systolith.compiler.errors import CompileError
 from systolith.compiler.graph import Attention, Graph, Node, PatchEmbedding
 from systolith.compiler.layers import name_layers
@@ -23,16 +24,12 @@ from systolith.compiler.masks import check_masks
 from systolith.compiler.patches import PatchGrid
 from systolith.compiler.prologue import check_tables
 from systolith.compiler.reading import Layout, Reading, out_name
+from systolith.compiler.shapes import fix_shapes
 from systolith.compiler.submodel import describe, extract, float_value
+from systolith.compiler.tail import last_of_head
 
 _ANCHORS = {"LayerNormalization", "MatMul", "Gemm", "Conv", "Attention", "Einsum"}
 """The first of these is where the core begins."""
-
-_HEAD = {"MatMul", "Gemm", "Add", "Relu", "Gelu", "Sigmoid", "Tanh"}
-"""Operators that a head may end with."""
-
-_HEAD_MOVES = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
-"""Others that it may have on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +49,7 @@ class LoadedModel:
         masked: whether padding is masked; without a mask, all inputs have T tokens.
         mask_input: the model input that says which tokens are valid, if there is one.
         host: what runs on the host, in words.
+        notes: what the user should know.
     """
 
     graph: Graph
@@ -64,6 +62,7 @@ class LoadedModel:
     masked: bool
     mask_input: str | None
     host: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load_model(source: Path | str | bytes, seq_len: int | None = None) -> LoadedModel:
@@ -79,6 +78,7 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
     """
     model = load(source if isinstance(source, bytes) else Path(source))
     seq_len = fix_shapes(model, seq_len)
+    notes = dequantize(model)
     model = convert(model)
     cleaned = clean(model)
     norm = _last_norm(cleaned.graph)
@@ -135,6 +135,7 @@ def load_model(source: Path | str | bytes, seq_len: int | None = None) -> Loaded
             for part in (prologue, epilogue)
             if part and (work := describe(part))
         ),
+        notes=notes,
     )
 
 
@@ -169,7 +170,7 @@ def _tokens(graph: ir.Graph) -> int:
 
 def _read(graph: ir.Graph, norm: ir.Node, seq_len: int) -> tuple[Reading, ir.Node]:
     """Read the core's nodes; return the last of them, too."""
-    head = _head(norm)
+    head = last_of_head(norm)
     try:
         return _read_until(graph, head or norm, seq_len)
     except CompileError:
@@ -184,37 +185,6 @@ def _read_until(graph: ir.Graph, last: ir.Node, seq_len: int) -> tuple[Reading, 
     for node in _body(graph, last):
         ops.apply(reading, node)
     return reading, last
-
-
-def _head(norm: ir.Node) -> ir.Node | None:
-    """The last operator of a head: matrix products of the first token, and what belongs to them.
-
-    Nothing else may read what the last layer norm makes, or anything on the way.
-    """
-    shape = norm.outputs[0].shape
-    last, chosen = None, shape is not None and all(size == 1 for size in shape[:-1])
-    for node in _chain(norm):
-        if node.op_type in ("Gather", "Slice"):
-            chosen = True
-        elif chosen and (node.op_type in _HEAD or node.domain == DOMAIN):
-            last = node
-        elif node.op_type not in _HEAD_MOVES:
-            break
-    return last
-
-
-def _chain(node: ir.Node) -> Iterator[ir.Node]:
-    """The nodes behind a node, as long as each has but one reader and needs nothing else."""
-    while True:
-        (out, *others) = node.outputs
-        readers = {use.node for use in out.uses()}
-        if len(readers) != 1 or out.is_graph_output() or any(each.uses() for each in others):
-            return
-        (node,) = readers
-        constant = [each is None or each.const_value is not None for each in node.inputs]
-        if constant.count(False) != 1:
-            return
-        yield node
 
 
 def _with_bias(node: Node, added: Mapping[str, Bias]) -> Node:

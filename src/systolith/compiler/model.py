@@ -255,7 +255,7 @@ def prepare_model(
         CompileError: the model is not supported, or a sample does not suit it.
     """
     loaded = load_model(source, seq_len)
-    notes: list[str] = []
+    notes = list(loaded.notes)
     if calibration is None:
         if loaded.patches is not None:
             kind = "images"

@@ -5,6 +5,7 @@ from inspect import cleandoc
 import onnx_ir as ir
 
 # What these define registers itself.
+from systolith.compiler import rules_attention as _attention  # noqa: F401
 from systolith.compiler import rules_elements as _elements  # noqa: F401
 from systolith.compiler import rules_matmul as _matmul  # noqa: F401
 from systolith.compiler import rules_moves as _moves  # noqa: F401

@@ -8,8 +8,8 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
-from systolith.compiler.clean import is_image
 from systolith.compiler.errors import CompileError
+from systolith.compiler.shapes import is_image
 
 Arrays = dict[str, npt.NDArray]
 

@@ -8,6 +8,7 @@ matching patterns lets reshapes, transposes and splits come in any order and num
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Literal, NoReturn
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnx_ir as ir
 
 from systolith.compiler.errors import CompileError
 from systolith.compiler.graph import First, Linear, Node
+from systolith.compiler.origin import origin
 from systolith.compiler.patches import PatchGrid
 
 
@@ -181,7 +183,9 @@ class Reading:
         """A tensor among the inputs of a node, in whatever order its elements are."""
         value = self.value(node, position)
         if isinstance(value, Host):
-            return self._from_host(node, value)
+            given = node.inputs[position]
+            assert given is not None
+            return self._from_host(node, value, origin(given).name or "")
         if not isinstance(value, Layout):
             self.refuse(
                 node,
@@ -259,25 +263,26 @@ class Reading:
         self.widths[out] = len(columns)
         return out
 
-    def _from_host(self, node: ir.Node, value: Host) -> Layout:
-        if self.input is not None and self.input.name != value.name:
+    def _from_host(self, node: ir.Node, value: Host, name: str) -> Layout:
+        """A host's value; `name` is what it was before dimensions of 1 were moved about."""
+        if self.input is not None and self.input.name != name:
             self.refuse(
                 node,
                 f"it needs '{value.name}', which the host computes, besides '{self.input.name}'",
                 "one tensor from the host, and attention masks",
             )
-        *lead, tokens, width = value.shape if len(value.shape) > 1 else (0, 0)
-        if self.patches is not None or tokens != self.seq_len or any(size != 1 for size in lead):
+        *lead, width = value.shape if len(value.shape) > 1 else (0, 0)
+        if self.patches is not None or self.seq_len not in lead or prod(lead) != self.seq_len:
             self.refuse(
                 node,
                 f"the host's '{value.name}' has shape {list(value.shape)}",
                 f"shape [1, {self.seq_len}, channels]",
             )
-        self.input = value
-        self.widths[value.name] = width
-        index = np.arange(tokens * width).reshape(value.shape)
-        self.values[value.name] = Layout(value.name, width, index)
-        return Layout(value.name, width, index)
+        self.input = Host(name, (1, self.seq_len, width))
+        self.widths[name] = width
+        index = np.arange(self.seq_len * width).reshape(value.shape)
+        self.values[value.name] = Layout(name, width, index)
+        return Layout(name, width, index)
 
 
 def out_name(node: ir.Node, position: int = 0) -> str:

@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from systolith.compiler.biases import as_bias, join_biases
-from systolith.compiler.clean import DOMAIN
 from systolith.compiler.graph import MASKED_BELOW, Activation, Add, LayerNorm, PatchEmbedding
+from systolith.compiler.patterns import DOMAIN
 from systolith.compiler.reading import (
     Constant,
     Host,
@@ -41,7 +41,7 @@ def _add(reading: Reading, node: ir.Node) -> None:
     for position, value in enumerate(values):
         other = values[1 - position]
         if isinstance(value, Scores):
-            _mask(reading, node, value, other, "add")
+            reading.set(node, mask(reading, node, value, other, "add"))
             return
         if isinstance(other, Constant):
             layout = reading.layout(node, position)
@@ -122,12 +122,13 @@ def _where(reading: Reading, node: ir.Node) -> None:
                 reading.refuse(
                     node, "masked scores do not become very low", f"at most {MASKED_BELOW:.0f}"
                 )
-            _mask(reading, node, scores, reading.value(node, 0), kind)
+            reading.set(node, mask(reading, node, scores, reading.value(node, 0), kind))
             return
     reading.refuse(node, "it does not choose between scores and a mask", "a mask of scores")
 
 
-def _mask(reading: Reading, node: ir.Node, scores: Scores, mask: Value, kind: MaskKind) -> None:
+def mask(reading: Reading, node: ir.Node, scores: Scores, mask: Value, kind: MaskKind) -> Scores:
+    """Scores with a mask or a bias of positions, constant or the host's."""
     bias = scores.bias
     if isinstance(mask, Constant):
         added = as_bias(mask.array, kind, scores.shape)
@@ -149,7 +150,7 @@ def _mask(reading: Reading, node: ir.Node, scores: Scores, mask: Value, kind: Ma
         reading.masks.append(Mask(mask.name, kind, scores.shape, node, scores.q))
     nodes = (*scores.nodes, node.name or "")
     masked = scores.masked or isinstance(mask, Host)
-    reading.set(node, replace(scores, masked=masked, bias=bias, nodes=nodes))
+    return replace(scores, masked=masked, bias=bias, nodes=nodes)
 
 
 @rule("Softmax")

@@ -25,11 +25,13 @@ def _matmul(reading: Reading, node: ir.Node) -> None:
             reading.refuse(node, f"its weight has shape {list(weight.shape)}", "a matrix")
         _linear(reading, node, weight.T, np.zeros(weight.shape[1], np.float32))
     elif isinstance(left, Probabilities):
-        _context(reading, node, left)
+        reading.set(node, context(reading, node, left, reading.layout(node, 1)))
     elif isinstance(left, Constant):
         reading.refuse(node, "its first operand is constant", "activations times weights")
     else:
-        _scores(reading, node)
+        q, k = reading.layout(node, 0), reading.layout(node, 1)
+        keys = Layout(k.tensor, k.width, k.index.swapaxes(-1, -2))
+        reading.set(node, scores(reading, node, q, keys))
 
 
 @rule("Gemm")
@@ -58,28 +60,27 @@ def _linear(reading: Reading, node: ir.Node, weight: np.ndarray, bias: np.ndarra
     reading.set(node, reading.add(operator, len(weight), shape))
 
 
-def _scores(reading: Reading, node: ir.Node) -> None:
-    q, k = reading.layout(node, 0), reading.layout(node, 1)
+def scores(reading: Reading, node: ir.Node, q: Layout, k: Layout) -> Scores:
+    """The products of queries and keys, `[..., heads, T, width]` each."""
     name = out_name(node)
-    q_name, heads = _heads(reading, node, q, q.index, f"{name}.q")
-    k_name, k_heads = _heads(reading, node, k, k.index.swapaxes(-1, -2), f"{name}.k")
+    q_name, heads = _heads(reading, node, q, f"{name}.q")
+    k_name, k_heads = _heads(reading, node, k, f"{name}.k")
     if heads != k_heads:
         reading.refuse(node, f"Q has {heads} heads and K has {k_heads}", "as many of both")
-    shape = (*q.index.shape[:-1], k.index.shape[-1])
-    scores = Scores(q_name, k_name, heads, 1.0, shape, False, (node.name or "",))
-    reading.set(node, scores)
+    shape = (*q.index.shape[:-1], k.index.shape[-2])
+    return Scores(q_name, k_name, heads, 1.0, shape, False, (node.name or "",))
 
 
-def _context(reading: Reading, node: ir.Node, p: Probabilities) -> None:
-    scores, v = p.scores, reading.layout(node, 1)
-    name = out_name(node)
-    v_name, heads = _heads(reading, node, v, v.index, f"{name}.v")
+def context(reading: Reading, node: ir.Node, p: Probabilities, v: Layout) -> Layout:
+    """The products of probabilities and values `[..., heads, T, width]`: an attention."""
+    scores, name = p.scores, out_name(node)
+    v_name, heads = _heads(reading, node, v, f"{name}.v")
     if heads != scores.heads:
         reading.refuse(node, f"V has {heads} heads and Q has {scores.heads}", "as many of both")
     width = reading.widths[v_name]
     operator = Attention(
         out=name,
-        onnx=(*scores.nodes, node.name or ""),
+        onnx=tuple(dict.fromkeys((*scores.nodes, node.name or ""))),
         q=scores.q,
         k=scores.k,
         v=v_name,
@@ -90,14 +91,13 @@ def _context(reading: Reading, node: ir.Node, p: Probabilities) -> None:
     )
     layout = reading.add(operator, width, (reading.seq_len, heads, width // heads))
     shape = (*scores.shape[:-1], width // heads)
-    reading.set(node, Layout(name, width, layout.index.transpose(1, 0, 2).reshape(shape)))
+    return Layout(name, width, layout.index.transpose(1, 0, 2).reshape(shape))
 
 
-def _heads(
-    reading: Reading, node: ir.Node, layout: Layout, index: np.ndarray, out: str
-) -> tuple[str, int]:
+def _heads(reading: Reading, node: ir.Node, layout: Layout, out: str) -> tuple[str, int]:
     """Find the tensor whose heads `[..., heads, T, width]` are, side by side."""
     accepted = f"[1, heads, {reading.seq_len}, width] of one tensor"
+    index = layout.index
     *lead, tokens, width = index.shape if index.ndim > 1 else (0, 0)
     token, channel = np.divmod(index.reshape(-1, tokens, width), layout.width)
     if tokens != reading.seq_len or (token != np.arange(tokens)[:, None]).any():

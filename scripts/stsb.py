@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     longest = max(len(each["input_ids"]) for each in [*sentences, *calibration])
     longest = -(-longest // BUCKET) * BUCKET
     start = time.perf_counter()
-    prepared = prepare_model(model, longest, calibration)
+    prepared = prepare_model(model, longest, calibration, options=options)
     compiled = prepared.compile(options)
     compile_s = time.perf_counter() - start
     inputs = embed(
@@ -153,9 +153,10 @@ def _embed_golden(x: np.ndarray) -> np.ndarray:
     """Embed one sentence, `[tokens, channels]`, on the bit-exact golden model."""
     graph = _graphs[-(-len(x) // BUCKET) * BUCKET]
     enter = next(each for each in graph.operators if isinstance(each, Input))
-    leave = next(each for each in graph.operators if isinstance(each, Output))
+    *_, leave = (each for each in graph.operators if isinstance(each, Output))
     codes = np.clip(np.rint(x / graph.tensors[enter.out].step), *Format.S16.limits)
     values = run_qgraph(graph, {enter.out: codes.astype(np.int64)}, len(x))
+    # A row of its own is the sentence already; of the tokens, those that are valid count.
     return pooled(values[leave.x][: len(x)] * graph.tensors[leave.x].step)
 
 

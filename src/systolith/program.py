@@ -14,7 +14,7 @@ from systolith.config import CoreConfig
 from systolith.isa import Engine
 from systolith.numerics import Format
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of the file; another one is refused."""
 
 CODE_BASE, IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, SCRATCH_BASE = range(5)
@@ -134,6 +134,8 @@ class Program:
         precision: for each linear operator's weights `layer`, `tensor` (that it makes), `bits`,
             `bytes`, `bytes_int8` and `loss` (with these weights alone in 4 bits; 0 if nobody
             measured it).
+        pooling: "mean" or "cls" if that was made of the model's tokens in place of its own
+            outputs, else "model".
     """
 
     name: str
@@ -156,6 +158,7 @@ class Program:
     notes: tuple[str, ...] = ()
     graph: bytes = b""
     precision: tuple[Mapping[str, Any], ...] = ()
+    pooling: str = "model"
 
     @property
     def base_bytes(self) -> dict[int, int]:
@@ -241,7 +244,16 @@ class Program:
         return program
 
 
-_PLAIN = ("name", "seq_len", "weights", "scratch_bytes", "macs", "macs_int4", "dram_bytes")
+_PLAIN = (
+    "name",
+    "seq_len",
+    "weights",
+    "scratch_bytes",
+    "macs",
+    "macs_int4",
+    "dram_bytes",
+    "pooling",
+)
 
 _LISTS = ("layers", "host", "notes", "precision")
 

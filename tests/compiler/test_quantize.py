@@ -270,7 +270,10 @@ def test_usual_scores_take_the_fine_unit() -> None:
 
 
 def test_random_calibration_is_said() -> None:
-    model = build_qgraph(make_bert(BertShape(pooling=True)).SerializeToString(), TOKENS)
+    options = QuantizeOptions(pooling="host")
+    model = build_qgraph(
+        make_bert(BertShape(pooling=True)).SerializeToString(), TOKENS, options=options
+    )
     assert "random tokens" in model.notes[0]
     assert model.host[1].startswith("epilogue: ")
     assert model.output in HostModel(model.epilogue).inputs

@@ -107,6 +107,30 @@ def test_run_shows_cosines_levels_and_host_parts(
     assert "on the host: prologue" in text
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_pooling_is_compared_with_the_float_models_tokens(
+    folder: Path, capsys: pytest.CaptureFixture[str], pooling: str
+) -> None:
+    options = ("--pooling", pooling, "--normalize", "--output", str(folder / "sentence.npz"))
+    assert main(arguments(folder, "--device", "iss", "--check", *options)) == Exit.FINE
+    shown = capsys.readouterr().out
+    assert "on the core: " in shown
+    assert "epilogue" not in shown
+    cosines = re.findall(r"cosine of NPU and float, by input: (.*)", shown)
+    assert [float(each) > 0.99 for each in cosines[0].split()] == [True, True]
+    with np.load(folder / "sentence.npz") as file:
+        (sentences,) = (file[name] for name in file.files)
+    assert sentences.shape == (2, 1, SHAPE.hidden)
+    np.testing.assert_allclose(np.linalg.norm(sentences, axis=-1), 1, rtol=1e-3)
+
+
+def test_normalizing_without_pooling_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(folder, "--normalize")) == Exit.INPUT
+    assert "--normalize is for pooling mean or cls" in capsys.readouterr().err
+
+
 def test_run_lists_errors_by_layer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(folder, "--device", "iss", "--errors")) == Exit.FINE
     text = capsys.readouterr().out
@@ -200,6 +224,12 @@ def test_inputs_longer_than_the_bucket_are_named(
     running = ["run", str(folder / "model.onnx"), "--inputs", str(folder / "inputs.npz")]
     assert main([*running, "--seq-len", "4,8", "--device", "iss"]) == Exit.INPUT
     assert "an input has 12 tokens, and --seq-len allows up to 8" in capsys.readouterr().err
+
+
+def test_pooling_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ops", "--json"]) == Exit.FINE
+    listed = json.loads(capsys.readouterr().out)
+    assert "the mean of the valid ones" in listed["systolith::Pooling"][0]
 
 
 def test_ops_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

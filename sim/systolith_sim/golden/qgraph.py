@@ -134,7 +134,8 @@ class _Run:
         self._finish(operator, sums, 0, Source.ACCUMULATOR)
 
     def map(self, operator: Map) -> None:
-        rows = self._graph.tensors[operator.out.tensor].rows
+        out = self._graph.tensors[operator.out.tensor]
+        rows = out.columns if operator.transpose else out.rows
         x = self._view(operator.x)[:rows]
         if operator.multiply is None:
             self._finish(operator, x, 0, Source.SCRATCHPAD)
@@ -193,8 +194,7 @@ class _Run:
             out_format=self._graph.tensors[operator.out.tensor].format,
             valid=valid if epilogue.mask_length else None,
         )
-        transpose = isinstance(operator, Matmul) and operator.transpose
-        self._view(operator.out)[:] = y.T if transpose else y
+        self._view(operator.out)[:] = y.T if operator.transpose else y
         self._take(epilogue, y[:, :valid])
 
     def _take(self, epilogue: Epilogue, y: np.ndarray) -> None:

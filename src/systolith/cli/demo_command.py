@@ -55,12 +55,16 @@ def add_parser(commands: Any) -> None:
         help=f"tokens to compile for, or buckets to choose from (default {DEFAULT_SEQ_LEN})",
     )
     add_weight_options(parser)
+    # The model's graph ends at its tokens; how they are pooled stands beside it.
+    parser.set_defaults(pooling="mean")
     add_device_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
+    if options.normalize is None:
+        options.normalize = options.pooling in ("mean", "cls")
     model, tokenizer_file = packaged(*MODEL), packaged(*TOKENIZER)
     tokenizer = load_tokenizer(tokenizer_file)
     sentences = options.sentence or list(DEMO)
@@ -98,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         for side in ("reference", "outputs"):
             vectors = np.stack(
                 [
-                    embedding(getattr(result, side), length)
+                    embedding(getattr(result, side), length, program.pooling)
                     for result, length in zip(outcome.results, lengths, strict=True)
                 ]
             )

@@ -89,16 +89,23 @@ class FloatModel:
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
 
-def embedding(outputs: Mapping[str, np.ndarray], length: int) -> np.ndarray:
+def embedding(outputs: Mapping[str, np.ndarray], length: int, pooling: str = "model") -> np.ndarray:
     """The unit vector that a model's outputs stand for.
 
     A sentence output, `[1, channels]`, is taken as it is; of token outputs, `[1, tokens,
     channels]`, the valid tokens are averaged.
+
+    Args:
+        outputs: by name.
+        length: valid tokens.
+        pooling: what a program makes of tokens: with "mean" or "cls", token outputs count.
     """
     real = [np.asarray(value) for value in outputs.values() if value.dtype.kind == "f"]
     sentence = [value for value in real if value.ndim <= 2]
     tokens = [value for value in real if value.ndim > 2]
-    if sentence:
+    if tokens and pooling == "cls":
+        vector = tokens[0].reshape(-1, tokens[0].shape[-1])[0]
+    elif sentence and not (tokens and pooling == "mean"):
         vector = sentence[-1].reshape(-1)
     elif tokens:
         vector = tokens[0].reshape(-1, tokens[0].shape[-1])[:length].mean(0)
@@ -146,7 +153,8 @@ def execute(
         expected = reference.run(sample) if reference else {}
         cosine = None
         if expected:
-            cosine = float(embedding(outputs, run.length) @ embedding(expected, run.length))
+            exact = embedding(expected, run.length, program.pooling)
+            cosine = float(embedding(outputs, run.length) @ exact)
         results.append(
             Result(
                 outputs=outputs,

@@ -6,6 +6,7 @@ from typing import Any
 
 from systolith.cli.exits import Exit
 from systolith.compiler.ops import supported_operators
+from systolith.compiler.pooling import recognized
 
 
 def add_parser(commands: Any) -> None:
@@ -21,7 +22,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
-    operators = supported_operators()
+    operators = supported_operators() | recognized()
     if options.json:
         print(json.dumps(operators))
         return Exit.FINE

@@ -1,4 +1,4 @@
-"""The options that choose the weights' formats, and what was chosen as a table."""
+"""The options that choose formats of weights and what runs where; the formats as a table."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from systolith.cli.exits import UsageError
-from systolith.compiler.options import WEIGHTS, QuantizeOptions, WeightFormat
+from systolith.compiler.options import POOLINGS, WEIGHTS, QuantizeOptions, WeightFormat
 from systolith.program import Program
 
 
@@ -35,6 +35,19 @@ def add_weight_options(parser: argparse.ArgumentParser, *, several: bool = False
         metavar="X",
         help="mixed: loss at most, 1 - cosine of the output's tokens to floating point, as far as "
         "int4 is to blame (such as 0.01)",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        default="model",
+        help="what becomes of the tokens' embeddings, on the core: model, what the model does with "
+        "them; mean, the mean of the valid tokens instead, or cls, the first token; "
+        "host, what the model does, but on the host (default %(default)s)",
+    )
+    parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="with --pooling mean or cls: bring the result to unit length",
     )
 
 
@@ -67,9 +80,12 @@ def _quantization(options: argparse.Namespace, weights: WeightFormat) -> Quantiz
             weights=weights,
             max_bytes=_size(options.max_bytes),
             max_loss=options.max_loss,
+            pooling=options.pooling,
+            normalize=bool(options.normalize),
         )
     except ValueError as error:
-        raise UsageError(str(error).replace("max_", "--max-")) from None
+        message = str(error).replace("max_", "--max-").replace("normalize is", "--normalize is")
+        raise UsageError(message) from None
 
 
 def _size(text: str | None) -> float | None:

@@ -232,7 +232,7 @@ def share(
         match operator:
             case Matmul(transpose=False):
                 source = operator.epilogue.residual
-            case Map() | Exp():
+            case Map(transpose=False) | Exp():
                 source = operator.x
             case _:
                 continue

@@ -22,7 +22,9 @@ from itertools import groupby, pairwise
 
 from systolith.compiler.allocate import CapacityError, name_of, reads
 from systolith.compiler.order import run_key
+from systolith.compiler.pooled import LAYER as POOLING
 from systolith.compiler.qgraph import (
+    Columns,
     Constant,
     Epilogue,
     Exp,
@@ -38,6 +40,9 @@ from systolith.compiler.qgraph import (
 )
 from systolith.config import CoreConfig
 from systolith.isa import Statistic
+
+MEAN_PARTS = 4
+"""A mean's operand comes back in parts of at most one in so many of the scratchpad."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +123,7 @@ class _Cutter:
     def __init__(
         self, graph: QGraph, rows: int, score_rows: int, config: CoreConfig, *, overlap: bool
     ) -> None:
+        self._config = config
         self._unit = unit = config.columns
         self._depth = config.rows
         self._graph = graph
@@ -145,6 +151,12 @@ class _Cutter:
             members = list(run)
             if in_head:
                 self._attention(members)
+                continue
+            if members[0].layer == POOLING:
+                first = len(self._operators)
+                for operator in members:
+                    self._operators += self._on_all_rows(operator)
+                self._segments.append(range(first, len(self._operators)))
                 continue
             firsts = {id(each) for each in members if self._is_of_first_rows(each)}
             for operator in members:
@@ -181,7 +193,8 @@ class _Cutter:
                 if isinstance(operator.b, View) or operator.transpose:
                     raise self._refused(operator)
             case Map():
-                names = [operator.x.tensor, operator.out.tensor]
+                names = [operator.x.tensor]
+                names += [] if operator.transpose else [operator.out.tensor]
             case _:
                 names = []
         if any(self._graph.tensors[name].rows != self._total for name in names):
@@ -191,7 +204,9 @@ class _Cutter:
         """Whether an operator makes, or hands out, fewer rows than there are: the first ones."""
         match operator:
             case Matmul() | Map():
-                return self._graph.tensors[operator.out.tensor].rows < self._total
+                # Stored transposed, a tensor's rows are channels.
+                rows = self._graph.tensors[operator.out.tensor].rows
+                return rows < self._total and not operator.transpose
             case Output():
                 return self._graph.tensors[operator.x].rows < self._total
             case RowRecords():
@@ -225,6 +240,52 @@ class _Cutter:
         if self._graph.tensors[rows.tensor].rows > len(block):
             raise self._refused(operator)
         return replace(changed, out=view(operator.out), epilogue=epilogue)
+
+    def _on_all_rows(self, operator: Operator) -> list[Operator]:
+        """An operator of pooling: once, of the first rows, or of all of them side by side.
+
+        The latter are in memory, and come back some channels at a time.
+        """
+        match operator:
+            case Constant(out=name) | Exp(out=View(tensor=name)):
+                self._tensors[name] = self._graph.tensors[name]
+                return [operator]
+            case Matmul(b=View(tensor=name)):
+                self._tensors[operator.out.tensor] = self._graph.tensors[operator.out.tensor]
+                return self._mean(operator, name)
+            case _:
+                return [self._on_first_rows(operator, self._rows[0])]
+
+    def _mean(self, operator: Matmul, name: str) -> list[Operator]:
+        """The mean of some channels after the other, of a tensor that has its rows in memory."""
+        whole, columns = self._graph.tensors[name], operator.epilogue.columns
+        most = self._config.scratchpad_bytes // MEAN_PARTS // whole.columns
+        found: list[Operator] = []
+        for rows in row_blocks(whole.rows, max(most, self._depth), self._depth):
+            part = self._part(name, rows, _named(name, rows), 0, whole.columns)
+            self._movable.add(part)
+            self._gathered.add(part)
+            own = slice(rows.start, rows.stop)
+            records = Columns(
+                mant=columns.mant[own], shift=columns.shift[own], off=columns.off[own]
+            )
+            found.append(
+                replace(
+                    operator,
+                    out=replace(operator.out, first=rows.start, columns=len(rows)),
+                    b=View(tensor=part, first=0, columns=whole.columns),
+                    epilogue=replace(operator.epilogue, columns=records),
+                )
+            )
+        return found
+
+    def _across(self, view: View, block: range) -> View:
+        """Some columns of a tensor that is stored transposed: they go to memory at once."""
+        name, whole = f"{view.tensor}@{block.start}.T", self._graph.tensors[view.tensor]
+        self._tensors[name] = replace(whole, name=name, columns=len(block))
+        self._pieces[name] = Piece(tensor=view.tensor, top=0, first=block.start)
+        self._stored.add(name)
+        return View(tensor=name, first=0, columns=len(block))
 
     def _refused(self, operator: Operator) -> CapacityError:
         part = getattr(operator, "part", "")
@@ -365,9 +426,12 @@ class _Cutter:
                 )
             case Map():
                 multiply = operator.multiply
+                across = operator.transpose
                 return replace(
                     operator,
-                    out=self._block_view(operator.out, block),
+                    out=self._across(operator.out, block)
+                    if across
+                    else self._block_view(operator.out, block),
                     x=self._block_view(operator.x, block),
                     multiply=self._block_view(multiply, block) if multiply else None,
                     epilogue=self._epilogue(operator.epilogue, block),

@@ -81,7 +81,7 @@ def compile_with_model(
             for sample in calibration
         ]
     unit = max(HEAD_UNIT, config.columns)
-    prepared = prepare_model(source, seq_len, samples, name=name, unit=unit)
+    prepared = prepare_model(source, seq_len, samples, name=name, unit=unit, options=options)
     # Whether it fits does not depend on the weights, so they are fitted once it does.
     program, model, options, fitting = _fit(prepared, options, config)
     if options.weights != "int8":
@@ -160,6 +160,7 @@ def _schedule(model: CompiledModel, config: CoreConfig, fitting: _Fitting) -> Pr
             }
             for choice in model.choices
         ),
+        pooling=model.pooling,
         spill=fitting.spill,
         least_rows=fitting.least_rows,
     )

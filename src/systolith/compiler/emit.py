@@ -281,11 +281,17 @@ class Emitter:
 
     def _map(self, position: int, operator: Map) -> None:
         tensor = self._graph.tensors[operator.x.tensor]
-        blocks = [slice(0, self._graph.tensors[operator.out.tensor].rows)]
+        out = self._graph.tensors[operator.out.tensor]
+        m, n = out.rows, operator.out.columns
+        if operator.transpose:
+            m, n = n, m
+        blocks = [slice(0, m)]
         if operator.epilogue.rows in self._row_blocks:
             # Later passes find all records there already.
             blocks = self._row_blocks.pop(operator.epilogue.rows)
-        for start, stop in self._loads.slices(position, operator.out.columns):
+            if operator.transpose:
+                blocks = _blocks(m, self._config.columns)
+        for start, stop in self._loads.slices(position, n):
             self._parameters(position, start)
             for rows in blocks:
                 self._vector(
@@ -316,7 +322,7 @@ class Emitter:
     ) -> None:
         """One VECTOR over some rows, and columns `start` to `stop`, of the operator's result."""
         epilogue, out = operator.epilogue, self._graph.tensors[operator.out.tensor]
-        transpose = isinstance(operator, Matmul) and operator.transpose
+        transpose = operator.transpose
         column = self._loads.slot(position, start)
         broadcast = len(epilogue.columns.mant) == 1
         m = rows.stop - rows.start
@@ -336,7 +342,7 @@ class Emitter:
         fields["y_row"] = y_place.row
         if transpose:
             # Elements are bytes, and columns begin at whole granules.
-            across = self._address(operator.out)
+            across = self._address(operator.out) + rows.start // self._config.columns
             fields["y_address"] = across + start * y_place.row
             width = -(-m // self._config.columns)
             writes.append(
@@ -501,9 +507,13 @@ def _whole(name: str, columns: int) -> View:
     return View(tensor=name, first=0, columns=columns)
 
 
-def _blocks(rows: int) -> list[slice]:
-    """Cut rows into blocks, so that one's records are made while another's are used."""
+def _blocks(rows: int, unit: int = 1) -> list[slice]:
+    """Cut rows into blocks, so that one's records are made while another's are used.
+
+    Blocks begin at multiples of a unit: stored transposed, that is where granules begin.
+    """
     size = max(LEAST_BLOCK, -(-rows // MOST_BLOCKS))
+    size = -(-size // unit) * unit
     return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 

@@ -17,13 +17,18 @@ from systolith.compiler.graph import (
     Graph,
     LayerNorm,
     Linear,
+    Mean,
     Node,
+    Normalize,
     PatchEmbedding,
 )
 
 Observer = Callable[[str, Floats], None]
 
 LOG2_E = log2(np.e)
+
+SHORTEST = np.float32(1e-12)
+"""Length below which a row is not brought to unit length."""
 
 
 def scores_name(attention: Attention) -> str:
@@ -65,7 +70,7 @@ def run_float(graph: Graph, x: npt.ArrayLike, observe: Observer | None = None) -
         if observe:
             observe(node.out, y)
         for name in set(node.inputs):
-            if last_use[name] is node and name != graph.output:
+            if last_use[name] is node and name not in graph.outputs:
                 del tensors[name]
     return tensors[graph.output]
 
@@ -89,6 +94,11 @@ def run_node(node: Node, tensors: Mapping[str, Floats], observe: Observer | None
             return y
         case First():
             return tensors[node.x][..., : node.rows, :]
+        case Mean():
+            return tensors[node.x].mean(-2, keepdims=True)
+        case Normalize():
+            x = tensors[node.x]
+            return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), SHORTEST)
         case LayerNorm():
             x = tensors[node.x]
             centred = x - x.mean(-1, keepdims=True)

@@ -4,7 +4,7 @@ A float tensor has up to two. Residuals, sums and norms are *wide*: s16 with one
 matmul reads is *narrow*: s8 with a step for each channel (SmoothQuant), or the u8 of a table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from systolith.compiler.graph import (
     LayerNorm,
     Linear,
     Node,
+    Normalize,
     PatchEmbedding,
 )
 from systolith.compiler.options import QuantizeOptions
@@ -65,6 +66,7 @@ class Forms:
         operators: so far.
         notes: so far.
         wide_steps: the step of each float tensor's wide form.
+        across: forms with tokens side by side, s8, by float tensor: see `pooled`.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Forms:
         ranges: Ranges,
         seq_len: int,
         options: QuantizeOptions,
-        result: str,
+        results: Mapping[str, str],
         fitted: Fitted,
     ) -> None:
         self.graph = graph
@@ -84,7 +86,8 @@ class Forms:
         self.operators: list[Operator] = []
         self.notes: list[str] = []
         self.wide_steps = wide_steps(graph, ranges, options.headroom)
-        self._result = result
+        self.across: dict[str, View] = {}
+        self._results = results
         self._fitted = fitted
         self._wide: dict[str, str] = {}
         self._narrow: dict[str, str] = {}
@@ -101,7 +104,7 @@ class Forms:
     def deferred(self, linear: Linear) -> bool:
         """Whether a linear operator's only reader makes it part of itself."""
         readers = self.graph.consumers[linear.out]
-        if len(readers) != 1 or linear.out == self.graph.output:
+        if len(readers) != 1 or linear.out in self.graph.outputs:
             return False
         reader = readers[0]
         return isinstance(reader, Activation | Attention) or (
@@ -143,7 +146,7 @@ class Forms:
 
     def make_wide(self, name: str, label: str, layer: str) -> View:
         """Make a float tensor's s16 form."""
-        label = self._result if name == self.graph.output else label
+        label = self._results.get(name, label)
         step = self.wide_steps[name]
         view = self.tensor(
             label, self.graph.widths[name], Format.S16, layer=layer, source=name, step=step
@@ -172,7 +175,7 @@ class Forms:
 
     def keep(self, name: str, view: View) -> Kept:
         """What to keep of a float tensor's wide form: its moments, if a norm reads it."""
-        if not any(isinstance(node, LayerNorm) for node in self.graph.consumers[name]):
+        if not any(isinstance(node, LayerNorm | Normalize) for node in self.graph.consumers[name]):
             return Kept()
         self._moments[name] = f"{view.tensor}.moments"
         return Kept(Statistic.MOMENTS, self._moments[name])

@@ -7,7 +7,7 @@ belongs to the core. Everything between runs on the core, or the model is refuse
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -44,9 +44,10 @@ class LoadedModel:
         epilogue: ONNX model from `result` and the model's inputs to its outputs; empty if the
             model's only output is `graph.output`.
         result: the epilogue's input that stands for `graph.output`.
+        others: likewise, for the graph's other outputs.
         outputs: names of the model's outputs.
         patches: how the image falls into patches, if the input is one.
-        masked: whether padding is masked; without a mask, all inputs have T tokens.
+        masked: whether something depends on the length; if not, all inputs have T tokens.
         mask_input: the model input that says which tokens are valid, if there is one.
         host: what runs on the host, in words.
         notes: what the user should know.
@@ -63,6 +64,7 @@ class LoadedModel:
     mask_input: str | None
     host: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_model(source: Path | str | bytes, seq_len: int | None = None) -> LoadedModel:

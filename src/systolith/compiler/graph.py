@@ -106,6 +106,36 @@ class First(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Mean(Node):
+    """The mean of the rows of `x`, one row.
+
+    Attributes:
+        x: `[T, channels]`.
+        masked: whether rows from the run-time length on do not count.
+    """
+
+    x: str
+    masked: bool
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Normalize(Node):
+    """Rows of `x`, each divided by its length; a row of 0 stays as it is."""
+
+    x: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LayerNorm(Node):
     """Rows of `x` less their mean, divided by `sqrt(variance + eps)`, times gamma, plus beta."""
 
@@ -182,6 +212,7 @@ class Graph:
     Attributes:
         input: the tensor that the host provides.
         output: the tensor that the host gets.
+        others: further ones that it gets, which come before that one.
         widths: channels of each tensor.
         nodes: in an order in which they may be carried out.
     """
@@ -190,6 +221,12 @@ class Graph:
     output: str
     widths: dict[str, int]
     nodes: tuple[Node, ...] = field(default_factory=tuple)
+    others: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All tensors that the host gets."""
+        return (*self.others, self.output)
 
     @cached_property
     def producers(self) -> dict[str, Node]:
@@ -212,13 +249,15 @@ class Graph:
         for node in self.nodes:
             if isinstance(node, First):
                 rows[node.out] = node.rows
+            elif isinstance(node, Mean):
+                rows[node.out] = 1
             elif node.inputs[0] in rows:
                 rows[node.out] = rows[node.inputs[0]]
         return rows
 
     def changed(self, nodes: Iterable[Node], widths: dict[str, int] | None = None) -> "Graph":
         """The graph with other nodes, less those whose results nobody needs."""
-        wanted = {self.output}
+        wanted = set(self.outputs)
         kept: list[Node] = []
         for node in reversed(list(nodes)):
             if node.out in wanted:

@@ -19,7 +19,7 @@ def move_biases(graph: Graph) -> Graph:
 
     def linear(name: str) -> Linear | None:
         node = changes.get(name) or graph.producers.get(name)
-        only = len(graph.consumers[name]) == 1 and name != graph.output
+        only = len(graph.consumers[name]) == 1 and name not in graph.outputs
         return node if isinstance(node, Linear) and only else None
 
     for node in graph.nodes:
@@ -139,5 +139,5 @@ def _feed_forward(graph: Graph, node: Node) -> tuple[Linear, Activation, Linear,
 
 def _only(graph: Graph, name: str) -> Node | None:
     """Who makes a tensor that one node reads and nobody else."""
-    alone = len(graph.consumers[name]) == 1 and name != graph.output
+    alone = len(graph.consumers[name]) == 1 and name not in graph.outputs
     return graph.producers.get(name) if alone else None

@@ -12,6 +12,7 @@ from systolith.compiler.graph import Floats, Graph
 from systolith.compiler.legalize import move_biases, pad_heads, split_feed_forward
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.patches import PatchGrid
+from systolith.compiler.pooling import move_pooling
 from systolith.compiler.precision import Choice, choose_all, choose_mixed
 from systolith.compiler.prologue import HostModel, random_images, random_inputs
 from systolith.compiler.qgraph import QGraph
@@ -51,6 +52,7 @@ class CompiledModel:
         host: what runs on the host, in words.
         notes: what the user should know.
         choices: the format of each linear operator's weights.
+        pooling: as in `Program`.
     """
 
     name: str
@@ -67,6 +69,7 @@ class CompiledModel:
     host: tuple[str, ...]
     notes: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
+    pooling: str = "model"
 
 
 class PreparedModel:
@@ -174,6 +177,7 @@ class PreparedModel:
             seq_len=seq_len or self.loaded.seq_len,
             options=options,
             result=self.loaded.result,
+            others=self.loaded.others,
             patches=self.loaded.patches,
             run=self._unit,
             masked=self.loaded.masked,
@@ -210,6 +214,7 @@ class PreparedModel:
             host=loaded.host,
             notes=(*self._notes, *qgraph.notes),
             choices=choices,
+            pooling="model" if options.pooling == "host" else options.pooling,
         )
 
 
@@ -229,8 +234,9 @@ def build_qgraph(
     name: str = "",
 ) -> CompiledModel:
     """Load, calibrate and quantize a model: `prepare_model`, then `PreparedModel.compile`."""
-    prepared = prepare_model(source, seq_len, calibration, name=name)
-    return prepared.compile(options or QuantizeOptions())
+    options = options or QuantizeOptions()
+    prepared = prepare_model(source, seq_len, calibration, name=name, options=options)
+    return prepared.compile(options)
 
 
 def prepare_model(
@@ -240,6 +246,7 @@ def prepare_model(
     *,
     name: str = "",
     unit: int = HEAD_UNIT,
+    options: QuantizeOptions | None = None,
 ) -> PreparedModel:
     """Load a model and run its prologue on samples.
 
@@ -250,11 +257,12 @@ def prepare_model(
             `[1, L]`, L at most `seq_len`; None for random tokens, which cost accuracy.
         name: of the model; by default the file's.
         unit: channels that heads are padded to multiples of.
+        options: the user's choices; here, what is to be pooled where.
 
     Raises:
         CompileError: the model is not supported, or a sample does not suit it.
     """
-    loaded = load_model(source, seq_len)
+    loaded, pooling = move_pooling(load_model(source, seq_len), options or QuantizeOptions())
     notes = list(loaded.notes)
     if calibration is None:
         if loaded.patches is not None:
@@ -276,10 +284,12 @@ def prepare_model(
         )
     if not calibration:
         raise CompileError("there are no calibration samples", accepted="at least one")
-    if not loaded.masked and loaded.patches is None:
+    if loaded.mask_input is None and loaded.patches is None:
         notes.append(
             f"the model has no attention mask: every input must have {loaded.seq_len} tokens"
         )
+    if pooling:
+        notes.append(f"pooling {pooling}")
     inputs = embed(
         HostModel(loaded.prologue),
         calibration,

@@ -1,10 +1,15 @@
-"""What a user may choose about quantization."""
+"""What a user may choose about quantization, and about what runs on the core."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 WeightFormat = Literal["int8", "int4", "mixed"]
 """What weights may be."""
+
+Pooling = Literal["model", "mean", "cls", "host"]
+"""What may become of the tokens that a model makes."""
+
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 WEIGHTS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
@@ -26,6 +31,10 @@ class QuantizeOptions:
         max_chunk: most channels of a feed-forward chunk, so that one fits the scratchpad.
         wide_channels: channels of largest range that get a chunk of their own; None for a
             number that suits the width.
+        pooling: "model": the pooling that the model has, on the core where the core can; "host":
+            the same, but on the host; "mean" of the valid tokens or "cls", the first token: in
+            place of what the model makes of its tokens, on the core.
+        normalize: whether "mean" or "cls" brings the result to unit length.
     """
 
     weights: WeightFormat = "int8"
@@ -36,10 +45,16 @@ class QuantizeOptions:
     headroom: float = 2.0
     max_chunk: int = 1536
     wide_channels: int | None = None
+    pooling: Pooling = "model"
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}")
+        if self.normalize and self.pooling not in ("mean", "cls"):
+            raise ValueError(f"normalize is for pooling mean or cls, and this is {self.pooling}")
         for name in ("max_bytes", "max_loss"):
             value = getattr(self, name)
             if value is not None and self.weights != "mixed":

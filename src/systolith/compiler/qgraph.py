@@ -230,13 +230,15 @@ class Matmul:
 class Map:
     """`out = epilogue(x)`, element by element; with `multiply`, of `x * multiply`.
 
-    If the result has fewer rows than x, those are the first ones.
+    If the result has fewer rows than x, those are the first ones. With `transpose`, it is stored
+    transposed, which only bytes can be, and has all rows, as columns.
     """
 
     out: View
     x: View
     epilogue: Epilogue
     multiply: View | None = None
+    transpose: bool = False
     layer: str = ""
     head: int | None = None
     part: str = ""

@@ -4,10 +4,12 @@ A linear operator has no result of its own where its drain can do what comes nex
 addition, the table, a head's format. `forms` says what tensors look like.
 """
 
+from collections.abc import Mapping
+
 from systolith.compiler.calibrate import Ranges
 from systolith.compiler.errors import CompileError
 from systolith.compiler.fit import Fitted
-from systolith.compiler.formats import Floats, encode_columns, encode_epsilon
+from systolith.compiler.formats import encode_columns
 from systolith.compiler.forms import Forms, Kept
 from systolith.compiler.graph import (
     Activation,
@@ -17,15 +19,18 @@ from systolith.compiler.graph import (
     Graph,
     LayerNorm,
     Linear,
+    Mean,
+    Normalize,
     PatchEmbedding,
 )
 from systolith.compiler.heads import emit_attention
 from systolith.compiler.images import emit_patches
+from systolith.compiler.norms import emit_norm
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.patches import PatchGrid
-from systolith.compiler.qgraph import Epilogue, Input, Output, QGraph, RowRecords, View
+from systolith.compiler.pooled import emit_mean, emit_normalize, take_moments
+from systolith.compiler.qgraph import Epilogue, Input, Output, QGraph
 from systolith.compiler.steps import fused_linear, make_table, residual_of
-from systolith.isa import RowOperation
 from systolith.numerics import Format
 
 
@@ -36,6 +41,7 @@ def quantize(
     seq_len: int,
     options: QuantizeOptions,
     result: str,
+    others: Mapping[str, str] | None = None,
     masked: bool = True,
     fitted: Fitted | None = None,
     patches: PatchGrid | None = None,
@@ -49,6 +55,7 @@ def quantize(
         seq_len: rows of every tensor.
         options: the user's choices.
         result: name of the output tensor in the quantized graph; the input keeps its own.
+        others: names of the graph's other outputs there.
         masked: whether the graph depends on the run-time length.
         fitted: weights that were fitted to inputs; None to round them as they are.
         patches: how the input falls into patches, if it is an image.
@@ -57,7 +64,8 @@ def quantize(
     Raises:
         CompileError: something cannot be expressed in the core's integers.
     """
-    quantizer = Quantizer(graph, ranges, seq_len, options, result, fitted or Fitted())
+    results = {graph.output: result, **(others or {})}
+    quantizer = Quantizer(graph, ranges, seq_len, options, results, fitted or Fitted())
     if patches is None:
         quantizer.input()
     else:
@@ -81,7 +89,7 @@ class Quantizer(Forms):
                 case Linear():
                     self._linear(node)
                 case LayerNorm():
-                    self._norm(node)
+                    emit_norm(self, node)
                 case Add():
                     self._add(node)
                 case Activation():
@@ -92,8 +100,14 @@ class Quantizer(Forms):
                     self.copy(node.out, node.layer)
                 case First():
                     self._first(node)
+                case Mean():
+                    emit_mean(self, node)
+                case Normalize():
+                    emit_normalize(self, node)
                 case _:
                     raise CompileError(f"a {type(node).__name__} cannot be quantized")
+            if node.out in self.graph.others:
+                self.operators.append(Output(x=self.wide(node.out).tensor, layer="output"))
         self.operators.append(Output(x=self.wide(self.graph.output).tensor, layer="output"))
 
     def input(self) -> None:
@@ -101,24 +115,7 @@ class Quantizer(Forms):
         name = self.graph.input
         view = self.make_wide(name, name, "embeddings")
         self.operators.append(Input(out=view.tensor, layer="embeddings"))
-        kept = self.keep(name, view)
-        if kept.name:
-            # The host's codes have no statistics yet: a pass that changes nothing takes them.
-            copy = self.tensor(
-                f"{name}.copy",
-                view.columns,
-                Format.S16,
-                layer="embeddings",
-                source=name,
-                step=self.wide_steps[name],
-            )
-            self.replace_wide(name, copy)
-            epilogue = Epilogue(
-                columns=encode_columns(1.0, scratchpad=True),
-                statistic=kept.statistic,
-                statistic_name=kept.name,
-            )
-            self.map(copy, view, epilogue, layer="embeddings", part="stats")
+        take_moments(self, name, view, "embeddings")
         self.copy(name, "embeddings")
 
     def _linear(self, node: Linear) -> None:
@@ -223,36 +220,6 @@ class Quantizer(Forms):
         if wide:
             self.copy(node.out, node.layer)
 
-    def _norm(self, node: LayerNorm) -> None:
-        x, n = self.wide(node.x), self.graph.widths[node.x]
-        label = f"{node.layer}.{self._norm_label(node)}"
-        wide = self.needs_wide(node.out)
-        mantissa, shift = encode_epsilon(node.eps, n=n, step=self.wide_steps[node.x], name=label)
-        rows = f"{label}.rows"
-        self.operators.append(
-            RowRecords(
-                out=rows,
-                source=self.moments(node.x),
-                operation=RowOperation.LAYER_NORM,
-                rows=self.rows(node.out),
-                n=n,
-                eps_mantissa=mantissa,
-                eps_shift=shift,
-                layer=node.layer,
-                part="norm_rows",
-            )
-        )
-        # The s8 form comes first: a matmul waits for it, and nobody yet for the other.
-        if self.needs_narrow(node.out):
-            narrow = f"{label}.s8" if wide else label
-            out, step = self.make_narrow(node.out, narrow, node.layer)
-            self._normalize(node, out, x, step, rows, Kept(), "norm_copy")
-        if wide:
-            out = self.make_wide(node.out, label, node.layer)
-            self._normalize(
-                node, out, x, self.wide_steps[node.out], rows, self.keep(node.out, out), "norm"
-            )
-
     def _first(self, node: First) -> None:
         x, step = self.wide(node.x), self.wide_steps[node.x]
         label = f"{node.layer}.first"
@@ -270,32 +237,6 @@ class Quantizer(Forms):
         out, narrow = self.make_narrow(node.out, label, node.layer)
         columns = encode_columns(step / narrow, scratchpad=True, name=out.tensor)
         self.map(out, x, Epilogue(columns=columns), layer=node.layer, part="first")
-
-    def _normalize(
-        self,
-        node: LayerNorm,
-        out: View,
-        x: View,
-        step: float | Floats,
-        rows: str,
-        kept: Kept,
-        part: str,
-    ) -> None:
-        # A row's factor is 1 / (n * deviation), in steps of x, which cancel.
-        n = self.graph.widths[node.x]
-        columns = encode_columns(
-            node.gamma * n / step, node.beta / step, scratchpad=True, rows=True, name=out.tensor
-        )
-        epilogue = Epilogue(
-            columns=columns, rows=rows, statistic=kept.statistic, statistic_name=kept.name
-        )
-        self.map(out, x, epilogue, layer=node.layer, part=part)
-
-    def _norm_label(self, node: LayerNorm) -> str:
-        """Which norm of its layer it is, by the sum that it reads."""
-        before = self.graph.producers.get(node.x)
-        part = self.part(before) if before is not None else ""
-        return {"attention_output": "attention_norm", "ffn_down": "ffn_norm"}.get(part, "norm")
 
     def copy(self, name: str, layer: str) -> None:
         """Make the s8 form of a wide tensor, if a matmul reads it."""

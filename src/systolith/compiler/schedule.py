@@ -26,6 +26,7 @@ def schedule(
     host: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     precision: tuple[Mapping[str, Any], ...] = (),
+    pooling: str = "model",
     spill: bool = True,
     least_rows: int = 0,
 ) -> Program:
@@ -43,6 +44,7 @@ def schedule(
         host: what those two do, for reports.
         notes: what the user should know.
         precision: as in `Program`.
+        pooling: as in `Program`.
         spill: whether to cut what does not fit.
         least_rows: of a block, if it is cut.
 
@@ -82,6 +84,7 @@ def schedule(
         notes=tuple(dict.fromkeys((*graph.notes, *notes, *([layout.note] if layout.note else [])))),
         graph=graph_file.to_bytes(graph),
         precision=precision,
+        pooling=pooling,
     )
 
 

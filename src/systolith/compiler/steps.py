@@ -14,8 +14,11 @@ from systolith.compiler.graph import (
     Add,
     Attention,
     Graph,
+    LayerNorm,
     Linear,
+    Mean,
     Node,
+    Normalize,
     PatchEmbedding,
 )
 from systolith.numerics import Format
@@ -28,7 +31,7 @@ def fused_linear(graph: Graph, add: Add) -> Linear | None:
     """The operand of an addition whose drain can add the other one, if there is one."""
     for name in (add.a, add.b):
         producer = graph.producers.get(name)
-        only = len(graph.consumers[name]) == 1 and name != graph.output
+        only = len(graph.consumers[name]) == 1 and name not in graph.outputs
         if isinstance(producer, Linear) and only:
             return producer
     return None
@@ -58,9 +61,16 @@ def wide_steps(graph: Graph, ranges: Ranges, headroom: float) -> dict[str, float
     largest: dict[str, float] = {}
     for name in graph.widths:
         value = float(ranges.absmax(name).max())
-        producer = graph.producers.get(name)
-        if isinstance(producer, PatchEmbedding):
-            value = max(value, float(ranges.absmax(partial_name(producer)).max()))
+        match graph.producers.get(name):
+            case PatchEmbedding() as producer:
+                value = max(value, float(ranges.absmax(partial_name(producer)).max()))
+            case Mean(x=x):
+                # That of a few tokens goes farther than that of the many in a sample.
+                value = float(ranges.absmax(x).max())
+            case Normalize():
+                value = 1 / headroom
+            case _:
+                pass
         largest[root(name)] = max(value, largest.get(root(name), 0.0))
     high = Format.S16.limits[1]
     return {
@@ -143,9 +153,15 @@ def channel_steps(absmax: Floats) -> Floats:
 
 
 def needs_wide(graph: Graph, name: str) -> bool:
-    """Whether somebody but linear operators reads a tensor, or the host does."""
+    """Whether somebody but linear operators reads a tensor, or the host does.
+
+    The mean of a norm's rows is taken from a form of its own, see `Forms.across`.
+    """
+    kinds: tuple[type[Node], ...] = (Linear,)
+    if isinstance(graph.producers.get(name), LayerNorm):
+        kinds = (Linear, Mean)
     readers = graph.consumers[name]
-    return name == graph.output or any(not isinstance(node, Linear) for node in readers)
+    return name in graph.outputs or any(not isinstance(node, kinds) for node in readers)
 
 
 def read_as_table(graph: Graph, name: str) -> bool:

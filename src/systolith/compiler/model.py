@@ -262,7 +262,7 @@ def prepare_model(
     Raises:
         CompileError: the model is not supported, or a sample does not suit it.
     """
-    loaded, pooling = move_pooling(load_model(source, seq_len), options or QuantizeOptions())
+    loaded = move_pooling(load_model(source, seq_len), options or QuantizeOptions())
     notes = list(loaded.notes)
     if calibration is None:
         if loaded.patches is not None:
@@ -288,8 +288,6 @@ def prepare_model(
         notes.append(
             f"the model has no attention mask: every input must have {loaded.seq_len} tokens"
         )
-    if pooling:
-        notes.append(f"pooling {pooling}")
     inputs = embed(
         HostModel(loaded.prologue),
         calibration,

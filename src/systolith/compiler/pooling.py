@@ -66,7 +66,7 @@ _KINDS = tuple(
 )
 
 
-def move_pooling(loaded: LoadedModel, options: QuantizeOptions) -> tuple[LoadedModel, str]:
+def move_pooling(loaded: LoadedModel, options: QuantizeOptions) -> LoadedModel:
     """Move a model's pooling to the core, as far as it can be, or add some to its tokens.
 
     Args:
@@ -74,16 +74,16 @@ def move_pooling(loaded: LoadedModel, options: QuantizeOptions) -> tuple[LoadedM
         options: what the user wants.
 
     Returns:
-        The model, and what the user should know; nothing if nothing changed.
+        The model, with a note if something changed.
 
     Raises:
         CompileError: pooling is to be added, and the core's result is no tokens.
     """
     if options.pooling == "host":
-        return loaded, ""
+        return loaded
     is_tokens = loaded.graph.output not in loaded.graph.rows
     if options.pooling == "model":
-        return take_pooling(loaded) if loaded.epilogue and is_tokens else (loaded, "")
+        return take_pooling(loaded) if loaded.epilogue and is_tokens else loaded
     if not is_tokens:
         raise CompileError(
             "the model's result is not one row for each token", accepted="pooling as in the model"
@@ -92,7 +92,7 @@ def move_pooling(loaded: LoadedModel, options: QuantizeOptions) -> tuple[LoadedM
     return _append(loaded, Pooling(kind=kind, unit=options.normalize))
 
 
-def _append(loaded: LoadedModel, pooling: Pooling) -> tuple[LoadedModel, str]:
+def _append(loaded: LoadedModel, pooling: Pooling) -> LoadedModel:
     """Add pooling to a model: its only output is then the sentence's."""
     graph = _with(loaded.graph, pooling)
     shape = [1, graph.widths[graph.output]]
@@ -107,7 +107,7 @@ def _append(loaded: LoadedModel, pooling: Pooling) -> tuple[LoadedModel, str]:
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=8,
     )
-    moved = replace(
+    return replace(
         loaded,
         graph=graph,
         masked=loaded.masked or pooling.kind == "mean",
@@ -115,8 +115,8 @@ def _append(loaded: LoadedModel, pooling: Pooling) -> tuple[LoadedModel, str]:
         result=f"{OUTPUT}_in",
         outputs=(OUTPUT,),
         host=tuple(line for line in loaded.host if not line.startswith("epilogue")),
+        notes=(*loaded.notes, f"pooling added to the model, on the core: {pooling}"),
     )
-    return moved, f"added to the model, on the core: {pooling}"
 
 
 def recognized() -> dict[str, list[str]]:
@@ -125,7 +125,7 @@ def recognized() -> dict[str, list[str]]:
     return {"systolith::Pooling": [" ".join(each.split()) for each in paragraphs]}
 
 
-def take_pooling(loaded: LoadedModel) -> tuple[LoadedModel, str]:
+def take_pooling(loaded: LoadedModel) -> LoadedModel:
     """Of the tokens behind the last norm: the mean of the valid ones, of all, or the first one.
 
     Then, or not, to unit length. Recognized by what it does, however it is written; what comes
@@ -134,7 +134,7 @@ def take_pooling(loaded: LoadedModel) -> tuple[LoadedModel, str]:
     model = onnx.load_from_string(loaded.epilogue)
     found = _recognize(model, loaded)
     if found is None:
-        return loaded, ""
+        return loaded
     name, shape, pooling = found
     tokens, *inputs = sorted(model.graph.input, key=lambda each: each.name != loaded.result)
     given = [tokens, float_value(name, shape), *inputs]
@@ -147,7 +147,7 @@ def take_pooling(loaded: LoadedModel) -> tuple[LoadedModel, str]:
         graph = replace(graph, others=(loaded.graph.output,))
     work = describe(rest)
     host = [line for line in loaded.host if not line.startswith("epilogue")]
-    moved = replace(
+    return replace(
         loaded,
         graph=graph,
         masked=loaded.masked or pooling.kind == "mean",
@@ -155,8 +155,8 @@ def take_pooling(loaded: LoadedModel) -> tuple[LoadedModel, str]:
         result=result,
         others={loaded.graph.output: tokens.name} if keeps else {},
         host=(*host, *([f"epilogue: {work}"] if work else [])),
+        notes=(*loaded.notes, f"pooling on the core: {pooling}"),
     )
-    return moved, f"on the core: {pooling}"
 
 
 def _with(graph: Graph, pooling: Pooling) -> Graph:

@@ -3,6 +3,8 @@
 Operands of Add and Mul may be swapped.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
@@ -11,42 +13,49 @@ DOMAIN = "systolith"
 """Of operators that ONNX lacks: `Silu`, `QuickGelu`."""
 
 
-def _gelu_of_product(op, x, root, one, half):
-    return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+def _outside(op, x, y, half):
+    return op.Mul(op.Mul(x, y), half)
 
 
-def _gelu_of_half(op, x, root, one, half):
-    return op.Mul(x, op.Mul(op.Add(op.Erf(op.Div(x, root)), one), half))
+def _behind(op, x, y, half):
+    return op.Mul(x, op.Mul(y, half))
 
 
-def _gelu_of_half_x(op, x, root, one, half):
-    return op.Mul(op.Mul(x, half), op.Add(op.Erf(op.Div(x, root)), one))
+def _before(op, x, y, half):
+    return op.Mul(op.Mul(x, half), y)
+
+
+_Halving = Callable[..., ir.Value]
+"""How an exporter multiplies `x`, `y` and a half."""
+
+
+def _gelu_rules(halve: _Halving) -> list[RewriteRule]:
+    def divided(op, x, root, one, half):
+        return halve(op, x, op.Add(op.Erf(op.Div(x, root)), one), half)
+
+    def multiplied(op, x, root, one, half):
+        return halve(op, x, op.Add(op.Erf(op.Mul(x, root)), one), half)
+
+    def by_tanh(op, x, three, cubic, scale, one, half):
+        inner = op.Mul(op.Add(x, op.Mul(op.Pow(x, three), cubic)), scale)
+        return halve(op, x, op.Add(op.Tanh(inner), one), half)
+
+    return [
+        RewriteRule(divided, _gelu, _is_gelu(2**0.5)),
+        RewriteRule(multiplied, _gelu, _is_gelu(0.5**0.5)),
+        RewriteRule(by_tanh, _gelu_tanh, _is_gelu_tanh),
+    ]
 
 
 def _gelu(op, x, **_):
     return op.Gelu(x)
 
 
-def _is_gelu(_context, root, one, half, **_rest) -> bool:
-    return _is(root, 2**0.5) and _is(one, 1) and _is(half, 0.5)
+def _is_gelu(number: float) -> Callable[..., bool]:
+    def check(_context, root, one, half, **_rest) -> bool:
+        return _is(root, number) and _is(one, 1) and _is(half, 0.5)
 
-
-def _gelu_multiplied(op, x, root, one, half):
-    return op.Mul(op.Mul(x, op.Add(op.Erf(op.Mul(x, root)), one)), half)
-
-
-def _is_gelu_multiplied(_context, root, one, half, **_rest) -> bool:
-    return _is(root, 0.5**0.5) and _is(one, 1) and _is(half, 0.5)
-
-
-def _gelu_tanh_pattern(op, x, three, cubic, scale, one, half):
-    inner = op.Mul(op.Add(x, op.Mul(op.Pow(x, three), cubic)), scale)
-    return op.Mul(op.Mul(x, op.Add(op.Tanh(inner), one)), half)
-
-
-def _gelu_tanh_half_x(op, x, three, cubic, scale, one, half):
-    inner = op.Mul(op.Add(x, op.Mul(op.Pow(x, three), cubic)), scale)
-    return op.Mul(op.Mul(x, half), op.Add(op.Tanh(inner), one))
+    return check
 
 
 def _gelu_tanh(op, x, **_):
@@ -56,6 +65,14 @@ def _gelu_tanh(op, x, **_):
 def _is_gelu_tanh(_context, three, cubic, scale, one, half, **_rest) -> bool:
     numbers = {three: 3, cubic: 0.044715, scale: (2 / np.pi) ** 0.5, one: 1, half: 0.5}
     return all(_is(value, number) for value, number in numbers.items())
+
+
+def _cube_pattern(op, x):
+    return op.Mul(x, op.Mul(x, x))
+
+
+def _cube(op, x):
+    return op.Pow(x, op.initializer(ir.tensor(np.float32(3)), f"{x.name}.three"))
 
 
 def _silu_pattern(op, x):
@@ -124,15 +141,8 @@ def _is(value: ir.Value, number: float) -> bool:
 
 PATTERNS = RewriteRuleSet(
     [
-        *(
-            RewriteRule(pattern, _gelu, _is_gelu)
-            for pattern in (_gelu_of_product, _gelu_of_half, _gelu_of_half_x)
-        ),
-        RewriteRule(_gelu_multiplied, _gelu, _is_gelu_multiplied),
-        *(
-            RewriteRule(pattern, _gelu_tanh, _is_gelu_tanh)
-            for pattern in (_gelu_tanh_pattern, _gelu_tanh_half_x)
-        ),
+        RewriteRule(_cube_pattern, _cube),
+        *(rule for halve in (_outside, _behind, _before) for rule in _gelu_rules(halve)),
         RewriteRule(_silu_pattern, _silu),
         RewriteRule(_quick_gelu_pattern, _quick_gelu, _is_quick_gelu),
         RewriteRule(_flat_pattern, _flat, _is_flat),

@@ -18,7 +18,7 @@ from systolith.numerics import (
     TOTAL_SUM_WIDTH,
     WORD_WIDTH,
 )
-from systolith.regs import FaultCause
+from systolith.regs import FaultCause, Stall
 
 READ_LATENCY = 4
 """Cycles from the one in which a scratchpad read is granted to the one in which its data is on
@@ -44,8 +44,8 @@ class ReadSignature(wiring.Signature):
     A read is granted in a cycle in which `valid` and `ready` are high; `ready` is combinational.
     Its word is on `data` exactly `READ_LATENCY` cycles later, with `data_valid` high, so a reader
     must always have room for what it asked for. `address` counts words; it may change while a
-    request waits. A word must not be read in a cycle in which it is being written: programs that
-    do are refused by the checker.
+    request waits. `refused` is high in the cycle after one in which a request was. A word must not
+    be read in a cycle in which it is being written: programs that do are refused by the checker.
     """
 
     def __init__(self, config: CoreConfig) -> None:
@@ -54,6 +54,7 @@ class ReadSignature(wiring.Signature):
                 "address": Out(range(config.words)),
                 "valid": Out(1),
                 "ready": In(1),
+                "refused": In(1),
                 "data": In(8 * config.rows),
                 "data_valid": In(1),
             }
@@ -61,7 +62,10 @@ class ReadSignature(wiring.Signature):
 
 
 class WriteSignature(wiring.Signature):
-    """A writer's view of the scratchpad: `mask` has a bit for each byte of the word."""
+    """A writer's view of the scratchpad: `mask` has a bit for each byte of the word.
+
+    `refused` is high in the cycle after one in which a write was.
+    """
 
     def __init__(self, config: CoreConfig) -> None:
         super().__init__(
@@ -71,6 +75,7 @@ class WriteSignature(wiring.Signature):
                 "mask": Out(config.rows),
                 "valid": Out(1),
                 "ready": In(1),
+                "refused": In(1),
             }
         )
 
@@ -127,6 +132,12 @@ SIDE_SIGNATURE = stream.Signature(SIDE_LAYOUT)
 """LOAD's stream into the column memory and the tables."""
 
 
+STALL_LAYOUT = data.StructLayout(
+    {cause.name.lower(): unsigned(1) for cause in Stall if cause != Stall.AWAITED}
+)
+"""What an engine that has an instruction may wait for; see `regs.STALLS`."""
+
+
 class EngineSignature(wiring.Signature):
     """Control's view of an engine is the flip of this one; members are as the engine sees them.
 
@@ -136,7 +147,7 @@ class EngineSignature(wiring.Signature):
         retire: high for one cycle per instruction, in order, when its last write has landed: a
             read that is requested from the next cycle on sees it.
         busy: an instruction has been taken and not been retired.
-        stall: busy, but waiting for somebody else in this cycle.
+        stall: what it waited for a cycle ago, if it was busy then.
         halt: from now on take no command and start no new access; what has been started on AXI
             is finished. Only reset ends it.
         idle: with `halt` high: no access is under way any more.
@@ -151,7 +162,7 @@ class EngineSignature(wiring.Signature):
                 "command": In(stream.Signature(operand_layout(opcode))),
                 "retire": Out(1),
                 "busy": Out(1),
-                "stall": Out(1),
+                "stall": Out(STALL_LAYOUT),
                 "halt": In(1),
                 "idle": Out(1),
                 "fault": Out(1),

@@ -1,8 +1,8 @@
 """What stands around a DMA in its tests: memory, scratchpad, ring, column memory, control."""
 
 import random
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from amaranth.hdl import Cat
@@ -11,7 +11,7 @@ from systolith.config import CoreConfig
 from systolith.isa import OPERANDS, Engine, Instruction
 from systolith.regs import FaultCause
 from systolith_rtl.dma.dma import Dma
-from systolith_rtl.interfaces import READ_LATENCY, WRITE_LATENCY
+from systolith_rtl.interfaces import READ_LATENCY, STALL_LAYOUT, WRITE_LATENCY
 from systolith_sim.axi import AxiFaults, AxiMemory
 from systolith_sim.testbench import ProtocolError, SimulatorContext, fill_settings, simulate
 
@@ -39,8 +39,10 @@ class DmaBench:
         fetched: data and error of each fetched beat.
         pushes: cycles in which words were pushed.
         grants: cycles in which scratchpad writes were granted.
-        opens: for each of `read`, `write`, `side`, the cycle before which it takes nothing; set it
-            before `run`.
+        stalls: for each engine, how many cycles it stood still for each cause while it was busy.
+        opens: for each of `read`, `write`, `side`, the cycle before which it takes nothing, and for
+            `ring`, before which nothing is taken from it; set it before `run`.
+        closed: for `read` and `write`, cycles in which requests are refused; likewise.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class DmaBench:
         scalars: Sequence[int] = (),
         latency: int = 30,
         stall: float = 0.0,
+        memory_stall: float | None = None,
         drain: float = 1.0,
         interleave: bool = False,
         seed: int = 0,
@@ -70,6 +73,7 @@ class DmaBench:
             latency: of memory.
             stall: probability with which memory channels, scratchpad ports and the side stand
                 still in a cycle.
+            memory_stall: that of the memory channels, if it is another one.
             drain: probability with which the ring's reader takes a word in a cycle.
             interleave: whether memory mixes beats of different IDs.
             seed: of everything random.
@@ -89,7 +93,7 @@ class DmaBench:
             memory,
             self.dut.axi,
             latency=latency,
-            stall=stall,
+            stall=stall if memory_stall is None else memory_stall,
             interleave=interleave,
             seed=seed,
             readable=reachable,
@@ -106,12 +110,15 @@ class DmaBench:
         self.fetched: list[tuple[int, int]] = []
         self.pushes: list[int] = []
         self.grants: list[int] = []
-        self.opens = {"read": 0, "write": 0, "side": 0}
+        self.opens = {"read": 0, "write": 0, "side": 0, "ring": 0}
+        self.closed: dict[str, Collection[int]] = {"read": (), "write": ()}
+        self.stalls: dict[Engine, Counter[str]] = {engine: Counter() for engine in MOVERS}
         self.cycle = 0
         self._random = random.Random(seed + 1)
         self._stall = stall
         self._drain = drain
         self._occupied = 0
+        self._was_busy = 0
         self._reads: deque[int | None] = deque([None] * (READ_LATENCY - 1))
         self._landing: deque[tuple[int, int, int, int]] = deque()
         self._shown: dict[str, int] = {}
@@ -236,6 +243,8 @@ class DmaBench:
                 dut.fetch.data_valid,
                 *(port.retire for port in ports),
                 *(port.fault for port in ports),
+                dut.read.valid & ~dut.read.ready,
+                dut.write.valid & ~dut.write.ready,
             ),
             dut.read.address,
             dut.write.address,
@@ -245,12 +254,31 @@ class DmaBench:
             dut.side.payload,
             dut.fetch.data,
             dut.fetch.error,
+            Cat(port.busy for port in ports),
+            *(port.stall for port in ports),
         )
         while True:
-            _, _, flags, read, address, data, mask, word, side, beat, error = await sample
+            (
+                _,
+                _,
+                flags,
+                read,
+                address,
+                data,
+                mask,
+                word,
+                side,
+                beat,
+                error,
+                busy,
+                *stalls,
+            ) = await sample
             read_granted, written, pushed, side_taken, fetched, *events = (
-                bool(flags >> bit & 1) for bit in range(5 + 2 * len(MOVERS))
+                bool(flags >> bit & 1) for bit in range(7 + 2 * len(MOVERS))
             )
+            for name in ("write", "read"):
+                self._show(ctx, f"{name}_refused", getattr(dut, name).refused, events.pop())
+            self._count_stalls(busy, stalls)
             while self._landing and self._landing[0][0] <= self.cycle:
                 self._land(*self._landing.popleft()[1:])
             if written:
@@ -265,6 +293,14 @@ class DmaBench:
             self._note(ctx, events)
             self._drive(ctx, read if read_granted else None)
             self.cycle += 1
+
+    def _count_stalls(self, busy: int, stalls: list[Any]) -> None:
+        """Count the first cause of each engine that was busy a cycle ago: they say so late."""
+        for index, (engine, causes) in enumerate(zip(MOVERS, stalls, strict=True)):
+            found = [name for name in STALL_LAYOUT.members if causes[name]]
+            if self._was_busy >> index & 1 and found:
+                self.stalls[engine][found[0]] += 1
+        self._was_busy = busy
 
     def _land(self, address: int, data: int, mask: int) -> None:
         size = self.config.rows
@@ -295,11 +331,13 @@ class DmaBench:
         """Set what the neighbours show in the next cycle."""
         dut = self.dut
         size = self.config.rows
-        if self._occupied and self._random.random() < self._drain:
+        opened = self.cycle >= self.opens["ring"]
+        if self._occupied and opened and self._random.random() < self._drain:
             self._occupied -= 1
         self._show(ctx, "free", dut.ring.free, self.config.ring_words - self._occupied)
         for name in ("read", "write", "side"):
             ready = self._random.random() >= self._stall and self.cycle >= self.opens[name]
+            ready = ready and self.cycle not in self.closed.get(name, ())
             self._show(ctx, name, getattr(dut, name).ready, ready)
 
         # The word is read when the read is granted; its data is shown `READ_LATENCY` later.

@@ -1,8 +1,8 @@
 """GEMMs with their operands, and all that surrounds a `GemmEngine` to carry them out."""
 
 import random
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from systolith.config import CoreConfig
 from systolith.isa import WeightSource
 from systolith.numerics import Format
 from systolith_rtl.array.gemm import GemmEngine
-from systolith_rtl.interfaces import ACC_READ_LATENCY, READ_LATENCY
+from systolith_rtl.interfaces import ACC_READ_LATENCY, READ_LATENCY, STALL_LAYOUT
 from systolith_sim.ecp5 import SimulatedEcp5
 from systolith_sim.golden.gemm import gemm as gemm_sums
 from systolith_sim.golden.gemm import int4_gemm, int4_ring_words, ring_words
@@ -73,7 +73,10 @@ class Gemm:
 
 @dataclass
 class Log:
-    """What happened, and in which cycles, counted from the first command's acceptance."""
+    """What happened, and in which cycles, counted from the first command's acceptance.
+
+    `stall` has the cycles in which the engine stood still, `stalls` how many for each cause.
+    """
 
     results: list[np.ndarray] = field(default_factory=list)
     a: list[int] = field(default_factory=list)
@@ -82,14 +85,16 @@ class Log:
     retire: list[int] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
     stall: list[int] = field(default_factory=list)
+    stalls: Counter[str] = field(default_factory=Counter)
 
 
 class Bench:
     """Scratchpad, STREAM, control and vector engine around an engine, all in one testbench.
 
     Each of `refuse`, `late` and `slow` is the probability that in a cycle reads of B are refused,
-    no weights are pushed, and no row is drained; reads of A cannot be refused. `dut` is a new
-    engine unless one is given.
+    no weights are pushed, and no row is drained; reads of A cannot be refused. None of these
+    happens before the cycle `opens` of `b`, `ring` and `drain`. `dut` is a new engine unless one is
+    given.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Bench:
         slow: float = 0.0,
         seed: int = 0,
         dut: GemmEngine | None = None,
+        opens: Mapping[str, int] | None = None,
     ) -> None:
         self.config = config
         self.dut = dut or GemmEngine(config)
@@ -109,6 +115,7 @@ class Bench:
         self.refuse, self.late, self.slow = refuse, late, slow
         self.random = random.Random(seed)
         self.cycle = 0
+        self.opens = {"b": 0, "ring": 0, "drain": 0} | dict(opens or {})
         # What nobody should use is not 0.
         self.memory = np.random.default_rng(seed).integers(
             0, 256, (config.words, config.rows), np.uint8
@@ -155,6 +162,7 @@ class Bench:
         arriving = {port: deque([None] * (READ_LATENCY - 1)) for port in (dut.a, dut.b)}
         row = 0
         was_full = False
+        was_refused = was_busy = False
         while not done():
             # Decide on this cycle.
             if self.commands:
@@ -162,8 +170,12 @@ class Bench:
             ctx.set(engine.command.valid, bool(self.commands))
             for port in arriving:
                 ctx.set(port.ready, self.random.random() >= self.refuse)
+            if self.cycle < self.opens["b"]:
+                ctx.set(dut.b.ready, 0)
+            ctx.set(dut.b.refused, was_refused)
             push = (
                 bool(self.words)
+                and self.cycle >= self.opens["ring"]
                 and ctx.get(dut.ring.free) > 0
                 and self.random.random() >= self.late
             )
@@ -174,6 +186,7 @@ class Bench:
             if full and not was_full:
                 log.full.append(self.cycle)
             enable = full and bool(self.columns) and self.random.random() >= self.slow
+            enable = enable and self.cycle >= self.opens["drain"]
             release = False
             ctx.set(dut.drain.enable, enable)
             if enable:
@@ -201,18 +214,24 @@ class Bench:
                 dut.a.address,
                 dut.b.valid & dut.b.ready,
                 dut.b.address,
+                dut.b.valid & ~dut.b.ready,
             )
             if accepted:
                 self.commands.popleft()
             for cycles, happened in (
                 (log.retire, retire),
                 (log.busy, busy),
-                (log.stall, stall),
                 (log.a, reads[0]),
                 (log.b, reads[2]),
             ):
                 if happened:
                     cycles.append(self.cycle)
+            causes = [name for name in STALL_LAYOUT.members if was_busy and stall[name]]
+            assert len(causes) <= 1, "an engine waits for one thing at a time"
+            log.stalls.update(causes)
+            log.stall += [self.cycle - 1] * len(causes)
+            was_busy = bool(busy)
+            was_refused = bool(reads.pop())
             drained = self.draining.popleft()
             if drained is not None:
                 to, columns = drained

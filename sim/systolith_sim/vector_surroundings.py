@@ -6,7 +6,7 @@ bytes whose write has not landed, and keep the row file's ports busy.
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from systolith_rtl.interfaces import (
     ACC_READ_LATENCY,
     READ_LATENCY,
     ROW_READ_LATENCY,
+    STALL_LAYOUT,
     WRITE_LATENCY,
 )
 from systolith_rtl.vector.engine import VectorEngine
@@ -36,7 +37,9 @@ class Manners:
     Attributes:
         seed: of everything that is left to chance.
         refuse: probability that a read is refused.
+        refused: cycles in which all reads are.
         late: probability, in each cycle, that the next half is not yet complete.
+        drain_opens: cycle before which none is.
         rows: probability, in each cycle, of a read and of a write by ROW, in slots beside those
             of the instruction.
         halt: the cycle of the first instruction in which control halts the engine, if it does.
@@ -44,7 +47,9 @@ class Manners:
 
     seed: int = 0
     refuse: float = 0.0
+    refused: Collection[int] = ()
     late: float = 0.0
+    drain_opens: int = 0
     rows: float = 0.0
     halt: int | None = None
 
@@ -61,14 +66,14 @@ class Run:
         retired: when it was retired, or a fault was seen, or the engine was idle after a halt.
         issues: when rows were read from accumulators.
         writes: when the scratchpad was written.
-        stalls: how many cycles counted as stalled.
+        stalls: how many cycles counted as stalled, by cause.
         fault: the faulty granule, or None.
     """
 
     retired: int
     issues: list[int]
     writes: list[int]
-    stalls: int
+    stalls: dict[str, int]
     fault: int | None
 
 
@@ -101,6 +106,7 @@ class Surroundings:
         self._inputs: dict[int, Any] = {}
         self._cycle = 0
         # Reads under way, per port and cycle of their answer; writes not yet landed.
+        self._refused = [0, 0]
         self._answers: list[dict[int, bytes]] = [{}, {}]
         self._writes: deque[tuple[int, int, bytes, int]] = deque()
         self._halves: deque[list[list[int]]] = deque()
@@ -126,7 +132,8 @@ class Surroundings:
         ctx.set(engine.command.payload, {name: op.fields[name] for name in names})
         ctx.set(engine.command.valid, 1)
         start = self._cycle
-        run = Run(retired=0, issues=[], writes=[], stalls=0, fault=None)
+        run = Run(retired=0, issues=[], writes=[], stalls={}, fault=None)
+        was_busy = False
         # Waiting takes at most a few cycles per event at the worst manners that tests have.
         groups = -(-op.n // self._config.columns)
         patience = 300 + 40 * groups * (op.m + self._config.columns)
@@ -157,7 +164,12 @@ class Surroundings:
                 run.writes.append(now)
             if seen.enable:
                 run.issues.append(now)
-            run.stalls += seen.stall
+            for cause in STALL_LAYOUT.members:
+                if was_busy and seen.stall[cause]:
+                    # Of several causes, the first one counts.
+                    run.stalls[cause] = run.stalls.get(cause, 0) + 1
+                    break
+            was_busy = bool(seen.busy)
             if seen.fault:
                 for _ in range(50):
                     seen = await self._tick(ctx)
@@ -222,6 +234,8 @@ class Surroundings:
             "x_address": dut.x.address,
             "r": dut.r.valid & dut.r.ready,
             "r_address": dut.r.address,
+            "x_refused": dut.x.valid & ~dut.x.ready,
+            "r_refused": dut.r.valid & ~dut.r.ready,
             "write": dut.y.valid,
             "y_address": dut.y.address,
             "data": dut.y.data,
@@ -236,6 +250,7 @@ class Surroundings:
         seen = SimpleNamespace(**dict(zip(names, values, strict=True)))
         seen.statistics = Statistics(*(seen.statistics[name] for name in Statistics._fields))
         seen.active = seen.x or seen.r or seen.write or seen.enable or seen.retire
+        self._refused = [seen.x_refused, seen.r_refused]
         self._write(cycle, seen)
         self._read(cycle, 0, seen.x, seen.x_address)
         self._read(cycle, 1, seen.r, seen.r_address)
@@ -258,9 +273,12 @@ class Surroundings:
     def _drive_reads(self, ctx: SimulatorContext, cycle: int) -> None:
         garbage = bytes([GARBAGE]) * self._config.rows
         for port, answers in zip((self._dut.x, self._dut.r), self._answers, strict=True):
-            self._set(ctx, port.ready, not self._chance(self._manners.refuse))
+            closed = cycle in self._manners.refused
+            self._set(ctx, port.ready, not closed and not self._chance(self._manners.refuse))
             self._set(ctx, port.data_valid, cycle in answers)
             self._set(ctx, port.data, int.from_bytes(answers.pop(cycle, garbage), "little"))
+        for port, refused in zip((self._dut.x, self._dut.r), self._refused, strict=True):
+            self._set(ctx, port.refused, refused)
 
     def _read(self, cycle: int, port: int, granted: int, address: int) -> None:
         """Answer with what has landed, and with noise where a write has not yet."""
@@ -290,7 +308,8 @@ class Surroundings:
         drain = self._dut.drain
         # Once complete, a half stays so until it is released.
         if self._halves and not self._complete:
-            self._complete = not self._chance(self._manners.late)
+            closed = cycle < self._manners.drain_opens
+            self._complete = not closed and not self._chance(self._manners.late)
         self._set(ctx, drain.full, bool(self._halves) and self._complete)
         garbage = [-0x5A5A5A5B] * self._config.columns
         self._set(ctx, drain.data, self._drained.pop(cycle, garbage))

@@ -59,6 +59,7 @@ ENUMS: tuple[type[IntEnum], ...] = (
     regs.State,
     regs.FaultCause,
     regs.Control,
+    regs.Stall,
 )
 """All that have names in a C header."""
 

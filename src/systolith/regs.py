@@ -1,5 +1,6 @@
 """The CSR map of the AXI4-Lite port: the one source for RTL, drivers, headers and the manual."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -30,6 +31,48 @@ class FaultCause(IntEnum):
     WATCHDOG = 5
     CONFIG_MISMATCH = 6
     ABORT = 7
+
+
+class Stall(IntEnum):
+    """Why an engine that has work does nothing; of several causes the first one counts."""
+
+    AWAITED = 0
+    INPUT = 1
+    OUTPUT = 2
+    BANK = 3
+    DRAM = 4
+
+
+STALLS: dict[Engine, dict[Stall, str]] = {
+    Engine.STREAM: {
+        Stall.AWAITED: "its next instruction waited for others to retire",
+        Stall.OUTPUT: "the weight ring had words and no room for the next burst",
+        Stall.DRAM: "no beat came while some were asked for",
+    },
+    Engine.LOAD: {
+        Stall.AWAITED: "its next instruction waited for others to retire",
+        Stall.BANK: "a word was not written, or an index not read, because its bank was refused",
+        Stall.DRAM: "the next beat was asked for and had not come",
+    },
+    Engine.STORE: {
+        Stall.AWAITED: "its next instruction waited for others to retire",
+        Stall.BANK: "the next word was not there because its bank had been refused",
+        Stall.DRAM: "AW or W was not taken, or nothing but responses were to come",
+    },
+    Engine.GEMM: {
+        Stall.AWAITED: "its next instruction waited for others to retire",
+        Stall.INPUT: "no row entered the array because the weight ring was empty",
+        Stall.OUTPUT: "no row entered the array because both accumulator halves were in use",
+        Stall.BANK: "no row entered the array because the bank of its weights was refused",
+    },
+    Engine.VECTOR: {
+        Stall.AWAITED: "its next instruction waited for others to retire",
+        Stall.INPUT: "its accumulator half was not complete",
+        Stall.BANK: "the next operand was not there because its bank had been refused",
+    },
+    Engine.ROW: {Stall.AWAITED: "its next instruction waited for others to retire"},
+}
+"""What each engine may have to wait for, and when it does. Other causes have no register."""
 
 
 NO_ENGINE = 7
@@ -101,11 +144,27 @@ def _base(index: int) -> tuple[Register, ...]:
 def _engine(engine: Engine) -> tuple[Register, ...]:
     at = 0x200 + 32 * engine
     name = engine.name.lower()
+    busy = (
+        f"Cycles in which {engine.name} had an instruction, or one waited for others in front of it"
+    )
+    stall = f"Cycles of them in which {engine.name} stood still for any cause"
     return (
         Register(name=f"{name}_retired", offset=at, doc=f"Instructions {engine.name} has retired."),
-        *_pair(f"{name}_busy", at + 8, f"Cycles in which {engine.name} worked"),
-        *_pair(f"{name}_stall", at + 16, f"Cycles in which {engine.name} had work but had to wait"),
+        *_pair(f"{name}_busy", at + 8, busy),
+        *_pair(f"{name}_stall", at + 16, stall),
     )
+
+
+def stall_counter(engine: Engine, cause: Stall) -> str:
+    """Name of the register pair that counts a cause, without `_lo` and `_hi`."""
+    return f"{engine.name.lower()}_stall_{cause.name.lower()}"
+
+
+def _stalls(engine: Engine) -> Iterator[Register]:
+    at = 0x300 + 8 * len(Stall) * engine
+    for cause, when in STALLS[engine].items():
+        doc = f"Cycles in which {engine.name} stood still: {when}"
+        yield from _pair(stall_counter(engine, cause), at + 8 * cause, doc)
 
 
 REGISTERS: tuple[Register, ...] = (
@@ -168,6 +227,7 @@ REGISTERS: tuple[Register, ...] = (
     ),
     *(register for index in range(BASES) for register in _base(index)),
     *(register for engine in Engine for register in _engine(engine)),
+    *(register for engine in Engine for register in _stalls(engine)),
 )
 """All registers; every other address below `SPAN` reads 0."""
 

@@ -4,7 +4,9 @@ import random
 from collections import Counter
 
 from systolith.isa import Engine
-from systolith_rtl.control.counters import COUNTERS, Counters
+from systolith.regs import STALLS, Stall, stall_counter
+from systolith_rtl.control.counters import COUNTERS, SAME, Counters
+from systolith_rtl.interfaces import STALL_LAYOUT
 from systolith_sim.testbench import SimulatorContext, simulate
 
 
@@ -15,12 +17,18 @@ async def drive(
     counts: Counter[str] = Counter()
     for _ in range(cycles):
         run = generator.random() < 0.9
-        busy, stall = ([generator.random() < density for _ in Engine] for _ in range(2))
+        busy, awaits = ([generator.random() < density for _ in Engine] for _ in range(2))
+        waits = [
+            [name for name in STALL_LAYOUT.members if generator.random() < density / 2]
+            for _ in Engine
+        ]
         read, write = (generator.random() < density for _ in range(2))
         clashes = generator.randint(0, 5) if generator.random() < density else 0
         ctx.set(dut.run, run)
         ctx.set(dut.busy, sum(bit << engine for engine, bit in zip(Engine, busy, strict=True)))
-        ctx.set(dut.stall, sum(bit << engine for engine, bit in zip(Engine, stall, strict=True)))
+        ctx.set(dut.awaits, sum(bit << engine for engine, bit in zip(Engine, awaits, strict=True)))
+        for engine in Engine:
+            ctx.set(dut.stall[engine], dict.fromkeys(waits[engine], 1))
         ctx.set(dut.read_beat, read)
         ctx.set(dut.write_beat, write)
         ctx.set(dut.clashes, clashes)
@@ -32,8 +40,13 @@ async def drive(
             counts["bank_clashes"] += clashes
             for engine in Engine:
                 name = engine.name.lower()
-                counts[f"{name}_busy"] += busy[engine]
-                counts[f"{name}_stall"] += busy[engine] and stall[engine]
+                counts[f"{name}_busy"] += busy[engine] or awaits[engine]
+                causes = [each for each in STALLS[engine] if each.name.lower() in waits[engine]]
+                if not busy[engine]:
+                    causes = [Stall.AWAITED] if awaits[engine] else []
+                counts[f"{name}_stall"] += bool(causes)
+                if causes:
+                    counts[stall_counter(engine, min(causes))] += 1
     ctx.set(dut.run, 0)
     return counts
 
@@ -60,12 +73,16 @@ def test_counts() -> None:
             counts = await drive(ctx, dut, generator, 300, density)
             values = await read_all(ctx, dut)
             assert values == {name: counts[name] for name in COUNTERS}
+            for engine in Engine:
+                causes = [stall_counter(engine, cause) for cause in STALLS[engine]]
+                total = sum(values[SAME.get(name, name)] for name in causes)
+                assert values[f"{engine.name.lower()}_stall"] == total
             await drive(ctx, dut, generator, generator.randint(1, 40), density)
             ctx.set(dut.clear, 1)
             await ctx.tick()
             ctx.set(dut.clear, 0)
 
-    simulate(dut, bench, max_cycles=5000)
+    simulate(dut, bench, max_cycles=10_000)
 
 
 def test_carries() -> None:

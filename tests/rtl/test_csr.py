@@ -9,7 +9,7 @@ from amaranth.hdl import Fragment, ResetInserter, Signal
 from systolith import regs
 from systolith.config import ISA_VERSION, preset
 from systolith.isa import Engine
-from systolith_rtl.control.counters import COUNTERS, Counters
+from systolith_rtl.control.counters import COUNTERS, SAME, Counters
 from systolith_rtl.control.csr import CLEARING_CYCLES, PROGRAM, Csr
 from systolith_rtl.settings import PLACES
 from systolith_sim.testbench import SimulatorContext, simulate
@@ -27,8 +27,8 @@ CONSTANTS = {
     "control": 0,
 }
 COUNTED = {
-    f"{name}{suffix}": index
-    for index, name in enumerate(COUNTERS)
+    f"{name}{suffix}": COUNTERS.index(SAME.get(name, name))
+    for name in (*COUNTERS, *SAME)
     for suffix in ("", "_lo", "_hi")
     if f"{name}{suffix}" in regs.BY_NAME
 }
@@ -374,5 +374,8 @@ def test_table_is_complete() -> None:
         assert len(getattr(dut, register.name)) == 32
     assert len(WRITABLE) - len(PORTS) + len(PROGRAM) == len(PLACES)
     assert len(WRITABLE) + len(INPUTS) + len(CONSTANTS) + len(COUNTED) == len(regs.REGISTERS)
-    assert len(COUNTED) == 2 * len(COUNTERS) - 1
+    assert len(COUNTED) == 2 * len(COUNTERS) - 1 + 2
+    assert {COUNTED[f"row_stall_awaited_{half}"] for half in ("lo", "hi")} == {
+        COUNTERS.index("row_stall")
+    }
     assert sum(register.name.endswith("_retired") for register in INPUTS) == len(Engine)

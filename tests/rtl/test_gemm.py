@@ -206,23 +206,62 @@ def test_short_tiles_keep_their_distance_when_reads_are_refused() -> None:
         assert min(b - a for a, b in pairwise(starts)) >= MIN_PERIOD
 
 
-def test_stalls_are_reported() -> None:
-    """Late weights, a late drain and refused reads each stall; a working array does not."""
-    ring, scratchpad = (
-        operands(6, 12, 16, source=source, a_row=4, b_address=500, b_row=4)
-        for source in (RING, SCRATCHPAD)
-    )
-    for gemm in (ring, scratchpad):
-        assert run_gemms(TINY, [gemm]).stall == []
-    cases: list[tuple[Gemm, dict[str, Any]]] = [
-        (ring, {"late": 0.9}),
-        (ring, {"slow": 0.9}),
-        (scratchpad, {"refuse": 0.9}),
-    ]
-    for gemm, options in cases:
-        log = run_gemms(TINY, [gemm], **options)
-        assert log.stall, options
+def test_an_empty_ring_counts_as_input() -> None:
+    """The loader asks from cycle 3 on; a word can be taken the cycle after it came."""
+    gemm = operands(6, 12, 16, a_row=4)
+    for opens in (2, 3, 20):
+        log = run_gemms(TINY, [gemm], opens={"ring": opens})
+        late = opens - 2
+        assert log.a == list(range(7 + late, 7 + late + 6 * 12))
+        assert log.stalls == ({"input": late} if late else {})
+
+
+def test_halves_in_use_count_as_output() -> None:
+    """The third tile column's first row waits for a half, and nothing else does."""
+    gemm = operands(6, 12, 16, a_row=4)
+    polite = run_gemms(TINY, [gemm])
+    third = polite.a[6 * 4 * 2]
+    for opens in (third - 6, third - 5, third + 30):
+        log = run_gemms(TINY, [gemm], opens={"drain": opens})
+        # The half is free the cycle after its last row, the sixth, has been drained.
+        late = max(0, opens + 6 - third + 1)
+        assert log.a[-1] == polite.a[-1] + late
+        assert log.stalls == ({"output": late} if late else {})
+        assert log.stall == list(range(third - 1, third - 1 + late))
+
+
+def test_refused_weights_count_as_bank() -> None:
+    """From cycle 3 on, the first word is refused; later, rows of the tile before hide it."""
+    gemm = operands(6, 12, 16, source=SCRATCHPAD, a_row=4, b_address=500, b_row=4)
+    for opens in (3, 4, 20):
+        log = run_gemms(TINY, [gemm], opens={"b": opens})
+        late = opens - 3
+        assert log.a == list(range(7 + late, 7 + late + 6 * 12))
+        assert log.stalls == ({"bank": late} if late else {})
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "cause"),
+    [
+        (RING, {"late": 0.8}, "input"),
+        (RING, {"slow": 0.8}, "output"),
+        (SCRATCHPAD, {"refuse": 0.8}, "bank"),
+    ],
+)
+def test_what_is_late_is_what_counts(
+    source: WeightSource, options: dict[str, float], cause: str
+) -> None:
+    """As many cycles as the last row is late, less those in which words of its tile came."""
+    gemm = operands(6, 24, 16, source=source, a_row=4, b_address=500, b_row=4)
+    polite = run_gemms(TINY, [gemm])
+    for seed in range(3):
+        log = run_gemms(TINY, [gemm], seed=seed, **options)
         assert set(log.stall) <= set(log.busy)
+        assert set(log.stalls) == {cause}
+        late = log.a[-1] - polite.a[-1]
+        assert late > 40
+        words = 0 if cause == "output" else 4 * 24
+        assert late - words <= log.stalls[cause] <= late
 
 
 @pytest.mark.parametrize("config", [TINY, NARROW], ids=lambda config: f"{config.rows}")

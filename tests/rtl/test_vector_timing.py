@@ -82,7 +82,7 @@ def test_a_group_per_cycle(fields: dict[str, Any], first: int, end: int) -> None
     seen = run((8, 4), m=8, n=16, **fields)
     assert seen.writes == list(range(first, first + 32))
     assert seen.retired == seen.writes[-1] + end - 1
-    assert seen.stalls == 0
+    assert seen.stalls == {}
 
 
 @pytest.mark.parametrize(("fields", "first"), [(WORDS, 27), (DRAIN | {"y_format": 2}, 23)])
@@ -128,15 +128,44 @@ def test_late_accumulators_count_as_stalls() -> None:
     seen = run((8, 4), Manners(seed=3, late=0.9), m=8, n=16, **DRAIN)
     waited = seen.issues[-1] - 5 - 31
     assert waited > 0
-    # Waiting starts before the column records are there.
-    assert waited <= seen.stalls <= waited + 4
+    assert seen.stalls == {"input": waited}
     assert seen.writes == [cycle + 18 for cycle in seen.issues]
 
 
 def test_refused_reads_count_as_stalls() -> None:
     polite = run((8, 4), m=8, n=16)
     seen = run((8, 4), Manners(seed=3, refuse=0.8), m=8, n=16)
-    assert seen.stalls > (seen.retired - polite.retired) / 2 > 0
+    assert polite.stalls == {}
+    assert seen.stalls == {"bank": seen.retired - polite.retired}
+    assert seen.stalls["bank"] > 32
+
+
+@pytest.mark.parametrize("fields", [{}, WORDS, WORDS | {"second": Second.ADD}], ids=str)
+@pytest.mark.parametrize("shape", [(8, 4), (4, 4)], ids=str)
+def test_a_refusal_counts_when_its_group_is_missing(
+    shape: tuple[int, int], fields: dict[str, Any]
+) -> None:
+    """Whenever it comes: as many cycles as the end is late, and none if nothing is late."""
+    polite = run(shape, m=8, n=8, **fields)
+    late = set()
+    for cycle in range(1, 34, 3):
+        for length in (1, 7):
+            refused = range(cycle, cycle + length)
+            seen = run(shape, Manners(refused=refused), m=8, n=8, **fields)
+            late.add(seen.retired - polite.retired)
+            assert seen.stalls.get("bank", 0) == seen.retired - polite.retired, refused
+            assert set(seen.stalls) <= {"bank"}
+    assert 0 in late
+    assert 7 in late
+
+
+def test_an_accumulator_counts_from_when_everything_else_is_there() -> None:
+    """Column records take until cycle 5; a half that is complete until then costs nothing."""
+    for opens in (0, 5, 6, 25):
+        seen = run((8, 4), Manners(drain_opens=opens), m=8, n=4, **DRAIN)
+        late = max(0, opens - 5)
+        assert seen.issues == list(range(5 + late, 13 + late))
+        assert seen.stalls == ({"input": late} if late else {})
 
 
 def test_the_row_file_costs_no_cycle() -> None:

@@ -39,7 +39,8 @@ class RowFeeder(wiring.Component):
         issued: `Out(1)`, the last row of a GEMM is decided on.
         active: `Out(1)`, there are rows to feed.
         starved: `Out(1)`, the next row needs weights that are not loaded yet.
-        blocked: `Out(1)`, the next row needs a free half, or weights that are not granted yet.
+        unloaded: `Out(1)`, no row goes, and none is in the way of weights that are not granted yet.
+        undrained: `Out(1)`, a row could go if a half were free.
         outside: `Out(1)`, the next row is beyond the scratchpad. It is not asked for.
         granule: `Out(32)`, its address.
         reading: `Out(1)`, a row is on its way.
@@ -58,7 +59,8 @@ class RowFeeder(wiring.Component):
     issued: Signal
     active: Signal
     starved: Signal
-    blocked: Signal
+    unloaded: Signal
+    undrained: Signal
     outside: Signal
     granule: Signal
     reading: Signal
@@ -80,7 +82,8 @@ class RowFeeder(wiring.Component):
                 "issued": Out(1),
                 "active": Out(1),
                 "starved": Out(1),
-                "blocked": Out(1),
+                "unloaded": Out(1),
+                "undrained": Out(1),
                 "outside": Out(1),
                 "granule": Out(32),
                 "reading": Out(1),
@@ -127,8 +130,9 @@ class RowFeeder(wiring.Component):
             self.plan.ready.eq(~self.active | self.issued),
             take.eq(self.plan.valid & self.plan.ready),
             self.starved.eq(self.active & first_row & ~self.loaded),
-            self.blocked.eq(
-                waits | (self.active & first_row & self.loaded & first_tile & ~self.free)
+            self.unloaded.eq(waits | ~self.active | (first_row & ~self.loaded & rested)),
+            self.undrained.eq(
+                self.active & first_row & self.loaded & rested & first_tile & ~self.free & ~waits
             ),
             self.granule.eq(address.granule),
             address.start.eq(take),

@@ -233,13 +233,20 @@ class GemmEngine(wiring.Component):
             with m.Elif(~more & engine.retire):
                 m.d.sync += count.eq(count - 1)
 
-        # Refusals are counted in the cycle after, which spares everybody's `ready` a longer path.
-        stall = Signal()
-        m.d.sync += stall.eq(feeder.blocked | (loader.blocked & (feeder.starved | ~feeder.active)))
+        unloaded = Signal()
+        dry = Signal()
+        undrained = Signal()
+        m.d.sync += [
+            unloaded.eq(feeder.unloaded),
+            dry.eq(feeder.unloaded & loader.dry),
+            undrained.eq(feeder.undrained),
+        ]
         m.d.comb += [
+            engine.stall.input.eq(dry),
+            engine.stall.output.eq(undrained),
+            engine.stall.bank.eq(unloaded & self.b.refused),
             engine.retire.eq(accumulators.landed),
             engine.busy.eq(taken != 0),
-            engine.stall.eq(stall),
             engine.idle.eq(engine.halt & ~loader.reading & ~feeder.reading),
         ]
 

@@ -40,7 +40,7 @@ class WeightLoader(wiring.Component):
             following.
         exponents: `Out(1)`, `ring_data` has exponents in this cycle.
         active: `Out(1)`, there is a tile to load.
-        blocked: `Out(1)`, the ring or the scratchpad does not give the next word.
+        dry: `Out(1)`, the ring does not have the next word.
         outside: `Out(1)`, the next word is beyond the scratchpad. It is not asked for.
         granule: `Out(32)`, its address.
         reading: `Out(1)`, a word is on its way.
@@ -60,7 +60,7 @@ class WeightLoader(wiring.Component):
     int4: Signal
     exponents: Signal
     active: Signal
-    blocked: Signal
+    dry: Signal
     outside: Signal
     granule: Signal
     reading: Signal
@@ -82,7 +82,7 @@ class WeightLoader(wiring.Component):
                 "capture": Out(config.columns),
                 **({"int4": Out(1), "exponents": Out(1)} if config.int4 else {}),
                 "active": Out(1),
-                "blocked": Out(1),
+                "dry": Out(1),
                 "outside": Out(1),
                 "granule": Out(32),
                 "reading": Out(1),
@@ -196,7 +196,7 @@ class WeightLoader(wiring.Component):
                 self.pop | (self.b.valid & self.b.ready) | (asks & word.scratchpad & word.beyond)
             ),
             words.o.ready.eq(granted),
-            self.blocked.eq(asks & ~granted),
+            self.dry.eq(asks & ~word.scratchpad & ~self.available),
         ]
         # Of two words that wait, one at most is the last one of its tile.
         assert self.config.columns >= 2

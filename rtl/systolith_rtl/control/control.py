@@ -138,9 +138,18 @@ class Control(wiring.Component):
         m.d.sync += self._faults.eq(Cat(port.fault for port in engines))
         state = self._run(m, csr, fetcher, dispatch, engines)
         self._blame(m, csr, dispatch, engines, state)
+        # Engines say a cycle later why they waited. So it is known here, too, whether the cycle in
+        # which an instruction saw the counts was one in vain.
+        busy = Signal(len(Engine))
+        awaits = Signal(len(Engine))
+        m.d.sync += [busy.eq(self.working), awaits.eq(dispatch.awaits)]
         m.d.comb += [
-            counters.busy.eq(self.working),
-            counters.stall.eq(Cat(port.stall for port in engines)),
+            counters.busy.eq(busy),
+            counters.awaits.eq(awaits & dispatch.awaits),
+            *(
+                counters.stall[engine].eq(port.stall)
+                for engine, port in zip(Engine, engines, strict=True)
+            ),
             counters.read_beat.eq(self.read_beat),
             counters.write_beat.eq(self.write_beat),
             counters.clashes.eq(self.clashes),

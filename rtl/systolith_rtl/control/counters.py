@@ -1,15 +1,24 @@
 """Performance counters, in a small RAM instead of a thousand registers."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systolith.isa import Engine
+from systolith.regs import STALLS, Stall, stall_counter
+from systolith_rtl.interfaces import STALL_LAYOUT
 from systolith_rtl.memory.scratchpad import READERS, WRITERS
 
 COUNTER_WIDTH = 48
 """Bits of a counter: three weeks at 150 MHz. Registers show them as 64."""
+
+SAME = {
+    stall_counter(engine, *STALLS[engine]): f"{engine.name.lower()}_stall"
+    for engine in Engine
+    if len(STALLS[engine]) == 1
+}
+"""Registers of engines with a single cause, and the counters that are the same."""
 
 COUNTERS = (
     "cycles",
@@ -17,8 +26,15 @@ COUNTERS = (
     "write_beats",
     *(f"{engine.name.lower()}_{what}" for engine in Engine for what in ("busy", "stall")),
     "bank_clashes",
+    *(
+        name
+        for engine in Engine
+        for cause in STALLS[engine]
+        if (name := stall_counter(engine, cause)) not in SAME
+    ),
 )
-"""Counters by the names of their registers, in the order of their index."""
+"""Counters by the names of their registers, in the order of their index: as many as two rows of
+LUT RAM hold."""
 
 _MOST_CLASHES = (READERS - 1) + (WRITERS - 1)
 """Requests that the scratchpad can refuse in a cycle: of its readers, and of its writers, the first
@@ -34,10 +50,12 @@ class Counters(wiring.Component):
     Members:
         clear: `In(1)`, all counters become 0.
         run: `In(1)`, also what `cycles` counts.
-        busy, stall: `In(6)`, by engine; stalls count only while busy.
+        busy: `In(6)`, engines that have an instruction.
+        awaits: `In(6)`, those in front of which one waits for others to retire.
+        stall: `In`, by engine, what it waits for; counts only while it is busy.
         read_beat, write_beat: `In(1)`.
         clashes: `In`, requests that the scratchpad has refused, from 0 to `_MOST_CLASHES`.
-        index: `In(4)`, a counter.
+        index: `In(5)`, a counter.
         value: `Out(COUNTER_WIDTH)`, the counter, `DELAY` cycles after `index` has been set.
     """
 
@@ -46,7 +64,8 @@ class Counters(wiring.Component):
     clear: Signal
     run: Signal
     busy: Signal
-    stall: Signal
+    awaits: Signal
+    stall: data.View
     read_beat: Signal
     write_beat: Signal
     clashes: Signal
@@ -59,7 +78,8 @@ class Counters(wiring.Component):
                 "clear": In(1),
                 "run": In(1),
                 "busy": In(len(Engine)),
-                "stall": In(len(Engine)),
+                "awaits": In(len(Engine)),
+                "stall": In(data.ArrayLayout(STALL_LAYOUT, len(Engine))),
                 "read_beat": In(1),
                 "write_beat": In(1),
                 "clashes": In(range(_MOST_CLASHES + 1)),
@@ -71,16 +91,14 @@ class Counters(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Register what happens, sum it up until the visit, visit."""
         m = Module()
-        events = {
+        events: dict[str, Value] = {
             "cycles": self.run,
             "read_beats": self.read_beat,
             "write_beats": self.write_beat,
             "bank_clashes": self.clashes,
         }
         for engine in Engine:
-            name = engine.name.lower()
-            events[f"{name}_busy"] = self.busy[engine]  # pyright: ignore[reportArgumentType]
-            events[f"{name}_stall"] = self.busy[engine] & self.stall[engine]  # pyright: ignore[reportArgumentType]
+            events |= self._engine_events(engine)
 
         place = Signal(range(len(COUNTERS)))
         m.d.sync += place.eq(Mux(place == len(COUNTERS) - 1, 0, place + 1))
@@ -104,7 +122,7 @@ class Counters(wiring.Component):
         # What a counter holds does not count until its first visit after `clear`.
         stale = Signal(len(COUNTERS), init=-1)
         before = Signal(COUNTER_WIDTH, reset_less=True)
-        amount = Signal.like(recent[-1], name="amount", reset_less=True)
+        amount = Signal(max(len(total) for total in recent), reset_less=True)
         visited = Signal.like(place)
         with m.If(self.clear):
             m.d.sync += stale.eq(-1)
@@ -122,3 +140,21 @@ class Counters(wiring.Component):
         with m.If(write.addr == self.index):
             m.d.sync += self.value.eq(write.data)
         return m
+
+    def _engine_events(self, engine: Engine) -> dict[str, Value]:
+        """Work, and the first of the causes why nothing was done."""
+        name = engine.name.lower()
+        busy, awaits = self.busy[engine], self.awaits[engine]
+        # The engine says nothing of an instruction that it has not got.
+        causes: dict[Stall, Value] = {Stall.AWAITED: awaits & ~busy}
+        earlier = []
+        for cause in STALLS[engine]:
+            if cause != Stall.AWAITED:
+                present = self.stall[engine][cause.name.lower()]
+                causes[cause] = busy & present & ~Cat(earlier).any()
+                earlier.append(present)
+        return {
+            f"{name}_busy": busy | awaits,
+            f"{name}_stall": Cat(causes.values()).any(),
+            **{stall_counter(engine, cause): event for cause, event in causes.items()},
+        }

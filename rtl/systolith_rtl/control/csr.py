@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from systolith import regs
 from systolith.config import ISA_VERSION, CoreConfig
-from systolith_rtl.control.counters import COUNTER_WIDTH, COUNTERS, Counters
+from systolith_rtl.control.counters import COUNTER_WIDTH, COUNTERS, SAME, Counters
 from systolith_rtl.interfaces import AxiLiteSignature
 from systolith_rtl.settings import DEPTH, MEMORIES, PLACES, Settings, SettingSignature
 
@@ -39,7 +39,7 @@ class Csr(wiring.Component):
         s_axil: `In(AxiLiteSignature())`.
         control: `Out(4)`, for one cycle what is written to the register of this name, a bit for
             each `regs.Control`.
-        counter: `Out(4)`, the counter that is being read.
+        counter: `Out(5)`, the counter that is being read.
         count: `In(COUNTER_WIDTH)`, its value `Counters.DELAY` cycles later.
         change: `Out(SettingSignature())`, a setting is being written.
         <name>: for each register but `control`, the constants, the counters and the settings that
@@ -60,10 +60,12 @@ class Csr(wiring.Component):
             "config_hash_hi": config.hash >> 32,
             "control": 0,
         }
+        indices = {name: index for index, name in enumerate(COUNTERS)}
+        indices |= {name: indices[other] for name, other in SAME.items()}
         self._counters = {
             register.offset // 4: (index, register.name.endswith("_hi"))
             for register in regs.REGISTERS
-            for index, name in enumerate(COUNTERS)
+            for name, index in indices.items()
             if register.name in (name, f"{name}_lo", f"{name}_hi")
         }
         self._ports = [

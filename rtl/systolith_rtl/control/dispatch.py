@@ -33,6 +33,7 @@ class Dispatch(wiring.Component):
         origins: `Out`, of the oldest instruction of each engine that is not retired.
         pending: `Out(6)`, there is one.
         waiting: `Out`, by engine, instructions not yet handed over.
+        awaits: `Out(6)`, engines whose next instruction waits for others to retire.
         next: `Out`, index of the next instruction, and its tag where there is one.
         cause: `Out`, the fault that came instead of the next instruction.
         halted: `Out(1)`, HALT is done.
@@ -45,6 +46,7 @@ class Dispatch(wiring.Component):
     origins: data.View
     pending: Signal
     waiting: data.View
+    awaits: Signal
     next: data.View
     cause: Signal
     halted: Signal
@@ -64,6 +66,7 @@ class Dispatch(wiring.Component):
                 "origins": Out(data.ArrayLayout(ORIGIN_LAYOUT, len(Engine))),
                 "pending": Out(len(Engine)),
                 "waiting": Out(COUNTS_LAYOUT),
+                "awaits": Out(len(Engine)),
                 "next": Out(data.StructLayout({"pc": PC_WIDTH, "tag": TAG_WIDTH})),
                 "cause": Out(FaultCause),
                 "halted": Out(1),
@@ -103,6 +106,7 @@ class Dispatch(wiring.Component):
                 self.origins[engine].eq(queue.oldest),
                 self.pending[engine].eq(~queue.empty),
                 self.waiting[engine].eq(queue.waiting),
+                self.awaits[engine].eq(queue.awaits),
             ]
             wiring.connect(m, wiring.flipped(getattr(self, engine.name.lower())), queue.command)
             with m.If(self.retire[engine]):

@@ -104,6 +104,7 @@ class EngineQueue(wiring.Component):
         oldest: `Out`, origin of the oldest instruction not yet retired, unless `empty`.
         empty: `Out(1)`, all are retired.
         waiting: `Out(16)`, instructions not yet handed over.
+        awaits: `Out(1)`, the head has not yet seen the progress counts that it waits for.
     """
 
     push: Signal
@@ -120,6 +121,7 @@ class EngineQueue(wiring.Component):
     oldest: data.View
     empty: Signal
     waiting: Signal
+    awaits: Signal
 
     def __init__(self, opcode: Opcode, config: CoreConfig) -> None:
         self.opcode = opcode
@@ -140,6 +142,7 @@ class EngineQueue(wiring.Component):
                 "oldest": Out(ORIGIN_LAYOUT),
                 "empty": Out(1),
                 "waiting": Out(16),
+                "awaits": Out(1),
             }
         )
 
@@ -166,6 +169,7 @@ class EngineQueue(wiring.Component):
             Value.cast(self.oldest).eq(origins.data),
             self.empty.eq(origins.level == 0),
             self.waiting.eq(slots.level + moving + head_valid),
+            self.awaits.eq(head_valid & ~satisfied),
         ]
         slots.drive(push=self.push, pop=self.grant)
         origins.drive(push=self.push, pop=self.retire)

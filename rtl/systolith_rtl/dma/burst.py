@@ -51,6 +51,7 @@ class Splitter(wiring.Component):
     Members:
         i: runs.
         space: `In`, beats that may be asked for. A reservation must show in it within 2 cycles.
+        held: `Out(1)`, there is no space for the next burst.
         reserve: `Out(1)`, the beats of the burst that is offered next (`o.p.length + 1`) are
             reserved now.
         o: bursts.
@@ -59,6 +60,7 @@ class Splitter(wiring.Component):
 
     i: stream.Interface
     space: Signal
+    held: Signal
     reserve: Signal
     o: stream.Interface
     idle: Signal
@@ -74,6 +76,7 @@ class Splitter(wiring.Component):
             {
                 "i": In(stream.Signature(run_layout(config, size_width))),
                 "space": In(space_width),
+                "held": Out(1),
                 "reserve": Out(1),
                 "o": Out(stream.Signature(burst_layout(config))),
                 "idle": Out(1),
@@ -114,9 +117,12 @@ class Splitter(wiring.Component):
             with m.State("COUNT"):
                 m.d.sync += [length.eq(Mux(within, more, to_boundary)), ends.eq(within)]
                 m.next = "CHECK"
-            with m.State("CHECK"), m.If(self.space > length):
-                m.d.comb += self.reserve.eq(1)
-                m.next = "OFFER"
+            with m.State("CHECK"):
+                with m.If(self.space > length):
+                    m.d.comb += self.reserve.eq(1)
+                    m.next = "OFFER"
+                with m.Else():
+                    m.d.comb += self.held.eq(1)
             with m.State("OFFER"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):

@@ -129,7 +129,15 @@ class Dma(wiring.Component):
             loader.active.eq(reads.load_active),
             *(
                 getattr(storer, name).eq(getattr(writes, name))
-                for name in ("done", "done_last", "done_error", "done_address", "active")
+                for name in (
+                    "held",
+                    "sending",
+                    "done",
+                    "done_last",
+                    "done_error",
+                    "done_address",
+                    "active",
+                )
             ),
             writes.stopped.eq(self.store.halt | self.store.fault),
         ]
@@ -168,6 +176,8 @@ class Dma(wiring.Component):
             skid.o.ready.eq(read.ready),
             load.data.eq(read.data),
             store.data.eq(read.data),
+            load.refused.eq(read.refused & owner[0]),
+            store.refused.eq(read.refused & ~owner[0]),
             load.data_valid.eq(read.data_valid & owner[-1]),
             store.data_valid.eq(read.data_valid & ~owner[-1]),
         ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -154,11 +154,29 @@ class LoadEngine(wiring.Component):
             walker.drained.eq(unretired == 0),
             engine.retire.eq(writer.retire),
             engine.busy.eq(unretired != 0),
-            engine.stall.eq(engine.busy & ~(skid.o.valid & skid.o.ready)),
             engine.idle.eq(~self.active & ~self.write.valid),
         ]
         m.d.sync += unretired.eq(unretired + taken - writer.retire)
+        moving = ~realigner.drained | skid.o.valid | (space != FIFO_BEATS)
+        self._report_stalls(m, fifo, realigner, writer, moving)
         return m
+
+    def _report_stalls(
+        self, m: Module, fifo: BeatFifo, realigner: Realigner, writer: LoadWriter, moving: Value
+    ) -> None:
+        """Say what the engine waited for a cycle ago; `moving` are beats before the last part."""
+        engine = self.engine
+        held = Signal()
+        ends = Signal()
+        m.d.sync += [
+            held.eq(writer.held),
+            ends.eq(~moving),
+            engine.stall.dram.eq(
+                (self.active | self.burst.valid) & realigner.i.ready & ~fifo.o.valid
+            ),
+        ]
+        # While beats move, a refusal costs nothing before it holds one of them.
+        m.d.comb += engine.stall.bank.eq(held | (ends & (self.write.refused | self.read.refused)))
 
     def _realign(
         self, m: Module, runs: Queue, fifo: BeatFifo, realigner: Realigner, stopped: Signal

@@ -16,7 +16,7 @@ from systolith_rtl.dma.fifo import Queue
 from systolith_rtl.dma.reader import WordReader
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.dma.walk import Walker
-from systolith_rtl.interfaces import EngineSignature, ReadSignature
+from systolith_rtl.interfaces import READ_LATENCY, EngineSignature, ReadSignature
 from systolith_rtl.reset import without_reset
 from systolith_rtl.settings import MEMORIES, LookupSignature
 
@@ -35,6 +35,8 @@ class StoreEngine(wiring.Component):
         lookup: the settings.
         read: the scratchpad.
         burst, beat: what to write, and its beats.
+        held: `In(1)`, the memory is in the way of `beat`.
+        sending: `In(1)`, not all beats of the bursts have been taken.
         done, done_last, done_error, done_address: responses, in order.
         active: `In(1)`, responses are owed.
     """
@@ -44,6 +46,8 @@ class StoreEngine(wiring.Component):
     read: wiring.PureInterface
     burst: stream.Interface
     beat: stream.Interface
+    held: Signal
+    sending: Signal
     done: Signal
     done_last: Signal
     done_error: Signal
@@ -60,6 +64,8 @@ class StoreEngine(wiring.Component):
                 "read": Out(ReadSignature(config)),
                 "burst": Out(stream.Signature(burst_layout(config))),
                 "beat": Out(stream.Signature(beat)),
+                "held": In(1),
+                "sending": In(1),
                 "done": In(1),
                 "done_last": In(1),
                 "done_error": In(1),
@@ -132,13 +138,32 @@ class StoreEngine(wiring.Component):
             engine.command.ready.eq(walker.command.ready & room),
             taken.eq(walker.command.valid & walker.command.ready),
             engine.busy.eq(unretired != 0),
-            engine.stall.eq(engine.busy & ~(self.beat.valid & self.beat.ready)),
             engine.idle.eq(~self.active),
         ]
         m.d.sync += [
             engine.retire.eq(self.done & self.done_last & ~self.done_error & ~stopped),
             unretired.eq(unretired + taken - engine.retire),
         ]
+
+        # A word that is there `READ_LATENCY + 1` cycles after its grant is missing as long after a
+        # refusal.
+        starved = Signal()
+        late = Signal(READ_LATENCY + 1)
+        m.d.sync += [
+            starved.eq(realigner.i.ready & ~reader.o.valid),
+            late.eq(Cat(self.read.refused, late)),
+            engine.stall.dram.eq(
+                self.held
+                | (
+                    self.active
+                    & ~self.sending
+                    & splitter.idle
+                    & ~walker.o.valid
+                    & walker.command.ready
+                )
+            ),
+        ]
+        m.d.comb += engine.stall.bank.eq(starved & late[-1])
 
         # Bursts before a refused run must have their responses, for the fault to be the oldest.
         refused = walker.o.valid & run.refused & splitter.idle & ~self.active

@@ -116,8 +116,14 @@ class StreamEngine(wiring.Component):
         m.d.sync += unretired.eq(unretired + taken - self.engine.retire)
         m.d.comb += [
             self.engine.busy.eq(unretired != 0),
-            self.engine.stall.eq(self.engine.busy & ~self.beat_valid),
             self.engine.idle.eq(~self.active),
+        ]
+
+        # Without a word in the ring, it is not its reader who holds bursts back.
+        empty = self.ring.free == config.ring_words
+        m.d.sync += [
+            self.engine.stall.output.eq(splitter.held & ~empty & ~self.beat_valid),
+            self.engine.stall.dram.eq((self.active | self.burst.valid) & ~self.beat_valid),
         ]
         return m
 

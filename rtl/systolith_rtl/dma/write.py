@@ -27,6 +27,8 @@ class WriteChannel(wiring.Component):
         burst: what to write; an offer may be withdrawn.
         beat: its beats, data and strobes; an offer may be withdrawn once `stopped`.
         stopped: `In(1)`.
+        held: `Out(1)`, no beat is taken because AW, W or too many owed responses are in the way.
+        sending: `Out(1)`, not all beats of the bursts have been taken.
         done: `Out(1)`, the response of the oldest burst is in:
         done_last: it ends an instruction;
         done_error: it was not OKAY;
@@ -40,6 +42,8 @@ class WriteChannel(wiring.Component):
     burst: stream.Interface
     beat: stream.Interface
     stopped: Signal
+    held: Signal
+    sending: Signal
     done: Signal
     done_last: Signal
     done_error: Signal
@@ -58,6 +62,8 @@ class WriteChannel(wiring.Component):
                 "burst": In(stream.Signature(burst_layout(config))),
                 "beat": In(stream.Signature(beat)),
                 "stopped": In(1),
+                "held": Out(1),
+                "sending": Out(1),
                 "done": Out(1),
                 "done_last": Out(1),
                 "done_error": Out(1),
@@ -134,6 +140,10 @@ class WriteChannel(wiring.Component):
             skid.i.valid.eq(in_burst & (self.beat.valid | self.stopped)),
             self.beat.ready.eq(in_burst & skid.i.ready),
             send.eq(skid.i.valid & skid.i.ready),
+            self.held.eq(
+                self.beat.valid & Mux(in_burst, ~skid.i.ready, self.burst.valid & ~self.burst.ready)
+            ),
+            self.sending.eq(in_burst | lengths.o.valid),
             lengths.o.ready.eq(~in_burst | (send & ends)),
             w.data.eq(skid.o.p.data),
             w.strb.eq(skid.o.p.strobe),

@@ -45,6 +45,7 @@ class LoadWriter(wiring.Component):
         i: beats of runs, from a `Realigner`.
         write: the scratchpad.
         side: column memory and tables.
+        held: `Out(1)`, no beat of a word is taken, because a word before it is refused.
         retire: `Out(1)`, for one cycle when an instruction's last byte has landed.
         drained: `Out(1)`, everything that was taken has landed and is retired.
     """
@@ -52,6 +53,7 @@ class LoadWriter(wiring.Component):
     i: stream.Interface
     write: wiring.PureInterface
     side: stream.Interface
+    held: Signal
     retire: Signal
     drained: Signal
 
@@ -71,6 +73,7 @@ class LoadWriter(wiring.Component):
                 "i": In(stream.Signature(beat)),
                 "write": Out(WriteSignature(config)),
                 "side": Out(SIDE_SIGNATURE),
+                "held": Out(1),
                 "retire": Out(1),
                 "drained": Out(1),
             }
@@ -92,6 +95,7 @@ class LoadWriter(wiring.Component):
         landing = Signal(WRITE_LATENCY - 1)
         m.d.sync += landing.eq(Cat(words.last | pieces.last, landing))
         m.d.comb += [
+            self.held.eq(self.i.valid & ~self.i.p.tag.side & ~words.ready),
             self.retire.eq(landing[-1]),
             self.drained.eq(~(words.busy | pieces.busy | landing.any())),
         ]

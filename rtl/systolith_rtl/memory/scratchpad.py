@@ -88,9 +88,11 @@ class Scratchpad(wiring.Component):
         # Registered as they are: `ready` is late enough without anything behind it.
         m.d.sync += asked.eq(Cat(port.valid for port in ports))
         m.d.sync += granted.eq(Cat(port.ready for port in ports))
+        refused = asked & ~granted
+        m.d.comb += [port.refused.eq(refused[index]) for index, port in enumerate(ports)]
         for index, port in enumerate(self.read):
             _answer(m, f"read{index}", port, Cat(bank[index] for bank in read_grants), rams)
-        m.d.sync += self.clashes.eq(sum(asked & ~granted))
+        m.d.sync += self.clashes.eq(sum(refused))
         return m
 
 

@@ -40,7 +40,7 @@ from systolith_rtl.interfaces import (
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.settings import SCALAR, Settings, SettingSignature
 from systolith_rtl.vector.columns import ColumnRecords
-from systolith_rtl.vector.fetch import POP_LATENCY, OperandFetch
+from systolith_rtl.vector.fetch import LATE, POP_LATENCY, OperandFetch
 from systolith_rtl.vector.finish import Finish
 from systolith_rtl.vector.issue import Issue
 from systolith_rtl.vector.lanes import Lanes
@@ -269,9 +269,15 @@ class VectorEngine(wiring.Component):
             store.last_group.eq(finish.last_group),
         ]
 
-        # Who is waited for: the array, or whoever has the scratchpad's bank.
-        refused = (self.x.valid & ~self.x.ready) | (self.r.valid & ~self.r.ready)
-        m.d.comb += sequence.waiting.eq(~issue.issue & (issue.waiting | refused))
+        # Who is waited for: the array, or whoever has had the scratchpad's bank.
+        starved = Signal()
+        late = Signal(LATE + 1)
+        m.d.sync += [
+            sequence.engine.stall.input.eq(issue.unfilled),
+            starved.eq(issue.starved),
+            late.eq(Cat(x_fetch.late | r_fetch.late, late)),
+        ]
+        m.d.comb += sequence.engine.stall.bank.eq(starved & late[-1])
         return m
 
     def _operands(

@@ -19,6 +19,10 @@ next one is at most 2**16 * C further on, so no addition wraps around."""
 POP_LATENCY = 3
 """Cycles from `pop` to the group on `group`."""
 
+LATE = READ_LATENCY
+"""Cycles from knowing of a refusal until its group is missing: a group is available the cycle after
+its word has come."""
+
 DEPTH = 16
 """Groups that are under way or wait. It takes 7 cycles from the request to the return of its room,
 and LUT RAM comes in sixteens."""
@@ -46,6 +50,7 @@ class OperandFetch(wiring.Component):
         words: `In(1)`, elements are s16.
         signed: `In(1)`, bytes are s8, else u8.
         stop: `In(1)`, start no read from now on.
+        late: `Out(1)`, a refusal keeps a group from being available in `LATE` cycles.
         available: `Out(1)`, a group may be popped.
         pop: `In(1)`, take it.
         group: `Out`, C elements, `POP_LATENCY` cycles after `pop`; holds until the next.
@@ -63,6 +68,7 @@ class OperandFetch(wiring.Component):
     words: Signal
     signed: Signal
     stop: Signal
+    late: Signal
     available: Signal
     pop: Signal
     group: data.View
@@ -83,6 +89,7 @@ class OperandFetch(wiring.Component):
                 "words": In(1),
                 "signed": In(1),
                 "stop": In(1),
+                "late": Out(1),
                 "available": Out(1),
                 "pop": In(1),
                 "group": Out(data.ArrayLayout(signed(WORD_WIDTH), config.columns)),
@@ -154,6 +161,14 @@ class OperandFetch(wiring.Component):
             m.d.sync += [spare_word.eq(new_word), spare_tag.eq(new_tag)]
         with m.If(advance & outside):
             m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
+
+        # A refused request is still there when the refusal is known. The second word of a group
+        # would have come a cycle behind the first one.
+        m.d.comb += self.late.eq(self.port.refused)
+        if beats:
+            first_late = Signal()
+            m.d.sync += first_late.eq(self.port.refused & ~tag[0])
+            m.d.comb += self.late.eq(first_late | (self.port.refused & tag[0]))
 
         # The way back: what is wanted of the word travels beside it.
         tags = tag

@@ -34,7 +34,8 @@ class Issue(wiring.Component):
         issue: `Out(1)`, an element group is sent.
         first_row: `Out(1)`, it is the first one of its group of columns.
         row: `Out`, its row.
-        waiting: `Out(1)`, an accumulator is not yet complete.
+        unfilled: `Out(1)`, a group could be issued if its accumulator were complete.
+        starved: `Out(1)`, a group could be issued if its operands were there.
     """
 
     start: Signal
@@ -51,7 +52,8 @@ class Issue(wiring.Component):
     issue: Signal
     first_row: Signal
     row: Signal
-    waiting: Signal
+    unfilled: Signal
+    starved: Signal
 
     def __init__(self, config: CoreConfig) -> None:
         self.config = config
@@ -71,7 +73,8 @@ class Issue(wiring.Component):
                 "issue": Out(1),
                 "first_row": Out(1),
                 "row": Out(range(config.row_slots)),
-                "waiting": Out(1),
+                "unfilled": Out(1),
+                "starved": Out(1),
             }
         )
 
@@ -105,17 +108,12 @@ class Issue(wiring.Component):
         busy = Signal()
         m.d.sync += busy.eq(self.issue & self.two_writes)
 
+        full = self.drain.full | ~self.drained
+        open_ = (self.columns | ~loop.first_row) & (hold == 0) & ~busy & ~self.stop
         m.d.comb += [
-            self.waiting.eq(loop.active & self.drained & ~self.drain.full),
-            self.issue.eq(
-                loop.active
-                & (self.drain.full | ~self.drained)
-                & self.operands
-                & (self.columns | ~loop.first_row)
-                & (hold == 0)
-                & ~busy
-                & ~self.stop
-            ),
+            self.unfilled.eq(loop.active & ~full & open_),
+            self.starved.eq(loop.active & full & ~self.operands & open_),
+            self.issue.eq(loop.active & full & self.operands & open_),
             self.first_row.eq(loop.first_row),
             self.row.eq(loop.row),
             self.drain.enable.eq(self.issue & self.drained),

@@ -48,7 +48,6 @@ class Sequence(wiring.Component):
         flags: `Out(FLAGS)`, likewise.
         start: `Out(1)`, the first cycle of an instruction.
         stop: `Out(1)`, nothing new may be started.
-        waiting: `In(1)`, somebody else is waited for.
         final: `In(1)`, the last write is requested in the next cycle.
         fault: `In(PARTS)`, who has a fault.
         fault_address: `In`, the granule for each of them.
@@ -59,7 +58,6 @@ class Sequence(wiring.Component):
     flags: data.View
     start: Signal
     stop: Signal
-    waiting: Signal
     final: Signal
     fault: Signal
     fault_address: data.View
@@ -73,7 +71,6 @@ class Sequence(wiring.Component):
                 "flags": Out(FLAGS),
                 "start": Out(1),
                 "stop": Out(1),
-                "waiting": In(1),
                 "final": In(1),
                 "fault": In(PARTS),
                 "fault_address": In(data.ArrayLayout(ADDRESS_WIDTH, PARTS)),
@@ -108,7 +105,6 @@ class Sequence(wiring.Component):
                 "moments": new.statistic == Statistic.MOMENTS,
             }
             m.d.sync += [flags[name].eq(value) for name, value in comparisons.items()]
-        m.d.sync += engine.stall.eq(engine.busy & self.waiting)
 
         # A write is requested a cycle after `final`, and seen by reads that are granted
         # `WRITE_LATENCY` later. Statistics take longer, but have started a cycle before `final`.

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from systolith import isa
+from systolith import isa, regs
 from systolith.compiler.schedule import schedule
 from systolith.config import PRESETS
 from systolith.host.device import DeviceError
@@ -33,6 +33,45 @@ def test_runs_again_with_other_inputs_and_lengths(program: Program) -> None:
         (output,) = session.run(inputs, length=length).values()
         expected = run_qgraph(GRAPH, inputs, length)[program.outputs[0].name]
         np.testing.assert_array_equal(output, expected)
+
+
+def test_a_device_without_time_counts_instructions_only(program: Program) -> None:
+    session = Session(IssDevice(CONFIG), program)
+    session.run(inputs_for(GRAPH, 1), length=16)
+    counters = session.counters()
+    assert sum(counters.retired.values()) == len(program.code) // isa.INSTRUCTION_BYTES - 1
+    assert counters.cycles == counters.dram_bytes == counters.clashes == 0
+    assert not any(counters.busy.values())
+    assert not any(counters.stall.values())
+    assert {name: list(causes) for name, causes in counters.stalls.items()} == {
+        "stream": ["awaited", "output", "dram"],
+        "load": ["awaited", "bank", "dram"],
+        "store": ["awaited", "bank", "dram"],
+        "gemm": ["awaited", "input", "output", "bank"],
+        "vector": ["awaited", "input", "bank"],
+        "row": ["awaited"],
+    }
+    assert not any(sum(causes.values()) for causes in counters.stalls.values())
+
+
+@pytest.mark.parametrize("upper", [0, 3])
+def test_counters_have_64_bits(program: Program, upper: int) -> None:
+    """Each register has its own value; upper words are read if the run is so long."""
+
+    class Counting(IssDevice):
+        def read_csr(self, offset: int) -> int:
+            if offset in (regs.offset("cycles_hi"), regs.offset("vector_stall_input_hi")):
+                return upper
+            return offset if offset >= regs.offset("cycles_lo") else super().read_csr(offset)
+
+    counters = Session(Counting(CONFIG), program).counters()
+    assert counters.cycles == regs.offset("cycles_lo") + (upper << 32)
+    low = regs.offset("vector_stall_input_lo")
+    assert counters.stalls["vector"]["input"] == low + (upper << 32)
+    expected = regs.offset("gemm_stall_bank_lo")
+    expected += regs.offset("gemm_stall_bank_hi") << 32 if upper else 0
+    assert counters.stalls["gemm"]["bank"] == expected
+    assert counters.clashes == regs.offset("bank_clashes")
 
 
 def test_another_core_is_refused(program: Program) -> None:

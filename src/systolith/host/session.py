@@ -57,7 +57,9 @@ class Counters:
         cycles: from start to interrupt.
         read_bytes, write_bytes: over the memory port.
         clashes: scratchpad requests that had to wait.
-        busy, stall: cycles by engine.
+        busy: cycles by engine in which it had work; it did some in `busy - stall` of them.
+        stall: cycles by engine in which it stood still.
+        stalls: the same by engine and by each cause that it has (`regs.STALLS`), in lower case.
         retired: instructions by engine.
     """
 
@@ -67,6 +69,7 @@ class Counters:
     clashes: int = 0
     busy: Mapping[str, int] = field(default_factory=dict)
     stall: Mapping[str, int] = field(default_factory=dict)
+    stalls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retired: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -160,13 +163,28 @@ class Session:
         """What the last run cost."""
         names = [engine.name.lower() for engine in Engine]
         beat = self.program.config.axi_bytes
+        cycles = self._read64("cycles")
+
+        def read(name: str) -> int:
+            # Nothing happens more than once a cycle, and a read takes long in a simulator.
+            if cycles >> 32:
+                return self._read64(name)
+            return self.device.read_csr(regs.offset(f"{name}_lo"))
+
         return Counters(
-            cycles=self._read64("cycles"),
-            read_bytes=self._read64("read_beats") * beat,
-            write_bytes=self._read64("write_beats") * beat,
+            cycles=cycles,
+            read_bytes=read("read_beats") * beat,
+            write_bytes=read("write_beats") * beat,
             clashes=self.device.read_csr(regs.offset("bank_clashes")),
-            busy={name: self._read64(f"{name}_busy") for name in names},
-            stall={name: self._read64(f"{name}_stall") for name in names},
+            busy={name: read(f"{name}_busy") for name in names},
+            stall={name: read(f"{name}_stall") for name in names},
+            stalls={
+                engine.name.lower(): {
+                    cause.name.lower(): read(regs.stall_counter(engine, cause))
+                    for cause in regs.STALLS[engine]
+                }
+                for engine in Engine
+            },
             retired={name: self.device.read_csr(regs.offset(f"{name}_retired")) for name in names},
         )
 

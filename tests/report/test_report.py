@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,9 +13,20 @@ import pytest
 from systolith.compiler.estimate import Memory, estimate
 from systolith.compiler.schedule import schedule
 from systolith.config import PRESETS
+from systolith.host.session import Counters
 from systolith.isa import Engine
 from systolith.program import Program
-from systolith.report import Profile, layer_table, performance, profile, render, trace
+from systolith.regs import STALLS
+from systolith.report import (
+    Measured,
+    Profile,
+    engine_table,
+    layer_table,
+    performance,
+    profile,
+    render,
+    trace,
+)
 from systolith.report.hints import hints
 from systolith.report.memory_map import FREE, MemoryMap, memory_map
 from systolith.report.pictures import memory_picture, roofline_picture, timeline
@@ -121,6 +133,71 @@ def test_the_page_says_what_perf_json_says(measured: Profile) -> None:
     assert "small &lt;encoder&gt;" in page
     assert "<encoder>" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "it needs nothing else"
+
+
+@pytest.fixture(scope="module")
+def compared(measured: Profile) -> Profile:
+    """With a run beside it, whose figures are such that none is equal to another."""
+    numbers = iter(range(1000, 9000, 7))
+    stalls = {
+        engine.name.lower(): {cause.name.lower(): next(numbers) for cause in STALLS[engine]}
+        for engine in Engine
+    }
+    stall = {name: sum(causes.values()) for name, causes in stalls.items()}
+    cycles = measured.cycles + 5000
+    counters = Counters(
+        cycles=cycles,
+        read_bytes=123_000,
+        write_bytes=456,
+        clashes=17,
+        stall=stall,
+        stalls=stalls,
+        busy={name: value + next(numbers) for name, value in stall.items()},
+        retired={name: next(numbers) for name in stall},
+    )
+    return replace(measured, measured=Measured(device="verilator", counters=counters))
+
+
+def test_a_run_gives_the_figures_and_the_estimate_is_beside_it(
+    compared: Profile, measured: Profile
+) -> None:
+    assert compared.measured is not None
+    figures, estimated = performance(compared), performance(measured)
+    assert (figures["source"], estimated["source"]) == ("verilator", "estimate")
+    assert figures["cycles"] == figures["measured"]["cycles"] == measured.cycles + 5000
+    assert figures["estimated_cycles"] == estimated["cycles"] == measured.cycles
+    assert figures["dram_bytes"] == 123_456
+    assert figures["roofline_fraction"] < estimated["roofline_fraction"]
+    for same in ("engines", "layers", "roofline_cycles", "padding_cycles"):
+        assert figures[same] == estimated[same]
+    assert estimated["measured"] is None
+    for engine in figures["measured"]["engines"].values():
+        assert (
+            engine["working"] + sum(engine["stalled"].values()) + engine["idle"]
+            == (figures["cycles"])
+        )
+    page = render(compared)
+    assert "Measured by the counters of the RTL (verilator)" in page
+    assert "Estimated, not simulated" in render(measured)
+    assert "stalled" not in render(measured)
+
+
+def test_the_table_of_engines_says_who_says_so(compared: Profile, measured: Profile) -> None:
+    rows = list(csv.DictReader(io.StringIO(engine_table(compared))))
+    assert {row["source"] for row in rows} == {"estimate", "verilator"}
+    for source, cycles in (("estimate", compared.cycles), ("verilator", compared.taken)):
+        for engine in Engine:
+            mine = [row for row in rows if (row["source"], row["engine"]) == (source, engine.name)]
+            assert sum(int(row["cycles"]) for row in mine) == cycles
+    shown = {row["state"] for row in rows if (row["source"], row["engine"]) == ("verilator", "ROW")}
+    assert shown == {"working", "awaited", "idle"}
+    assert engine_table(measured) == "".join(
+        line for line in engine_table(compared).splitlines(True) if "verilator" not in line
+    )
+
+
+def test_counters_of_gemm_give_advice(compared: Profile) -> None:
+    assert any("measured: GEMM stands still" in hint for hint in hints(compared))
 
 
 @pytest.fixture(scope="module")

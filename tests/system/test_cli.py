@@ -61,6 +61,7 @@ def test_run_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (result["model"], result["preset"], result["device"]) == ("model", "ecp5-85k", "iss")
     assert result["weights"] == "int8"
     # An instruction simulator has no time: what was not measured is null.
+    assert result["engines"] is None
     assert result["cycles"] is None
     assert result["utilization"] is None
     assert result["dram_bytes"] is None
@@ -95,6 +96,19 @@ def test_run_on_the_verilated_core(folder: Path, capsys: pytest.CaptureFixture[s
     assert written["cycles"] == result["cycles"]
     assert written["roofline"]["bound"] == "compute"
     assert "| cycles |" in (report / "report.md").read_text()
+    # Of each engine, every cycle has one place, and the files say the same.
+    for engine in result["engines"].values():
+        total = engine["working"] + sum(engine["stalled"].values()) + engine["idle"]
+        assert total == pytest.approx(result["cycles"])
+    (first, *_) = written["runs"]
+    figures = json.loads((report / "perf.json").read_text())
+    assert figures["source"] == "verilator"
+    assert figures["cycles"] == first["counters"]["cycles"]
+    stalled = figures["measured"]["engines"]["VECTOR"]["stalled"]
+    assert stalled == first["counters"]["stalls"]["vector"]
+    assert stalled["input"] > 0
+    assert "stalled: dram" in (report / "report.html").read_text("utf-8")
+    assert "verilator,VECTOR,input," in (report / "engines.csv").read_text()
 
 
 def test_run_shows_cosines_levels_and_host_parts(

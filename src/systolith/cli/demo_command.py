@@ -16,6 +16,7 @@ from systolith.cli.options import (
     DEFAULT_SEQ_LEN,
     DeviceOptions,
     add_device_options,
+    memory_of,
     opened,
     say_expected_time,
 )
@@ -93,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
             quiet=options.json,
         )
         if options.report:
-            write_report(options.report, program, devices[0], options.preset, outcome)
+            memory = memory_of(options)
+            write_report(options.report, program, devices[0], options.preset, memory, outcome)
         if options.json:
             print(json.dumps(summary(program, devices[0], options.preset, outcome)))
             return exit_code(outcome)

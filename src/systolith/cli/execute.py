@@ -1,7 +1,7 @@
 """Runs inputs through a compiled model and puts the float model beside it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,25 @@ def execute(
     return Outcome(results=results, checked=check, wall_s=wall, jobs=len(devices))
 
 
+def _engines(timed: Sequence[Counters]) -> dict[str, Any]:
+    """Where each engine's cycles went, means over the runs; a cause is there if it can happen."""
+
+    def mean(values: Iterable[int]) -> float:
+        return float(np.mean(list(values)))
+
+    return {
+        name: {
+            "working": mean(each.busy[name] - each.stall[name] for each in timed),
+            "stalled": {
+                cause: mean(each.stalls[name][cause] for each in timed)
+                for cause in timed[0].stalls[name]
+            },
+            "idle": mean(each.cycles - each.busy[name] for each in timed),
+        }
+        for name in timed[0].busy
+    }
+
+
 def summary(program: Program, device: Device, preset: str, outcome: Outcome) -> dict[str, Any]:
     """The JSON object of a run: means over the inputs, null for what was not asked for."""
     counters = [result.counters for result in outcome.results]
@@ -190,6 +209,7 @@ def summary(program: Program, device: Device, preset: str, outcome: Outcome) -> 
             [roofline_fraction(program, each.cycles, device.bandwidth) for each in timed]
         ),
         "dram_bytes": mean([each.dram_bytes for each in timed]),
+        "engines": _engines(timed) if timed else None,
         "wall_s": outcome.wall_s,
         "bit_exact": (
             all(result.difference is None for result in outcome.results)

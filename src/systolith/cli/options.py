@@ -101,7 +101,11 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         help="compare every tensor with golden model and instruction simulator",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write report.json and report.md there"
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write report.json and report.md there, and if there is time what `systolith report` "
+        "writes, with the core's counters",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     add_memory_options(parser)

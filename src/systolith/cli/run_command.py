@@ -16,6 +16,7 @@ from systolith.cli.options import (
     DeviceOptions,
     add_device_options,
     add_model_options,
+    memory_of,
     opened,
     say_expected_time,
 )
@@ -125,7 +126,8 @@ def run(options: argparse.Namespace) -> int:
                 samples=samples,
             )
         if options.report:
-            write_report(options.report, program, devices[0], options.preset, outcome)
+            memory = memory_of(options)
+            write_report(options.report, program, devices[0], options.preset, memory, outcome)
         if options.json:
             print(json.dumps(summary(program, devices[0], options.preset, outcome)))
         else:

@@ -11,6 +11,7 @@ from systolith.host.figures import roofline, roofline_fraction, utilization
 from systolith.host.session import Counters
 from systolith.numerics import Format
 from systolith.program import Program
+from systolith.regs import Stall
 
 CLASS_DIMENSIONS = 2
 """Of the outputs of a classifier: a batch of 1, and classes."""
@@ -98,12 +99,15 @@ def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> N
     )
     print(f"  DRAM bytes        {moved:>14,.0f}   at least {program.dram_bytes:,}")
     print("\n  where the time went, in % of all cycles")
-    print(f"  {'engine':<8}{'working':>9}{'waiting':>9}{'idle':>9}   instructions")
+    causes = [cause.name.lower() for cause in Stall]
+    heading = "".join(f"{name:>9}" for name in ("working", *causes, "idle"))
+    print(f"  {'':<8}{'':>9}{'standing still for':^{9 * len(causes)}}")
+    print(f"  {'engine':<8}{heading}   instructions")
     for name, busy in counters.busy.items():
-        stall = counters.stall[name]
         total = counters.cycles
-        shares = ((busy - stall) / total, stall / total, (total - busy) / total)
-        row = "".join(f"{100 * share:>9.1f}" for share in shares)
+        stalls = counters.stalls[name]
+        spent = [busy - counters.stall[name], *map(stalls.get, causes), total - busy]
+        row = "".join("        -" if x is None else f"{100 * x / total:>9.1f}" for x in spent)
         print(f"  {name:<8}{row}   {counters.retired[name]:,}")
 
 

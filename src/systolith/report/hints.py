@@ -1,6 +1,7 @@
 """What a profile suggests to change, the largest loss first."""
 
 from systolith.isa import Engine
+from systolith.regs import Stall
 from systolith.report.profile import DISPATCH, START, Profile
 
 LEAST = 0.005
@@ -16,6 +17,15 @@ _ADVICE = {
     DISPATCH: "instructions come too late: larger ones, or memory with less latency",
     START: "instructions are short: the array fills and drains between them",
 }
+
+
+_MEASURED = {
+    Stall.INPUT: "the ring is empty: weights come too late",
+    Stall.OUTPUT: "both accumulator halves wait for VECTOR: more lanes, or shorter passes between "
+    "drains",
+    Stall.BANK: "weights in the scratchpad share a bank with what is read beside them",
+}
+"""What GEMM's counters suggest."""
 
 
 def hints(profile: Profile) -> list[str]:
@@ -38,6 +48,11 @@ def hints(profile: Profile) -> list[str]:
     gemm = profile.engines[Engine.GEMM.name]
     for reason, waited in gemm.waiting.items():
         found.append((waited, f"GEMM waits for {reason}: {_ADVICE.get(reason, '')}"))
+    if profile.measured is not None:
+        stalls = profile.measured.counters.stalls[Engine.GEMM.name.lower()]
+        for cause, advice in _MEASURED.items():
+            lost = stalls[cause.name.lower()]
+            found.append((lost, f"measured: GEMM stands still, {advice}"))
     found.append((gemm.idle, "GEMM has ended: what comes after the last product is not hidden"))
     return [
         f"{lost:,.0f} cycles, {lost / cycles:.1%}: {text}"

@@ -2,6 +2,8 @@
 
 from html import escape
 
+from systolith.isa import Engine
+from systolith.regs import Stall
 from systolith.report.hints import hints
 from systolith.report.memory_map import memory_map
 from systolith.report.pictures import memory_picture, roofline_picture, timeline
@@ -28,8 +30,24 @@ def render(profile: Profile) -> str:
     figures = performance(profile)
     program = profile.program
     title = f"{program.name}, {program.seq_len} tokens"
+    core = (
+        f"a core of {program.config.rows} by {program.config.columns} with "
+        f"{program.config.scratchpad_bytes // 1024} KiB, {profile.memory.bandwidth:g} bytes per "
+        f"cycle and {profile.memory.latency} cycles of latency"
+    )
+    says = f"Estimated, not simulated, for {core}."
+    compared = []
+    if profile.measured is not None:
+        says = (
+            f"Measured by the counters of the RTL ({profile.source}), {core}; timeline, scratchpad "
+            "and layers are estimated."
+        )
+        off = profile.cycles / profile.taken - 1
+        compared = [("cycles, estimated", f"{profile.cycles:,} ({off:+.2%})")]
+        compared += [("bank clashes", f"{profile.measured.counters.clashes:,}")]
     summary = (
         ("cycles", f"{figures['cycles']:,}"),
+        *compared,
         ("MACs", f"{figures['macs']:,}"),
         ("of them INT4", f"{figures['macs_int4'] / max(figures['macs'], 1):.1%}"),
         ("of peak", f"{figures['utilization']:.1%}"),
@@ -44,10 +62,7 @@ def render(profile: Profile) -> str:
             '<html lang="en"><head><meta charset="utf-8">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
-            f'<p class="note">Estimated, not simulated, for a core of {program.config.rows} by '
-            f"{program.config.columns} with {program.config.scratchpad_bytes // 1024} KiB, "
-            f"{profile.memory.bandwidth:g} bytes per cycle and {profile.memory.latency} cycles of "
-            "latency.</p>",
+            f'<p class="note">{escape(says)}</p>',
             "<table>",
             *(f"<tr><td>{name}</td><td>{escape(value)}</td></tr>" for name, value in summary),
             "</table>",
@@ -66,6 +81,8 @@ def render(profile: Profile) -> str:
             f'<div class="wide">{memory_picture(profile, memory)}</div>',
             '<p class="note">From when it is written to when it is read last.</p>',
             "<h2>Engines</h2>",
+            *_measured_engines(profile),
+            '<p class="note">By the estimate: whose instruction each waits for.</p>',
             *_engines(profile),
             "<h2>Layers</h2>",
             '<div class="wide">',
@@ -86,6 +103,31 @@ def _engines(profile: Profile) -> list[str]:
             [name, f"{time.instructions:,}", *(f"{x / profile.cycles:.1%}" for x in shares)]
         )
     return _table(head, rows)
+
+
+def _measured_engines(profile: Profile) -> list[str]:
+    """What the core counted; nothing if it did not run."""
+    if profile.measured is None:
+        return []
+    counters = profile.measured.counters
+    causes = [cause.name.lower() for cause in Stall]
+    rows = []
+    for engine in Engine:
+        name = engine.name.lower()
+        shares = {"working": counters.busy[name] - counters.stall[name]}
+        shares |= {**counters.stalls[name], "idle": counters.cycles - counters.busy[name]}
+        cells = [
+            f"{shares[state] / counters.cycles:.1%}" if state in shares else ""
+            for state in ("working", *causes, "idle")
+        ]
+        rows.append([engine.name, f"{counters.retired[name]:,}", *cells])
+    head = ["engine", "instructions", "working", *(f"stalled: {each}" for each in causes), "idle"]
+    return [
+        f'<p class="note">As the core counted on {escape(profile.measured.device)}: awaited, '
+        "instructions of others; input and output, their data; bank, of the scratchpad; dram, the "
+        "memory.</p>",
+        *_table(head, rows),
+    ]
 
 
 def _layers(profile: Profile) -> list[str]:

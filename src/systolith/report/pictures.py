@@ -60,7 +60,7 @@ def roofline_picture(profile: Profile) -> str:
     bandwidth = profile.memory.bandwidth
     width, height, left, right, bottom = 520, 300, 56, 24, 36
     intensity = program.macs / max(program.dram_bytes, 1)
-    reached = program.macs / profile.cycles
+    reached = program.macs / profile.taken
     ridge = peak / bandwidth
     low = math.floor(math.log10(min(intensity, ridge) / 4))
     high = math.ceil(math.log10(max(intensity, ridge) * 4))

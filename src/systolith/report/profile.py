@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 
 from systolith.compiler.estimate import Memory, Timing, estimate
 from systolith.host.figures import Roofline, roofline
+from systolith.host.session import Counters
 from systolith.isa import Engine, Fill, Instruction, Opcode, WeightSource
 from systolith.program import Program
 
 DISPATCH = "dispatch"
 """What an engine waits for whose next instruction has not been fetched and decoded yet."""
+
+ESTIMATE = "estimate"
+"""The source of what was not measured."""
 
 START = "start"
 """What an engine waits for that could begin, but takes its time to do so."""
@@ -89,13 +93,27 @@ class LayerTime:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A run of the program on the core.
+
+    Attributes:
+        device: where.
+        counters: what the core counted.
+    """
+
+    device: str
+    counters: Counters
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """A program's time.
 
     Attributes:
         program: whose.
         memory: what the core is connected to.
-        cycles: from start to interrupt.
+        cycles: from start to interrupt, as estimated; so are spans, engines and layers.
+        measured: the same program's run on such a core, or None.
         roofline: the least that it could be.
         spans: in the order of the program.
         engines: by name.
@@ -109,10 +127,28 @@ class Profile:
     spans: tuple[Span, ...]
     engines: Mapping[str, EngineTime]
     layers: tuple[LayerTime, ...]
+    measured: Measured | None = None
+
+    @property
+    def source(self) -> str:
+        """Who says how long it takes: a device, or the estimate."""
+        return ESTIMATE if self.measured is None else self.measured.device
+
+    @property
+    def taken(self) -> int:
+        """Cycles from start to interrupt: measured, if they were, else estimated."""
+        return self.cycles if self.measured is None else self.measured.counters.cycles
+
+    @property
+    def dram_bytes(self) -> int:
+        """Bytes over the memory port, likewise."""
+        if self.measured is not None:
+            return self.measured.counters.dram_bytes
+        return sum(span.dram_bytes for span in self.spans) + len(self.program.code)
 
 
-def profile(program: Program, memory: Memory) -> Profile:
-    """Estimate a program's cycles and say who does what when.
+def profile(program: Program, memory: Memory, *, measured: Measured | None = None) -> Profile:
+    """Estimate a program's cycles and say who does what when; put a run beside it.
 
     Raises:
         DeadlockError: the program does not end.
@@ -134,6 +170,7 @@ def profile(program: Program, memory: Memory) -> Profile:
         spans=tuple(spans),
         engines={engine.name: _engine(spans, engine, result.cycles) for engine in Engine},
         layers=_layers(spans),
+        measured=measured,
     )
 
 

@@ -6,29 +6,34 @@ from typing import Any
 
 from systolith.host.figures import roofline_fraction, utilization
 from systolith.isa import Engine
-from systolith.report.profile import Profile
+from systolith.report.profile import ESTIMATE, Measured, Profile
 
 
 def performance(profile: Profile) -> dict[str, Any]:
-    """Every figure of a profile, for `perf.json`."""
+    """Every figure of a profile, for `perf.json`.
+
+    `source` says whose are the cycles, what is made of them, and the bytes. `engines` and `layers`
+    are the estimate's; `measured` has what the core counted by engine, or is None.
+    """
     program = profile.program
     occupied = sum(span.occupied for span in profile.spans)
     return {
         "model": program.name,
         "seq_len": program.seq_len,
         "weights": program.weights,
-        "source": "estimate",
+        "source": profile.source,
         "bandwidth": profile.memory.bandwidth,
         "latency": profile.memory.latency,
-        "cycles": profile.cycles,
+        "cycles": profile.taken,
+        "estimated_cycles": profile.cycles,
         "macs": program.macs,
         "macs_int4": program.macs_int4,
         "macs_per_cycle": program.macs_per_cycle,
-        "utilization": utilization(program, profile.cycles),
+        "utilization": utilization(program, profile.taken),
         "roofline_cycles": profile.roofline.cycles,
-        "roofline_fraction": roofline_fraction(program, profile.cycles, profile.memory.bandwidth),
+        "roofline_fraction": roofline_fraction(program, profile.taken, profile.memory.bandwidth),
         "bound": profile.roofline.bound,
-        "dram_bytes": sum(span.dram_bytes for span in profile.spans) + len(program.code),
+        "dram_bytes": profile.dram_bytes,
         "least_dram_bytes": program.dram_bytes,
         "padding_cycles": occupied - program.array_cycles,
         "engines": {
@@ -52,7 +57,46 @@ def performance(profile: Profile) -> dict[str, Any]:
             }
             for layer in profile.layers
         ],
+        "measured": None if profile.measured is None else _measured(profile.measured),
     }
+
+
+def _measured(measured: Measured) -> dict[str, Any]:
+    counters = measured.counters
+    return {
+        "device": measured.device,
+        "cycles": counters.cycles,
+        "dram_bytes": counters.dram_bytes,
+        "bank_clashes": counters.clashes,
+        "engines": {
+            engine.name: {
+                "working": counters.busy[name] - counters.stall[name],
+                "stalled": dict(counters.stalls[name]),
+                "idle": counters.cycles - counters.busy[name],
+                "instructions": counters.retired[name],
+            }
+            for engine in Engine
+            for name in (engine.name.lower(),)
+        },
+    }
+
+
+def engine_table(profile: Profile) -> str:
+    """Where the engines' cycles went as CSV: a line for each engine and state, from each source."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "engine", "state", "cycles"])
+    for name, time in profile.engines.items():
+        states = {"working": time.working}
+        states |= {f"waits for {reason}": cycles for reason, cycles in time.waiting.items()}
+        for state, cycles in (states | {"idle": time.idle}).items():
+            writer.writerow([ESTIMATE, name, state, cycles])
+    if profile.measured is not None:
+        for name, time in _measured(profile.measured)["engines"].items():
+            states = {"working": time["working"]} | time["stalled"] | {"idle": time["idle"]}
+            for state, cycles in states.items():
+                writer.writerow([profile.measured.device, name, state, cycles])
+    return text.getvalue()
 
 
 def layer_table(profile: Profile) -> str:
@@ -113,4 +157,4 @@ def trace(profile: Profile) -> dict[str, Any]:
                 },
             }
         )
-    return {"traceEvents": events, "otherData": {"unit": "1 us is 1 cycle", "source": "estimate"}}
+    return {"traceEvents": events, "otherData": {"unit": "1 us is 1 cycle", "source": ESTIMATE}}

@@ -116,7 +116,7 @@ def run(
                 offered = False
             trace.busy.append(ctx.get(dut.engine.busy))
             trace.idle.append(ctx.get(dut.engine.idle))
-            assert not ctx.get(dut.engine.stall)
+            assert not ctx.get(dut.engine.stall.as_value())
             assert not ctx.get(dut.engine.fault)
             await ctx.tick()
             if len(trace.retired) == len(commands):

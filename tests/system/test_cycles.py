@@ -61,7 +61,10 @@ def measure(graph: QGraph, preset: str, tokens: int, length: int, **timing: Any)
     program = schedule(graph, PRESETS[preset], name="test", seq_len=tokens)
     device = VerilatorDevice(program.config, probed=True, timing=MemoryTiming(**timing))
     tensors, session = run(device, program, graph, length)
-    cycles = session.counters().cycles
+    counters = session.counters()
+    cycles = counters.cycles
+    for name, causes in counters.stalls.items():
+        assert sum(causes.values()) == counters.stall[name] <= counters.busy[name] < cycles
     finished = {(each.engine, each.count): each.cycle for each in device.retirements(cycles)}
     device.close()
     return Measured(program, cycles, finished, tensors)

@@ -40,6 +40,10 @@ def causal(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
     set_attribute(node, "is_causal", 1)
 
 
+def scaled(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    set_attribute(node, "scale", 0.2)
+
+
 def no_mask(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """And no scale: it is the usual one."""
     del node.input[3:]
@@ -84,7 +88,7 @@ def results(model: onnx.ModelProto) -> tuple[LoadedModel, np.ndarray, np.ndarray
     return read, run_float(read.graph, x), expected
 
 
-@pytest.mark.parametrize("change", [causal, no_mask, added_mask, side_by_side])
+@pytest.mark.parametrize("change", [causal, scaled, no_mask, added_mask, side_by_side])
 def test_attention_as_one_operator(change: Change) -> None:
     read, found, expected = results(attention_model(change))
     kinds = Counter(type(node).__name__ for node in read.graph.nodes)
@@ -93,7 +97,7 @@ def test_attention_as_one_operator(change: Change) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-5)
     _, _, unchanged = results(onnx.load(FILE))
     differs = float(np.abs(expected - unchanged).max())
-    assert differs > 0.1 if change in (causal, added_mask) else differs < 1e-5
+    assert differs > 0.1 if change in (causal, scaled, added_mask) else differs < 1e-5
 
 
 def softcap(_: onnx.GraphProto, node: onnx.NodeProto) -> None:

@@ -210,16 +210,14 @@ class _File:
             return False
         if (scale.zero != np.iinfo(scale.zero.dtype).min).any():
             return False
-        name, biases = node.input[0], 0
+        name = node.input[0]
         while (producer := self._producers.get(name)) is not None:
             others = [each for each in producer.input if each not in self.folded]
             if producer.op_type in _LINEAR:
                 return True
-            if producer.op_type == "Add" and len(others) == 1:
-                biases += 1
-            elif producer.op_type not in (*_MOVES, "QuantizeLinear", "DequantizeLinear"):
+            if producer.op_type not in (*_MOVES, "Add", "QuantizeLinear", "DequantizeLinear"):
                 return False
-            if biases > 1 or not others:
+            if len(others) != 1:
                 return False
             name = others[0]
         return False

@@ -1,6 +1,6 @@
 """The buffer that goes between two units whose handshakes would be one long path."""
 
-from amaranth.hdl import Module, ShapeLike, Signal, Value
+from amaranth.hdl import Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,14 +41,15 @@ class Skid(wiring.Component):
             o.eq(held),
             self.empty.eq(~valid),
         ]
+        # Both take what is there, be it valid or not: late signals enable as little as may be.
+        with m.If(~spare_valid):
+            m.d.sync += spare.eq(i)
         with m.If(~valid | self.o.ready):
-            m.d.sync += spare_valid.eq(0)
-            with m.If(spare_valid):
-                m.d.sync += held.eq(spare)
-            with m.Else():
-                m.d.sync += valid.eq(self.i.valid)
-                with m.If(self.i.valid):
-                    m.d.sync += held.eq(i)
-        with m.Elif(self.i.valid & ~spare_valid):
-            m.d.sync += [spare.eq(i), spare_valid.eq(1)]
+            m.d.sync += [
+                held.eq(Mux(spare_valid, spare, i)),
+                valid.eq(spare_valid | self.i.valid),
+                spare_valid.eq(0),
+            ]
+        with m.Elif(self.i.valid):
+            m.d.sync += spare_valid.eq(1)
         return m

@@ -116,13 +116,13 @@ def test_code_behind_halt_is_not_carried_out(bench: Bench) -> None:
 
 
 def test_throughput_of_dispatch(bench: Bench) -> None:
-    """An instruction takes as many cycles as its beats, 16 here, while engines keep up."""
+    """An instruction takes a cycle more than it has beats, 17 here, while engines keep up."""
     cycles = []
     zero = bench.load(fill=1, n0=1)
     for count in (4, 20):
         assert bench.run([*[zero] * count, bench.HALT])["status"] == State.DONE
         cycles.append(bench.read_pair("cycles"))
-    assert (cycles[1] - cycles[0]) / 16 <= 16.5
+    assert (cycles[1] - cycles[0]) / 16 <= 17.5
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -256,7 +256,7 @@ def test_every_instruction_once_in_order_after_its_waits(
 
 
 def test_latency_of_a_wait() -> None:
-    """An instruction that only waits for a count is taken two cycles after it is reached."""
+    """An instruction that only waits for a count is taken three cycles after it is reached."""
     program = [
         instruction(Engine.LOAD),
         instruction(Engine.VECTOR, waits={Engine.LOAD: 1}),
@@ -271,12 +271,12 @@ def test_latency_of_a_wait() -> None:
     world.run(host)
     (retired,) = world.retired_at[Engine.LOAD]
     ((taken, _),) = world.taken[Engine.VECTOR]
-    assert taken - retired == 2
+    assert taken - retired == 3
 
 
-@pytest.mark.parametrize(("name", "cycles"), [("tiny", 16), ("ecp5-85k", 8), ("large", 6)])
+@pytest.mark.parametrize(("name", "cycles"), [("tiny", 17), ("ecp5-85k", 9), ("large", 6)])
 def test_throughput(name: str, cycles: int) -> None:
-    """Dispatch keeps up with the memory port, down to its own 6 cycles."""
+    """An instruction takes a cycle more than it has beats, and dispatch 6 at least."""
     config = preset(name)
     order = [Engine.LOAD, Engine.STORE, Engine.ROW, Engine.VECTOR, Engine.GEMM, Engine.STREAM]
     program = [instruction(order[index % 6], config=config) for index in range(48)]

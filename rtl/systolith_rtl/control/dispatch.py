@@ -117,6 +117,9 @@ class Dispatch(wiring.Component):
         with m.If(goes):
             m.d.sync += pc.eq(pc + 1)
 
+        # What is pushed is in the count two cycles later, and `reached` two after HALT is in front.
+        quiet = Signal()
+        m.d.sync += quiet.eq(~self.pending.any())
         reached = Signal()
         waits = waits_of(instruction.word)
         counted = Cat(self.retired[engine] >= waits[engine] for engine in Engine).all()
@@ -124,7 +127,7 @@ class Dispatch(wiring.Component):
         m.d.comb += [
             self.next.pc.eq(pc),
             self.next.tag.eq(instruction.tag),
-            self.halted.eq(reached & ~self.pending.any()),
+            self.halted.eq(reached & quiet),
             self.halt_code.eq(field_of(instruction.word, OPERANDS[Opcode.HALT][0])),
         ]
         with m.If(self.i.valid):

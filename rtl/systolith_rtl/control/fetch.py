@@ -23,8 +23,8 @@ class Fetch(wiring.Component):
     `ILLEGAL_INSTRUCTION` behind the last one, `DRAM_LIMIT` where the next one does not lie within
     the limit, `AXI_ERROR` for one that came with an error. It is a fault only if it is reached.
 
-    Beats go through a LUT RAM and are put together one per cycle, so an instruction can follow
-    the one before after as many cycles as it has beats.
+    Beats go through a LUT RAM and are put together one per cycle, from the cycle after the word
+    before has left, so an instruction takes as many cycles as it has beats, and one more.
 
     Members:
         fetch: `Out(FetchSignature(config))`.
@@ -139,7 +139,7 @@ class Fetch(wiring.Component):
         last = Signal()
         m.d.comb += [
             leaves.eq(full & self.o.ready),
-            moved.eq((stored != 0) & (~full | leaves)),
+            moved.eq((stored != 0) & ~full),
             first.eq((read & (beats - 1)) == 0),
             last.eq((read & (beats - 1)) == beats - 1),
             completed.eq(moved & last),
@@ -147,8 +147,11 @@ class Fetch(wiring.Component):
         m.d.sync += [
             write.eq(write + self.fetch.data_valid),
             read.eq(read + moved),
-            stored.eq(stored + self.fetch.data_valid - moved),
         ]
+        with m.If(self.fetch.data_valid & ~moved):
+            m.d.sync += stored.eq(stored + 1)
+        with m.Elif(moved & ~self.fetch.data_valid):
+            m.d.sync += stored.eq(stored - 1)
         with m.If(moved):
             m.d.sync += [
                 word.eq(Cat(word[width:], read_port.data[:width])),

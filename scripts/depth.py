@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
@@ -32,12 +32,16 @@ block that has none."""
 CLOCKS = ("CLK", "WCK", "CLKA", "CLKB", "CLK0", "CLK1", "CLK2", "CLK3")
 
 
+Pin = tuple[str, str]
+"""A cell and its port."""
+
+
 class Arc(NamedTuple):
-    """A way through a cell: from a net, in nanoseconds, behind a wire or right beside it."""
+    """A way through a cell: from a net, in nanoseconds, by a pin behind a wire or beside it."""
 
     source: int
     delay: float
-    wire: bool
+    pin: Pin | None
 
 
 class Netlist:
@@ -62,8 +66,17 @@ class Netlist:
             for bit in net["bits"]:
                 if bit not in self.names or len(name) < len(self.names[bit]):
                     self.names[bit] = name
-        for name, cell in module["cells"].items():
+        self._cells = module["cells"]
+        self._prepare()
+        for name, cell in self._cells.items():
             self._add(name, cell)
+
+    def _prepare(self) -> None:
+        """For what must be known of all cells before the first one's ways."""
+
+    def wire(self, net: int, pin: Pin, average: float) -> float:
+        """Nanoseconds of the wire from where a net is driven to a pin."""
+        return average * (0.75 + 0.25 * math.log2(max(1, self.fanout[net])))
 
     def _add(self, name: str, cell: dict[str, Any]) -> None:
         # Constants are strings.
@@ -77,7 +90,11 @@ class Netlist:
             self.fanout.update(pins[port])
 
         def arcs(ports: Sequence[str], delay: float, *, wire: bool = True) -> list[Arc]:
-            return [Arc(bit, delay, wire) for port in ports for bit in pins.get(port, [])]
+            return [
+                Arc(bit, delay, (name, port) if wire else None)
+                for port in ports
+                for bit in pins.get(port, [])
+            ]
 
         def drive(port: str, ways: list[Arc]) -> None:
             for bit in pins.get(port, []):
@@ -131,7 +148,7 @@ def longest(netlist: Netlist, wire: float) -> Iterator[Chain]:
 
     Args:
         netlist: of the core.
-        wire: nanoseconds of an average wire with a fan-out of two.
+        wire: nanoseconds of an average wire with a fan-out of two, or what else `netlist` takes.
 
     Raises:
         graphlib.CycleError: there is a combinational loop.
@@ -140,27 +157,25 @@ def longest(netlist: Netlist, wire: float) -> Iterator[Chain]:
     arrival: dict[int, float] = {}
     before: dict[int, int | None] = {}
 
-    def wired(net: int) -> float:
-        return arrival[net] + wire * (0.75 + 0.25 * math.log2(max(1, netlist.fanout[net])))
+    def reached(net: int, pin: Pin | None) -> float:
+        return arrival[net] + (netlist.wire(net, pin, wire) if pin else 0)
 
     for net in TopologicalSorter(graph).static_order():
         ways = netlist.arcs.get(net, [])
         arrival[net], before[net] = max(
-            (
-                ((wired(arc.source) if arc.wire else arrival[arc.source]) + arc.delay, arc.source)
-                for arc in ways
-            ),
+            ((reached(arc.source, arc.pin) + arc.delay, arc.source) for arc in ways),
             default=(netlist.launch.get(net, 0.0), None),
         )
     for net in {net for _, _, net in netlist.ends} - arrival.keys():
         arrival[net], before[net] = netlist.launch.get(net, 0.0), None
-    for cell, port, net in sorted(netlist.ends, key=lambda end: -wired(end[2])):
+    ends = [(reached(net, (cell, port)), cell, net, port) for cell, port, net in netlist.ends]
+    for delay, cell, net, port in sorted(ends, key=lambda end: -end[0]):
         nets: list[int] = []
         at: int | None = net
         while at is not None:
             nets.append(at)
             at = before[at]
-        yield Chain(wired(net), nets[::-1], f"{group(cell)}.{port}")
+        yield Chain(delay, nets[::-1], f"{group(cell)}.{port}")
 
 
 def group(name: str) -> str:
@@ -181,17 +196,29 @@ def main() -> None:
     options = parser.parse_args()
     print("Yosys synthesizes the core: a minute for tiny, five for a large core", flush=True)
     netlist = Netlist(json.loads(synthesize_in_harness(Core(preset(options.preset)))[1]))
+    show(netlist, options.wire, options.count, lambda net: f"{netlist.fanout[net]}")
+
+
+def show(netlist: Netlist, wire: float, count: int, note: Callable[[int], str]) -> None:
+    """Print a histogram of the paths, then the longest one of each group of first registers.
+
+    Args:
+        netlist: of the core.
+        wire: see `longest`.
+        count: groups to print.
+        note: what to say of a net behind its name.
+    """
     histogram: Counter[int] = Counter()
     worst: dict[str, Chain] = {}
-    for path in longest(netlist, options.wire):
+    for path in longest(netlist, wire):
         histogram[int(path.delay)] += 1
         worst.setdefault(group(netlist.names[path.nets[0]]), path)
     print("    ns  inputs of registers")
     for whole in sorted(histogram, reverse=True):
         print(f"{whole:3}-{whole + 1:<3} {histogram[whole]:7,}")
-    for first, path in list(worst.items())[: options.count]:
+    for first, path in list(worst.items())[:count]:
         print(f"\n{path.delay:.1f} ns: {first} -> {path.end}")
-        hops = (f"{group(netlist.names[net])} ({netlist.fanout[net]})" for net in path.nets)
+        hops = (f"{group(netlist.names[net])} ({note(net)})" for net in path.nets)
         print("  " + " > ".join(hops))
 
 

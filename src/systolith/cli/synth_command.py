@@ -62,6 +62,12 @@ def add_parser(commands: Any) -> None:
         help=f"nextpnr's router (default {ROUTERS[0]}); docs/results.md says which one ended",
     )
     parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="write the netlist as the first seed has placed it, for scripts/placed.py",
+    )
+    parser.add_argument(
         "--compare",
         type=Path,
         metavar="FILE",
@@ -96,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
         quiet=options.json,
         nextpnr=options.nextpnr,
         router=options.router,
+        write=options.write,
     )
     grown = growth(record, options.preset, result) if options.compare else []
     if options.record:

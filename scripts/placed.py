@@ -1,0 +1,129 @@
+"""The longest paths of a placed core, by the distances that nextpnr counts with.
+
+`systolith synth --write placed.json`, then `python scripts/placed.py placed.json`. nextpnr's report
+has one path for a clock; this has the worst one of each group of registers, with the columns and
+rows that it goes through, so one sees what to cut, and what only lies in the wrong place.
+
+A wire counts as in nextpnr's estimate for ECP5: each column and row of the first five twice. Routed
+wires are shorter by a third where there is room for them.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from depth import CARRY, CLOCK_TO_Q, CLOCKS, LUT, MUX, RAM, SUM, Arc, Netlist, Pin, show
+
+STEP = 0.08
+"""Nanoseconds of a column or a row at speed grade 6."""
+
+FROM_BLOCK = 0.6
+"""Nanoseconds from the clock to an output of a multiplier or block RAM with its registers."""
+
+BESIDE = (("FCO", "FCI"), ("F", "DI"), ("OFX", "DI"))
+"""Outputs and inputs of neighbours, which no wire connects; so are W..., a LUT RAM's write port."""
+
+BESIDE_INPUTS = ("FXA", "FXB", "F1")
+"""Inputs that only a neighbour drives."""
+
+Place = tuple[int, int]
+"""Column and row."""
+
+
+class Placed(Netlist):
+    """The ways through cells as nextpnr packs them.
+
+    Attributes:
+        places: by cell.
+        drivers: by net.
+    """
+
+    def _prepare(self) -> None:
+        self.places: dict[str, Place] = {}
+        self.drivers: dict[int, Pin] = {}
+        for name, cell in self._cells.items():
+            found = re.match(r"X(\d+)/Y(\d+)/", cell["attributes"].get("NEXTPNR_BEL", ""))
+            if found is None:
+                raise SystemExit(f"{name} has no place: is this what --write has written?")
+            self.places[name] = int(found[1]), int(found[2])
+            for port, bits in cell["connections"].items():
+                # A constant is there from the beginning, however far away.
+                if cell["port_directions"][port] == "output" and not name.startswith("$PACKER_"):
+                    self.drivers.update((bit, (name, port)) for bit in bits if isinstance(bit, int))
+
+    def wire(self, net: int, pin: Pin, average: float) -> float:
+        """Nanoseconds by the distance between driver and pin; `average` is that of a step."""
+        if net not in self.drivers:
+            return 0
+        driver, output = self.drivers[net]
+        if (output, pin[1]) in BESIDE or pin[1] in BESIDE_INPUTS or output.startswith("W"):
+            return 0
+        steps = (abs(a - b) for a, b in zip(self.places[driver], self.places[pin[0]], strict=True))
+        return average * (6 + sum(step + min(step, 5) for step in steps))
+
+    def _add(self, name: str, cell: dict[str, Any]) -> None:
+        pins = {
+            port: [bit for bit in bits if isinstance(bit, int)]
+            for port, bits in cell["connections"].items()
+        }
+        inputs = [port for port in pins if cell["port_directions"][port] == "input"]
+        for port in inputs:
+            self.fanout.update(pins[port])
+
+        def drive(port: str, ways: dict[str, float]) -> None:
+            for bit in pins.get(port, []):
+                self.arcs.setdefault(bit, []).extend(
+                    Arc(source, delay, (name, way))
+                    for way, delay in ways.items()
+                    for source in pins.get(way, [])
+                )
+
+        match cell["type"], cell["parameters"].get("MODE"):
+            case "TRELLIS_COMB", "CCU2":
+                drive("F", dict.fromkeys("ABCD", SUM) | {"FCI": SUM})
+                drive("FCO", dict.fromkeys("ABCD", SUM) | {"FCI": CARRY})
+            case "TRELLIS_COMB", "DPRAM":
+                drive("F", dict.fromkeys("ABCD", RAM))
+                self._end(name, pins, [port for port in inputs if port not in "ABCD"])
+            case "TRELLIS_COMB", _:
+                drive("F", dict.fromkeys("ABCD", LUT))
+                beside = dict.fromkeys(BESIDE_INPUTS, MUX)
+                drive("OFX", dict.fromkeys("ABCD", LUT + MUX) | {"M": LUT} | beside)
+            case "TRELLIS_RAMW", _:
+                for port in pins:
+                    if port not in inputs:
+                        drive(port, dict.fromkeys(inputs, 0.0))
+            case kind, _:
+                start = CLOCK_TO_Q if kind == "TRELLIS_FF" else FROM_BLOCK
+                for port in pins:
+                    if port not in inputs:
+                        self.launch.update(dict.fromkeys(pins[port], start))
+                self._end(name, pins, inputs)
+
+    def _end(self, name: str, pins: dict[str, list[int]], ports: list[str]) -> None:
+        self.ends += [
+            (name, port, bit) for port in ports if port not in CLOCKS for bit in pins[port]
+        ]
+
+
+def main() -> None:
+    """Print the histogram, then a path for each group of first registers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("netlist", type=Path, help="JSON of nextpnr --write")
+    parser.add_argument("--step", type=float, default=STEP, help="ns of a column or row")
+    parser.add_argument("--count", type=int, default=40, help="groups of registers to print")
+    options = parser.parse_args()
+    placed = Placed(json.loads(options.netlist.read_text()))
+
+    def place(net: int) -> str:
+        driver = placed.drivers.get(net)
+        at = placed.places[driver[0]] if driver else ("?", "?")
+        return f"{placed.fanout[net]} at {at[0]},{at[1]}"
+
+    show(placed, options.step, options.count, place)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from systemrdl import RDLCompiler
+from systemrdl.compiler import RDLCompiler
 from systemrdl.node import AddrmapNode, RegNode
 
 from systolith import regs

@@ -38,6 +38,7 @@ class Manners:
         seed: of everything that is left to chance.
         refuse: probability that a read is refused.
         refused: cycles in which all reads are.
+        refused_r: cycles in which those of r are.
         late: probability, in each cycle, that the next half is not yet complete.
         drain_opens: cycle before which none is.
         rows: probability, in each cycle, of a read and of a write by ROW, in slots beside those
@@ -48,6 +49,7 @@ class Manners:
     seed: int = 0
     refuse: float = 0.0
     refused: Collection[int] = ()
+    refused_r: Collection[int] = ()
     late: float = 0.0
     drain_opens: int = 0
     rows: float = 0.0
@@ -274,6 +276,7 @@ class Surroundings:
         garbage = bytes([GARBAGE]) * self._config.rows
         for port, answers in zip((self._dut.x, self._dut.r), self._answers, strict=True):
             closed = cycle in self._manners.refused
+            closed |= port is self._dut.r and cycle in self._manners.refused_r
             self._set(ctx, port.ready, not closed and not self._chance(self._manners.refuse))
             self._set(ctx, port.data_valid, cycle in answers)
             self._set(ctx, port.data, int.from_bytes(answers.pop(cycle, garbage), "little"))

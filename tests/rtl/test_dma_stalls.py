@@ -92,6 +92,14 @@ def test_stream_waits_for_the_ring() -> None:
     assert 300 - 150 <= before["output"] <= 300 - 140 + 64
 
 
+def test_stream_does_not_wait_for_an_empty_ring() -> None:
+    """All of the ring is reserved for beats that do not come: that is the memory's doing."""
+    bench = bench_of(replace(CONFIG, ring_bytes=1024), latency=240)
+    bench.run(make(Opcode.STREAM, CONFIG, size=4096))
+    assert bench.stalls[STREAM]["dram"] > 400
+    assert bench.stalls[STREAM]["output"] < 12
+
+
 @both
 @pytest.mark.parametrize("latency", [10, 30, 120])
 def test_load_waits_for_its_first_beat(config: Any, latency: int) -> None:
@@ -155,6 +163,19 @@ def test_store_waits_for_its_response(latency: int) -> None:
     bench.run(move(Opcode.STORE, CONFIG, 320))
     assert bench.stalls[STORE] == {"dram": latency + 2}
     assert bench.retired[STORE] == [bench.axi.write_beats[-1] + latency + 2]
+
+
+@pytest.mark.parametrize("latency", [10, 60])
+@pytest.mark.parametrize(
+    "shape",
+    [{"n0": 16, "n1": 1, "dram_offset": 248}, {"n0": 8, "n1": 12, "dram_stride1": 512}],
+    ids=["two bursts", "twelve runs"],
+)
+def test_store_at_work_does_not_wait_for_responses(shape: dict[str, int], latency: int) -> None:
+    """While runs are still walked or cut, responses that are owed do not matter."""
+    bench = bench_of(latency=latency)
+    bench.run(make(Opcode.STORE, CONFIG, n2=1, **shape))
+    assert bench.stalls[STORE] == {"dram": latency + 2}
 
 
 def test_store_waits_for_each_beat_to_be_taken() -> None:

@@ -216,15 +216,16 @@ def test_an_empty_ring_counts_as_input() -> None:
         assert log.stalls == ({"input": late} if late else {})
 
 
-def test_halves_in_use_count_as_output() -> None:
-    """The third tile column's first row waits for a half, and nothing else does."""
-    gemm = operands(6, 12, 16, a_row=4)
+@pytest.mark.parametrize("m", [1, 6])
+def test_halves_in_use_count_as_output(m: int) -> None:
+    """The third tile column's first row waits for a half, from when nothing else is in its way."""
+    gemm = operands(m, 12, 16, a_row=4)
     polite = run_gemms(TINY, [gemm])
-    third = polite.a[6 * 4 * 2]
-    for opens in (third - 6, third - 5, third + 30):
+    third = polite.a[m * 4 * 2]
+    for opens in (third - m - 1, third - m, third + 30):
         log = run_gemms(TINY, [gemm], opens={"drain": opens})
-        # The half is free the cycle after its last row, the sixth, has been drained.
-        late = max(0, opens + 6 - third + 1)
+        # The half is free the cycle after its last row has been drained.
+        late = max(0, opens + m - third + 1)
         assert log.a[-1] == polite.a[-1] + late
         assert log.stalls == ({"output": late} if late else {})
         assert log.stall == list(range(third - 1, third - 1 + late))
@@ -241,18 +242,21 @@ def test_refused_weights_count_as_bank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "cause"),
+    ("source", "m", "options", "cause"),
     [
-        (RING, {"late": 0.8}, "input"),
-        (RING, {"slow": 0.8}, "output"),
-        (SCRATCHPAD, {"refuse": 0.8}, "bank"),
+        # What comes late while a short tile keeps its distance costs nothing.
+        (RING, 1, {"late": 0.5}, "input"),
+        (RING, 6, {"late": 0.8}, "input"),
+        (RING, 6, {"slow": 0.8}, "output"),
+        (SCRATCHPAD, 1, {"refuse": 0.5}, "bank"),
+        (SCRATCHPAD, 6, {"refuse": 0.8}, "bank"),
     ],
 )
 def test_what_is_late_is_what_counts(
-    source: WeightSource, options: dict[str, float], cause: str
+    source: WeightSource, m: int, options: dict[str, float], cause: str
 ) -> None:
     """As many cycles as the last row is late, less those in which words of its tile came."""
-    gemm = operands(6, 24, 16, source=source, a_row=4, b_address=500, b_row=4)
+    gemm = operands(m, 24, 16, source=source, a_row=4, b_address=500, b_row=4)
     polite = run_gemms(TINY, [gemm])
     for seed in range(3):
         log = run_gemms(TINY, [gemm], seed=seed, **options)

@@ -159,6 +159,14 @@ def test_a_refusal_counts_when_its_group_is_missing(
     assert 7 in late
 
 
+def test_a_refusal_of_the_second_operand_counts_too() -> None:
+    fields = {"m": 8, "n": 8, "second": Second.ADD, **WORDS}
+    polite = run((8, 4), **fields)
+    seen = run((8, 4), Manners(refused_r=range(12, 23)), **fields)
+    assert seen.stalls == {"bank": seen.retired - polite.retired}
+    assert seen.stalls["bank"] > 5
+
+
 def test_an_accumulator_counts_from_when_everything_else_is_there() -> None:
     """Column records take until cycle 5; a half that is complete until then costs nothing."""
     for opens in (0, 5, 6, 25):

@@ -39,7 +39,7 @@ class RowFeeder(wiring.Component):
         issued: `Out(1)`, the last row of a GEMM is decided on.
         active: `Out(1)`, there are rows to feed.
         starved: `Out(1)`, the next row needs weights that are not loaded yet.
-        unloaded: `Out(1)`, no row goes, and none is in the way of weights that are not granted yet.
+        unloaded: `Out(1)`, a row could go if its weights had been granted.
         undrained: `Out(1)`, a row could go if a half were free.
         outside: `Out(1)`, the next row is beyond the scratchpad. It is not asked for.
         granule: `Out(32)`, its address.
@@ -130,7 +130,7 @@ class RowFeeder(wiring.Component):
             self.plan.ready.eq(~self.active | self.issued),
             take.eq(self.plan.valid & self.plan.ready),
             self.starved.eq(self.active & first_row & ~self.loaded),
-            self.unloaded.eq(waits | ~self.active | (first_row & ~self.loaded & rested)),
+            self.unloaded.eq(waits | (self.starved & rested)),
             self.undrained.eq(
                 self.active & first_row & self.loaded & rested & first_tile & ~self.free & ~waits
             ),

@@ -175,7 +175,7 @@ class EngineQueue(wiring.Component):
             Value.cast(self.oldest).eq(origins.data),
             self.empty.eq(origins.level == 0),
             self.waiting.eq(slots.level + moving + head_valid),
-            self.awaits.eq(head_valid & ~satisfied),
+            self.awaits.eq(compared & ~satisfied),
         ]
         slots.drive(push=self.push, pop=self.grant)
         origins.drive(push=self.push, pop=self.retire)

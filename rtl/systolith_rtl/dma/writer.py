@@ -45,7 +45,7 @@ class LoadWriter(wiring.Component):
         i: beats of runs, from a `Realigner`.
         write: the scratchpad.
         side: column memory and tables.
-        held: `Out(1)`, no beat of a word is taken, because a word before it is refused.
+        held: `Out(1)`, no beat is taken, because a word before it is refused.
         retire: `Out(1)`, for one cycle when an instruction's last byte has landed.
         drained: `Out(1)`, everything that was taken has landed and is retired.
     """
@@ -95,7 +95,7 @@ class LoadWriter(wiring.Component):
         landing = Signal(WRITE_LATENCY - 1)
         m.d.sync += landing.eq(Cat(words.last | pieces.last, landing))
         m.d.comb += [
-            self.held.eq(self.i.valid & ~self.i.p.tag.side & ~words.ready),
+            self.held.eq(self.i.valid & ~words.ready),
             self.retire.eq(landing[-1]),
             self.drained.eq(~(words.busy | pieces.busy | landing.any())),
         ]

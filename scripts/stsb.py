@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         mask_input=compiled.mask_input,
     )
     start = time.perf_counter()
-    exact = np.zeros((len(texts), inputs[0].shape[1]))
+    exact = np.zeros((len(texts), compiled.graph.widths[compiled.graph.output]))
     for chosen in same_length(inputs):
         exact[chosen] = pooled(run_float(compiled.graph, np.stack([inputs[n] for n in chosen])))
     float_s = time.perf_counter() - start
@@ -154,8 +154,12 @@ def _embed_golden(x: np.ndarray) -> np.ndarray:
     graph = _graphs[-(-len(x) // BUCKET) * BUCKET]
     enter = next(each for each in graph.operators if isinstance(each, Input))
     *_, leave = (each for each in graph.operators if isinstance(each, Output))
-    codes = np.clip(np.rint(x / graph.tensors[enter.out].step), *Format.S16.limits)
-    values = run_qgraph(graph, {enter.out: codes.astype(np.int64)}, len(x))
+    if enter.indices is not None:
+        codes, name = x.T, enter.indices.name
+    else:
+        step, name = graph.tensors[enter.out].step, enter.out
+        codes = np.clip(np.rint(x / step), *Format.S16.limits)
+    values = run_qgraph(graph, {name: codes.astype(np.int64)}, len(x))
     # A row of its own is the sentence already; of the tokens, those that are valid count.
     return pooled(values[leave.x][: len(x)] * graph.tensors[leave.x].step)
 

@@ -10,9 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from systolith.bindings import DTYPES, Binding
 from systolith.config import CoreConfig
 from systolith.isa import Engine
 from systolith.numerics import Format
+
+__all__ = [
+    "CODE_BASE",
+    "DTYPES",
+    "FORMAT_VERSION",
+    "IMAGE_BASE",
+    "INPUT_BASE",
+    "LENGTH_SCALAR",
+    "OUTPUT_BASE",
+    "SCRATCH_BASE",
+    "Binding",
+    "Program",
+    "ProgramError",
+    "WatchPoint",
+]
 
 FORMAT_VERSION = 4
 """Version of the file; another one is refused."""
@@ -20,48 +36,8 @@ FORMAT_VERSION = 4
 CODE_BASE, IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, SCRATCH_BASE = range(5)
 """Which base register points to what."""
 
-DTYPES = {
-    Format.S8: np.dtype("i1"),
-    Format.U8: np.dtype("u1"),
-    Format.S16: np.dtype("<i2"),
-}
-"""Elements in memory, by format."""
-
 LENGTH_SCALAR = 0
 """The scalar that holds the number of valid tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Binding:
-    """A tensor in DRAM that host and core exchange, row by row without gaps.
-
-    Attributes:
-        name: of the tensor.
-        base: base register.
-        offset: bytes from it.
-        rows: its rows.
-        columns: its columns.
-        format: of its elements.
-        step: real value of one step: a number, or `[columns]`.
-    """
-
-    name: str
-    base: int
-    offset: int
-    rows: int
-    columns: int
-    format: Format
-    step: float | np.ndarray
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the elements in memory."""
-        return DTYPES[self.format]
-
-    @property
-    def size(self) -> int:
-        """Bytes in memory."""
-        return self.rows * self.columns * self.dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +248,11 @@ def _from_header(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
             step = arrays[f"{side}.{index}.step"]
             made.append(
                 Binding(
-                    **{**entry, "format": Format(entry["format"])},
+                    **{
+                        **entry,
+                        "format": Format(entry["format"]),
+                        "limits": tuple(entry["limits"]),
+                    },
                     step=step if step.ndim else float(step),
                 )
             )

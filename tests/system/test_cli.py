@@ -240,10 +240,21 @@ def test_inputs_longer_than_the_bucket_are_named(
     assert "an input has 12 tokens, and --seq-len allows up to 8" in capsys.readouterr().err
 
 
+def test_lookup_on_the_core(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--device", "iss", "--check", "--embedding", "npu")
+    assert main(arguments(folder, *options)) == Exit.FINE
+    shown = capsys.readouterr().out
+    assert "note: token lookup on the core: 100 rows of 64" in shown
+    assert re.search(r"on the host: prologue: (?!.*Gather)", shown)
+    cosines = re.findall(r"cosine of NPU and float, by input: (.*)", shown)
+    assert all(float(each) > 0.99 for each in cosines[0].split())
+
+
 def test_pooling_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ops", "--json"]) == Exit.FINE
     listed = json.loads(capsys.readouterr().out)
     assert "the mean of the valid ones" in listed["systolith::Pooling"][0]
+    assert "token lookup" in listed["systolith::Embedding"][0]
 
 
 def test_ops_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,10 @@ from systolith.compiler.qgraph import (
     Constant,
     Epilogue,
     Exp,
+    Indices,
     Input,
     Int4Weights,
+    Lookup,
     Map,
     Matmul,
     Output,
@@ -64,6 +66,12 @@ def run_qgraph(
     run = _Run(graph, length)
     for operator in graph.operators:
         match operator:
+            case Input(indices=Indices(name=name, number=number)):
+                if name not in inputs:
+                    raise ValueError(f"the input {name} is missing")
+                run.numbers(operator.out, np.asarray(inputs[name])[number])
+            case Lookup():
+                run.lookup(operator)
             case Input(patches=patches):
                 name = operator.out if patches is None else patches.image
                 if name not in inputs:
@@ -110,6 +118,16 @@ class _Run:
                 f"{codes.max()}"
             )
         self._whole(tensor.name)[:rows] = codes
+
+    def numbers(self, name: str, rows: np.ndarray) -> None:
+        """Numbers of rows as bytes, least significant first."""
+        out = self._whole(name).reshape(-1, 4)
+        for place in range(4):
+            out[: len(rows), place] = rows >> 8 * place & 255
+
+    def lookup(self, operator: Lookup) -> None:
+        digits = self._view(operator.indices).astype(np.int64).reshape(-1, 4)
+        self._view(operator.out)[:] = operator.table[digits @ (1 << 8 * np.arange(4))]
 
     def patches(self, name: str, patches: Patches, codes: np.ndarray) -> None:
         if codes.shape != (patches.channels * patches.height, patches.width):

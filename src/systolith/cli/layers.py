@@ -39,7 +39,7 @@ def layer_errors(
     pairs = []
     for sample in samples[:MOST_SAMPLES]:
         padded, length = host.pad(sample)
-        real = host.embed(padded)[0]
+        real = host.tokens(padded)
         if compiled.patches is not None:
             real = compiled.patches.unfold(real)
         codes = run_qgraph(compiled.qgraph, host.prologue(padded), length)

@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 from systolith.cli.exits import Exit
+from systolith.compiler import lookup, pooling
 from systolith.compiler.ops import supported_operators
-from systolith.compiler.pooling import recognized
 
 
 def add_parser(commands: Any) -> None:
@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
-    operators = supported_operators() | recognized()
+    operators = supported_operators() | lookup.recognized() | pooling.recognized()
     if options.json:
         print(json.dumps(operators))
         return Exit.FINE

@@ -205,6 +205,6 @@ def _key(
     for source in sorted(package.iterdir(), key=lambda each: each.name):
         if source.name.endswith(".py"):
             digest.update(source.read_bytes())
-    for name in ("isa.py", "numerics.py", "program.py", "config.py"):
+    for name in ("isa.py", "numerics.py", "program.py", "bindings.py", "config.py"):
         digest.update(files("systolith").joinpath(name).read_bytes())
     return digest.hexdigest()[:32]

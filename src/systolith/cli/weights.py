@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from systolith.cli.exits import UsageError
-from systolith.compiler.options import POOLINGS, WEIGHTS, QuantizeOptions, WeightFormat
+from systolith.compiler.options import PLACES, POOLINGS, WEIGHTS, QuantizeOptions, WeightFormat
 from systolith.program import Program
 
 
@@ -35,6 +35,13 @@ def add_weight_options(parser: argparse.ArgumentParser, *, several: bool = False
         metavar="X",
         help="mixed: loss at most, 1 - cosine of the output's tokens to floating point, as far as "
         "int4 is to blame (such as 0.01)",
+    )
+    parser.add_argument(
+        "--embedding",
+        choices=PLACES,
+        default="host",
+        help="where tokens are looked up: host (default), or npu, by DMA, from tables in the "
+        "core's memory with words in s8",
     )
     parser.add_argument(
         "--pooling",
@@ -80,6 +87,7 @@ def _quantization(options: argparse.Namespace, weights: WeightFormat) -> Quantiz
             weights=weights,
             max_bytes=_size(options.max_bytes),
             max_loss=options.max_loss,
+            embedding=options.embedding,
             pooling=options.pooling,
             normalize=bool(options.normalize),
         )

@@ -17,6 +17,7 @@ from systolith.compiler.qgraph import (
     Constant,
     Exp,
     Input,
+    Lookup,
     Map,
     Matmul,
     Output,
@@ -104,6 +105,8 @@ def reads(operator: Step) -> list[View | str]:
             return [view for view in found if isinstance(view, View)]
         case Exp():
             return [operator.x]
+        case Lookup():
+            return [operator.indices]
         case Output() | Spill():
             return [operator.x]
         case _:
@@ -113,7 +116,7 @@ def reads(operator: Step) -> list[View | str]:
 def written(operator: Step) -> str | None:
     """The tensor that an operator writes, at least in part."""
     match operator:
-        case Matmul() | Map() | Exp():
+        case Matmul() | Map() | Exp() | Lookup():
             return operator.out.tensor
         case Input() | Constant() | Fetch():
             return operator.out

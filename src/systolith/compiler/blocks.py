@@ -28,7 +28,9 @@ from systolith.compiler.qgraph import (
     Constant,
     Epilogue,
     Exp,
+    Indices,
     Input,
+    Lookup,
     Map,
     Matmul,
     Operator,
@@ -40,6 +42,9 @@ from systolith.compiler.qgraph import (
 )
 from systolith.config import CoreConfig
 from systolith.isa import Statistic
+
+INDEX_BYTES = 4
+"""Of a row's number in a list."""
 
 MEAN_PARTS = 4
 """A mean's operand comes back in parts of at most one in so many of the scratchpad."""
@@ -106,7 +111,9 @@ def cut(
 
 def tokens_of(graph: QGraph) -> int:
     """Rows of a graph's input, and so of most of its tensors."""
-    return next(graph.tensors[each.out].rows for each in graph.operators if isinstance(each, Input))
+    first = next(each for each in graph.operators if isinstance(each, Input))
+    tensor = graph.tensors[first.out]
+    return tensor.rows if first.indices is None else tensor.columns // INDEX_BYTES
 
 
 def row_blocks(total: int, most: int, unit: int) -> list[range]:
@@ -165,7 +172,11 @@ class _Cutter:
             for block in self._rows:
                 first = len(self._operators)
                 for operator in members:
-                    if id(operator) not in firsts:
+                    if isinstance(operator, Input) and operator.indices:
+                        if block.start == 0:
+                            self._tensors[operator.out] = self._graph.tensors[operator.out]
+                            self._operators.append(operator)
+                    elif id(operator) not in firsts:
                         self._operators.append(self._on_rows(operator, block))
                     elif block.start == 0:
                         self._operators.append(self._on_first_rows(operator, block))
@@ -184,6 +195,10 @@ class _Cutter:
     def _check(self, operator: Operator) -> None:
         """Make sure that an operator makes each row from one row."""
         match operator:
+            case Input(indices=Indices()):
+                names = []
+            case Lookup():
+                names = [operator.out.tensor]
             case Input() | Constant():
                 names = [operator.out]
             case Output():
@@ -415,6 +430,13 @@ class _Cutter:
             case Constant():
                 values = operator.values[block.start : block.stop]
                 return replace(operator, out=self._block(operator.out, block), values=values)
+            case Lookup():
+                first, columns = INDEX_BYTES * block.start, INDEX_BYTES * len(block)
+                return replace(
+                    operator,
+                    out=self._block_view(operator.out, block),
+                    indices=replace(operator.indices, first=first, columns=columns),
+                )
             case Output():
                 return replace(operator, x=self._block(operator.x, block))
             case Matmul():

@@ -49,7 +49,7 @@ def embed(
 ) -> list[Floats]:
     """Run the prologue; return each sample's input tensor, `[valid tokens, channels]`.
 
-    Images are unfolded into their patches.
+    Images are unfolded into their patches; numbers of rows of tables are `[valid tokens, lists]`.
     """
     result = []
     if patches is not None:
@@ -62,7 +62,10 @@ def embed(
     for sample in samples:
         feeds, length = pad_inputs(sample, seq_len, mask_input)
         x = prologue.run(feeds)[name]
-        result.append(x.reshape(seq_len, -1)[:length])
+        # Numbers of rows come list by list.
+        lists = x.dtype.kind == "i"
+        x = x.reshape(-1, seq_len).T.astype(np.float32) if lists else x.reshape(seq_len, -1)
+        result.append(x[:length])
     return result
 
 

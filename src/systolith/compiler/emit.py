@@ -18,6 +18,7 @@ from systolith.compiler.qgraph import (
     Exp,
     Input,
     Int4Weights,
+    Lookup,
     Map,
     Matmul,
     Output,
@@ -25,9 +26,10 @@ from systolith.compiler.qgraph import (
     QGraph,
     RowRecords,
     View,
+    gathered_bytes,
     int4_bytes,
 )
-from systolith.compiler.runs import constant_rows, patch_loads, zero_rows
+from systolith.compiler.runs import constant_rows, gather_rows, patch_loads, zero_rows
 from systolith.config import CoreConfig
 from systolith.isa import (
     Engine,
@@ -121,6 +123,8 @@ class Emitter:
                     self._input(operator)
                 case Constant():
                     self._constant(operator)
+                case Lookup():
+                    self._lookup(operator)
                 case Output():
                     self._output(operator)
                 case Fetch():
@@ -167,6 +171,12 @@ class Emitter:
     def _input(self, operator: Input) -> None:
         if operator.patches is not None:
             self._patches(operator.out, operator.patches)
+        elif operator.indices is not None:
+            tensor, place = self._graph.tensors[operator.out], self._places[operator.out]
+            fields = constant_rows(tensor, place)
+            fields["dram_offset"] = operator.indices.number * tensor.columns
+            region = self._region(_whole(tensor.name, tensor.columns))
+            self._put(Opcode.LOAD, [], [region], base=INPUT_BASE, **fields)
         else:
             self._load(operator.out, operator.out)
         self._note_tensor(operator.out, Engine.LOAD, operator.layer)
@@ -194,6 +204,22 @@ class Emitter:
         region = self._region(_whole(tensor.name, tensor.columns))
         self._put(Opcode.LOAD, [], [region], base=IMAGE_BASE, **fields)
         self._note_tensor(operator.out, Engine.LOAD, operator.layer)
+
+    def _lookup(self, operator: Lookup) -> None:
+        tensor, place = self._graph.tensors[operator.out.tensor], self._places[operator.out.tensor]
+        fields, table = gather_rows(operator.table, tensor.rows, place)
+        self._streamed += gathered_bytes(operator, tensor.rows)
+        self._put(
+            Opcode.LOAD,
+            [self._region(operator.indices)],
+            [self._region(operator.out)],
+            base=IMAGE_BASE,
+            dram_offset=self.image.add(table),
+            fill=Fill.GATHER,
+            index=self._address(operator.indices),
+            **fields,
+        )
+        self._note_tensor(tensor.name, Engine.LOAD, operator.layer)
 
     def _output(self, operator: Output) -> None:
         self._store(operator.x, self._named.get(operator.x, operator.x), output=True)

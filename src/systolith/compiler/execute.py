@@ -12,6 +12,7 @@ from systolith.compiler.graph import (
     Activation,
     Add,
     Attention,
+    Embedding,
     First,
     Floats,
     Graph,
@@ -91,6 +92,12 @@ def run_node(node: Node, tensors: Mapping[str, Floats], observe: Observer | None
                 if observe:
                     observe(partial_name(node), y)
                 y = y + x @ weight.T
+            return y
+        case Embedding():
+            rows = tensors[node.x].astype(np.int64)
+            y = node.added[: rows.shape[-2]]
+            for number, table in enumerate(node.tables):
+                y = y + table[rows[..., number]]
             return y
         case First():
             return tensors[node.x][..., : node.rows, :]

@@ -102,6 +102,13 @@ def fit(
     return result
 
 
+def part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """Tell somebody of a round's progress who hears of all rounds as one."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(part * total + done, parts * total)
+
+
 def operand_steps(
     graph: Graph, name: str, ranges: Ranges, bits: Mapping[str, int], options: QuantizeOptions
 ) -> Floats:

@@ -93,6 +93,26 @@ class PatchEmbedding(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Embedding(Node):
+    """The sum of rows of tables, one of each, looked up by `x`.
+
+    Attributes:
+        x: `[T, tables]`, numbers of rows.
+        tables: `[rows, channels]` each.
+        added: `[T, channels]`, added to the sum.
+    """
+
+    x: str
+    tables: tuple[Floats, ...]
+    added: Floats
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors it reads."""
+        return (self.x,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class First(Node):
     """The first rows of `x`, as of the token that stands for the whole input."""
 

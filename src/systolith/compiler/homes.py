@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 
 from systolith import isa
 from systolith.compiler.allocate import Place, element_bytes
-from systolith.compiler.blocks import Piece
+from systolith.compiler.blocks import Piece, tokens_of
 from systolith.compiler.hazards import Region
 from systolith.compiler.moves import Spill
 from systolith.compiler.qgraph import Input, Output, QGraph, Tensor
-from systolith.compiler.runs import image_binding
+from systolith.compiler.runs import image_binding, index_binding
 from systolith.config import CoreConfig
 from systolith.program import INPUT_BASE, OUTPUT_BASE, SCRATCH_BASE, Binding
 
@@ -28,11 +28,14 @@ class Homes:
         self._graph = graph
         self._pieces = pieces
         inputs = [each for each in graph.operators if isinstance(each, Input)]
+        tokens = tokens_of(graph) if inputs else 0
         self.inputs = self._bindings(INPUT_BASE, [each.out for each in inputs])
         for each in inputs:
+            # An image is a model's only input, and so are lists.
             if each.patches is not None:
-                # An image is a model's only input.
                 self.inputs = (image_binding(each.patches),)
+            if each.indices is not None:
+                self.inputs = (index_binding(each.indices, tokens),)
         self.outputs = self._bindings(
             OUTPUT_BASE, [each.x for each in graph.operators if isinstance(each, Output)]
         )

@@ -7,7 +7,17 @@ from systolith.compiler.allocate import CapacityError, Place, Slots, place_rows,
 from systolith.compiler.blocks import CutGraph, cut, tokens_of
 from systolith.compiler.homes import Homes
 from systolith.compiler.moves import Step
-from systolith.compiler.qgraph import Constant, Int4Weights, Map, Matmul, QGraph, View, int4_bytes
+from systolith.compiler.qgraph import (
+    Constant,
+    Int4Weights,
+    Lookup,
+    Map,
+    Matmul,
+    QGraph,
+    View,
+    gathered_bytes,
+    int4_bytes,
+)
 from systolith.compiler.spill import largest_segment, plan_spills
 from systolith.config import COLUMN_RECORD_BYTES, TABLE_ENTRIES, CoreConfig
 
@@ -120,6 +130,8 @@ def least_streamed(graph: QGraph) -> int:
     for operator in graph.operators:
         if isinstance(operator, Constant):
             total += operator.values.nbytes
+        if isinstance(operator, Lookup):
+            total += gathered_bytes(operator, graph.tensors[operator.out.tensor].rows)
         if not isinstance(operator, Matmul | Map):
             continue
         total += COLUMN_RECORD_BYTES * len(operator.epilogue.columns.mant)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from systolith.compiler.calibrate import Ranges, Sample, calibrate, embed
 from systolith.compiler.errors import CompileError
-from systolith.compiler.fit import Fitted, Progress, fit
+from systolith.compiler.fit import Fitted, Progress, fit, part_of
 from systolith.compiler.frontend import LoadedModel, load_model
 from systolith.compiler.graph import Floats, Graph
 from systolith.compiler.legalize import move_biases, pad_heads, split_feed_forward
+from systolith.compiler.lookup import move_lookup
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.patches import PatchGrid
 from systolith.compiler.pooling import move_pooling
@@ -139,7 +140,7 @@ class PreparedModel:
                         ranges,
                         options,
                         block=block,
-                        progress=_part_of(progress, 0, rounds),
+                        progress=part_of(progress, 0, rounds),
                     )
             fitted = Fitted()
             bits = {choice.tensor: choice.bits for choice in choices}
@@ -151,7 +152,7 @@ class PreparedModel:
                     bits,
                     options,
                     block=block,
-                    progress=_part_of(progress, rounds - 1, rounds),
+                    progress=part_of(progress, rounds - 1, rounds),
                 )
             self._fits[key] = fitted, choices
         return self._fits[key]
@@ -218,13 +219,6 @@ class PreparedModel:
         )
 
 
-def _part_of(progress: Progress | None, part: int, parts: int) -> Progress | None:
-    """Tell somebody of a round's progress who hears of all rounds as one."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(part * total + done, parts * total)
-
-
 def build_qgraph(
     source: Path | str | bytes,
     seq_len: int | None = None,
@@ -262,7 +256,9 @@ def prepare_model(
     Raises:
         CompileError: the model is not supported, or a sample does not suit it.
     """
-    loaded = move_pooling(load_model(source, seq_len), options or QuantizeOptions())
+    options = options or QuantizeOptions()
+    original = move_pooling(load_model(source, seq_len), options)
+    loaded = move_lookup(original, options)
     notes = list(loaded.notes)
     if calibration is None:
         if loaded.patches is not None:
@@ -271,8 +267,8 @@ def prepare_model(
         else:
             kind = "tokens"
             calibration = random_inputs(
-                loaded.prologue,
-                loaded.epilogue,
+                original.prologue,
+                original.epilogue,
                 loaded.seq_len,
                 loaded.mask_input,
                 count=RANDOM_SAMPLES,

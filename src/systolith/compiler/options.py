@@ -11,6 +11,11 @@ Pooling = Literal["model", "mean", "cls", "host"]
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
+Place = Literal["host", "npu"]
+"""Where something may run."""
+
+PLACES: tuple[Place, ...] = get_args(Place)
+
 WEIGHTS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
 
@@ -34,6 +39,7 @@ class QuantizeOptions:
         pooling: "model": the pooling that the model has, on the core where the core can; "host":
             the same, but on the host; "mean" of the valid tokens or "cls", the first token: in
             place of what the model makes of its tokens, on the core.
+        embedding: where tokens are looked up; on the core, words are s8.
         normalize: whether "mean" or "cls" brings the result to unit length.
     """
 
@@ -45,12 +51,17 @@ class QuantizeOptions:
     headroom: float = 2.0
     max_chunk: int = 1536
     wide_channels: int | None = None
+    embedding: Place = "host"
     pooling: Pooling = "model"
     normalize: bool = False
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}")
+        if self.embedding not in PLACES:
+            raise ValueError(
+                f"embedding must be one of {', '.join(PLACES)}, not {self.embedding!r}"
+            )
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}")
         if self.normalize and self.pooling not in ("mean", "cls"):

@@ -138,12 +138,45 @@ class Patches:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Indices:
+    """A list of numbers of rows, u32 each, one of those that the host writes side by side.
+
+    Attributes:
+        name: of all lists, `[lists, rows]`.
+        limits: how many rows each list chooses from.
+        number: of this one.
+    """
+
+    name: str
+    limits: tuple[int, ...]
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Input:
-    """Bring a tensor in from the host: s16 codes, or patches of an image."""
+    """Bring a tensor in from the host: s16 codes, patches of an image, or a list as u8 bytes."""
 
     out: str
     patches: Patches | None = None
+    indices: Indices | None = None
     layer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lookup:
+    """Bring in rows of a table that comes with the program.
+
+    Attributes:
+        out: s8 or s16, a row for each number of the list.
+        table: codes `[rows, columns]`, int8 or int16.
+        indices: the list, 4 columns of a tensor of bytes for each row.
+    """
+
+    out: View
+    table: npt.NDArray[np.int8] | npt.NDArray[np.int16]
+    indices: View
+    layer: str = ""
+    part: str = "lookup"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +202,11 @@ class Output:
 
     x: str
     layer: str = ""
+
+
+def gathered_bytes(operator: Lookup, rows: int) -> int:
+    """Bytes of so many rows of a table."""
+    return rows * operator.table.shape[1] * operator.table.itemsize
 
 
 def int4_bytes(n: int, k: int, block: int) -> int:
@@ -291,7 +329,7 @@ class RowRecords:
     part: str = ""
 
 
-Operator = Input | Constant | Output | Matmul | Map | Exp | RowRecords
+Operator = Input | Constant | Lookup | Output | Matmul | Map | Exp | RowRecords
 
 
 @dataclass(frozen=True, kw_only=True)

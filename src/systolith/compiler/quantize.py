@@ -7,6 +7,7 @@ addition, the table, a head's format. `forms` says what tensors look like.
 from collections.abc import Mapping
 
 from systolith.compiler.calibrate import Ranges
+from systolith.compiler.embeddings import emit_lookup
 from systolith.compiler.errors import CompileError
 from systolith.compiler.fit import Fitted
 from systolith.compiler.formats import encode_columns
@@ -15,6 +16,7 @@ from systolith.compiler.graph import (
     Activation,
     Add,
     Attention,
+    Embedding,
     First,
     Graph,
     LayerNorm,
@@ -98,6 +100,9 @@ class Quantizer(Forms):
                     emit_attention(self, node)
                 case PatchEmbedding():
                     self.copy(node.out, node.layer)
+                case Embedding():
+                    emit_lookup(self, node)
+                    self.copy(node.out, node.layer)
                 case First():
                     self._first(node)
                 case Mean():
@@ -111,8 +116,10 @@ class Quantizer(Forms):
         self.operators.append(Output(x=self.wide(self.graph.output).tensor, layer="output"))
 
     def input(self) -> None:
-        """Emit what brings in the graph's input."""
+        """Emit what brings in the graph's input; lists of rows' numbers come with their tables."""
         name = self.graph.input
+        if any(isinstance(node, Embedding) for node in self.graph.consumers[name]):
+            return
         view = self.make_wide(name, name, "embeddings")
         self.operators.append(Input(out=view.tensor, layer="embeddings"))
         take_moments(self, name, view, "embeddings")

@@ -1,17 +1,23 @@
-"""Operands of LOADs: constants, zeros, and the patches of an image."""
+"""Operands of LOADs: constants, zeros, rows of tables, and the patches of an image."""
 
 from collections.abc import Iterator
 from itertools import product
 
+import numpy as np
+import numpy.typing as npt
+
 from systolith.compiler.allocate import Place, element_bytes
 from systolith.compiler.hazards import Region
-from systolith.compiler.qgraph import Patches, Tensor
+from systolith.compiler.qgraph import Indices, Patches, Tensor
 from systolith.config import CoreConfig
 from systolith.numerics import Format
 from systolith.program import INPUT_BASE, Binding
 
 Fields = dict[str, int]
 """Operands of an instruction."""
+
+RUN_BYTES = 8
+"""Rows of a table begin at a multiple of it, as beats of the memory port do."""
 
 
 def image_binding(patches: Patches) -> Binding:
@@ -26,6 +32,36 @@ def image_binding(patches: Patches) -> Binding:
         # A step for each row: they are the channels'.
         step=patches.step.repeat(patches.height)[:, None],
     )
+
+
+def index_binding(indices: Indices, rows: int) -> Binding:
+    """Where lists of row numbers lie, one after the other."""
+    return Binding(
+        name=indices.name,
+        base=INPUT_BASE,
+        offset=0,
+        rows=len(indices.limits),
+        columns=rows,
+        format=Format.U8,
+        step=1.0,
+        limits=indices.limits,
+    )
+
+
+def gather_rows(table: npt.NDArray[np.generic], rows: int, place: Place) -> tuple[Fields, bytes]:
+    """Runs of a LOAD that gathers rows of a table, and the table as it lies in DRAM."""
+    size = table.shape[1] * table.itemsize
+    padded = np.zeros((len(table), -(-size // RUN_BYTES) * RUN_BYTES), np.uint8)
+    padded[:, :size] = np.ascontiguousarray(table).view(np.uint8).reshape(len(table), size)
+    fields = {
+        "address": place.address,
+        "n0": size,
+        "n1": rows,
+        "n2": 1,
+        "dram_stride1": padded.shape[1],
+        "stride1": place.row,
+    }
+    return fields, padded.tobytes()
 
 
 def constant_rows(tensor: Tensor, place: Place) -> Fields:

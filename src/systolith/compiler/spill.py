@@ -27,6 +27,7 @@ from systolith.compiler.qgraph import (
     Epilogue,
     Exp,
     Input,
+    Lookup,
     Map,
     Matmul,
     Operator,
@@ -351,8 +352,8 @@ def _cycles(operator: Operator, graph: QGraph, config: CoreConfig) -> float:
 
 
 def _is_fetched(operator: Operator) -> TypeGuard[Input]:
-    """Whether it is an input that lies in memory row by row; patches are brought in once."""
-    return isinstance(operator, Input) and operator.patches is None
+    """Whether it is an input that lies in memory row by row; others come once."""
+    return isinstance(operator, Input) and operator.patches is None and operator.indices is None
 
 
 def _some(name: str | None) -> Iterable[str]:
@@ -387,6 +388,8 @@ def _renamed(operator: Operator, names: dict[str, str]) -> Operator:
             )
         case Exp():
             return replace(operator, out=view(operator.out), x=view(operator.x))
+        case Lookup():
+            return replace(operator, out=view(operator.out), indices=view(operator.indices))
         case Output():
             return replace(operator, x=names[operator.x])
         case _:

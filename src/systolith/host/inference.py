@@ -147,11 +147,21 @@ class HostParts:
             for binding, value in zip(self.program.inputs, results, strict=True)
         ]
 
+    def tokens(self, padded: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the core starts from in real numbers, `[tokens, channels]`: lists side by side."""
+        (real, *_), (binding, *_) = self.embed(padded), self.program.inputs
+        return real.T if binding.limits else real
+
     def prologue(self, padded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the prologue and quantize its results: codes `[rows, columns]` by NPU input."""
         codes = {}
         for binding, real in zip(self.program.inputs, self.embed(padded), strict=True):
-            low, high = binding.format.limits
+            low, high = binding.range
+            if binding.limits and ((real < low) | (real > high)).any():
+                raise InputError(
+                    f"the input has tokens from {real.min():.0f} to {real.max():.0f}, and the "
+                    f"model's tables have {' and '.join(map(str, binding.limits))} rows"
+                )
             codes[binding.name] = np.clip(np.rint(real / binding.step), low, high).astype(
                 binding.dtype
             )

@@ -250,10 +250,10 @@ def _to_bytes(values: np.ndarray, binding: Binding) -> bytes:
         raise ValueError(f"{binding.name} must have shape {expected}, but has {values.shape}")
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"{binding.name} must be integer codes, but is {values.dtype}")
-    low, high = binding.format.limits
-    if values.min() < low or values.max() > high:
+    low, high = binding.range
+    if (values < low).any() or (values > high).any():
         raise ValueError(
-            f"{binding.name} must be from {low} to {high}, but goes from {values.min()} to "
+            f"{binding.name} must be from {low} to {np.max(high)}, but goes from {values.min()} to "
             f"{values.max()}"
         )
     return np.ascontiguousarray(values, binding.dtype).tobytes()

@@ -32,6 +32,6 @@ def loss_of(
         padded, length = host.pad(cut)
         codes = run_qgraph(model.qgraph, host.prologue(padded), length)[output.name]
         y = codes[:length] * np.asarray(output.step, np.float64)
-        real = np.asarray(host.embed(padded))[:, :length]
+        real = host.tokens(padded)[None, :length]
         angles.append(turned(run_float(model.graph, real)[0], y))
     return float(np.concatenate(angles).mean())

@@ -66,6 +66,10 @@ PART = 4
 READ = 9
 """Cycles from a word that STORE has read to its first beat."""
 
+INDEXED = 20
+"""Cycles from run to run of a GATHER at least: a number is read, and multiplied bit by bit. Which
+one, nobody knows before: this is for 8 bits. Long rows hide twice as many."""
+
 ANSWERED = 3
 """Cycles from a STORE's last response until the progress count changes."""
 
@@ -169,7 +173,11 @@ def load_engine(kernel: Kernel, config: CoreConfig, control: Control, port: Port
         pieces = 0 if op.space == Space.SCRATCHPAD else beat // SIDE_BYTES
         landed = LANDED + (pieces or WRITE)
         runs = [(i2, i1) for i2 in range(op.n2) for i1 in range(op.n1)]
+        indexed = kernel.now
         for run, (i2, i1) in enumerate(runs):
+            if op.fill == Fill.GATHER:
+                indexed = max(indexed + INDEXED, kernel.now)
+                yield indexed
             place = op.dram_offset + i2 * op.dram_stride2 + i1 * op.dram_stride1
             ends = run == len(runs) - 1
             if ends:

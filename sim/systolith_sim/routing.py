@@ -25,7 +25,7 @@ PLACERS = {"25k": "heap", "85k": "static"}
 """nextpnr's placer for each device: `static` where cores leave it room, see docs/decisions.md."""
 
 ROUTERS = ("router2", "router1")
-"""nextpnr's routers, the first by default: each ends where the other may not."""
+"""nextpnr's routers: each ends where the other may not, see docs/decisions.md."""
 
 DEVICES = tuple(PACKAGES)
 """The devices that something can be routed on."""

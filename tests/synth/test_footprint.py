@@ -84,10 +84,10 @@ def test_the_record_of_the_repository() -> None:
 def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeds are routed side by side, and come back in the order asked for."""
     clocks = {3: 70.0, 1: 90.0, 2: 80.0}
-    asked: list[tuple[int, str | None]] = []
+    asked: list[tuple[int, str | None, str]] = []
 
-    def route(netlist: str, *, seed: int, nextpnr: str | None, **_: object) -> Routed:
-        asked.append((seed, nextpnr))
+    def route(netlist: str, *, seed: int, nextpnr: str | None, router: str, **_: object) -> Routed:
+        asked.append((seed, nextpnr, router))
         return Routed(clocks[seed], f"path {seed}", {})
 
     cells = dict.fromkeys(CELLS, 1)
@@ -103,12 +103,42 @@ def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert result["best_seed"] == 1
     assert list(result["fmax_mhz"].items()) == list(clocks.items())
-    assert sorted(asked) == [(1, "mine"), (2, "mine"), (3, "mine")]
+    assert sorted(asked) == [(seed, "mine", "router2") for seed in (1, 2, 3)]
     assert result["versions"]["mine"] == "1"
     assert (
         synthesize_core(synth_command.preset_config("tiny"), seeds=[], **options)["best_seed"]
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("laid_out", "asked", "router"),
+    [(False, None, "router2"), (True, None, "router1"), (True, "router2", "router2")],
+)
+def test_a_core_that_is_laid_out_has_another_router(
+    monkeypatch: pytest.MonkeyPatch, laid_out: bool, asked: str | None, router: str
+) -> None:
+    def route(netlist: str, *, router: str, **_: object) -> Routed:
+        return Routed(1.0, router, {})
+
+    cells = dict.fromkeys(CELLS, 1)
+    monkeypatch.setattr(synthesis, "Core", lambda config: None)
+    monkeypatch.setattr(synthesis, "synthesize_in_harness", lambda *_, **__: (cells, "{}"))
+    monkeypatch.setattr(
+        synthesis, "lay_out", lambda netlist, *_: netlist + " " if laid_out else netlist
+    )
+    monkeypatch.setattr(synthesis, "route", route)
+    monkeypatch.setattr(synthesis, "find", lambda nextpnr: None)
+    result = synthesize_core(
+        synth_command.preset_config("tiny"),
+        device=None,
+        speed=6,
+        seeds=[1],
+        frequency=100,
+        quiet=True,
+        router=asked,
+    )
+    assert result["critical_path"] == {1: router}
 
 
 def test_another_nextpnr(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--router",
         choices=ROUTERS,
-        default=ROUTERS[0],
-        help=f"nextpnr's router (default {ROUTERS[0]}); docs/results.md says which one ended",
+        help=f"nextpnr's router (default: {ROUTERS[1]} for a core that is laid out, "
+        f"else {ROUTERS[0]})",
     )
     parser.add_argument(
         "--write",

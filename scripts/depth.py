@@ -78,7 +78,8 @@ class Netlist:
         """Nanoseconds of the wire from where a net is driven to a pin."""
         return average * (0.75 + 0.25 * math.log2(max(1, self.fanout[net])))
 
-    def _add(self, name: str, cell: dict[str, Any]) -> None:
+    def _take(self, cell: dict[str, Any]) -> tuple[dict[str, list[int]], list[str], list[str]]:
+        """Count a cell's inputs; return its nets by port, and the names of inputs and outputs."""
         # Constants are strings.
         pins = {
             port: [bit for bit in bits if isinstance(bit, int)]
@@ -88,6 +89,16 @@ class Netlist:
         outputs = [port for port in pins if port not in inputs]
         for port in inputs:
             self.fanout.update(pins[port])
+        return pins, inputs, outputs
+
+    def _end(self, name: str, pins: dict[str, list[int]], ports: Sequence[str]) -> None:
+        """Paths end at these inputs, clocks excepted."""
+        self.ends += [
+            (name, port, bit) for port in ports if port not in CLOCKS for bit in pins[port]
+        ]
+
+    def _add(self, name: str, cell: dict[str, Any]) -> None:
+        pins, inputs, outputs = self._take(cell)
 
         def arcs(ports: Sequence[str], delay: float, *, wire: bool = True) -> list[Arc]:
             return [
@@ -120,8 +131,7 @@ class Netlist:
                 for port in outputs:
                     if kind != "TRELLIS_DPR16X4":
                         self.launch.update(dict.fromkeys(pins[port], _launch(kind, cell)))
-                ends = [port for port in inputs if port not in CLOCKS]
-                self.ends += [(name, port, bit) for port in ends for bit in pins[port]]
+                self._end(name, pins, inputs)
 
 
 def _launch(kind: str, cell: dict[str, Any]) -> float:

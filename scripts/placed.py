@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from depth import CARRY, CLOCK_TO_Q, CLOCKS, LUT, MUX, RAM, SUM, Arc, Netlist, Pin, show
+from depth import CARRY, CLOCK_TO_Q, LUT, MUX, RAM, SUM, Arc, Netlist, Pin, show
 
 STEP = 0.08
 """Nanoseconds of a column or a row at speed grade 6."""
@@ -64,13 +64,7 @@ class Placed(Netlist):
         return average * (6 + sum(step + min(step, 5) for step in steps))
 
     def _add(self, name: str, cell: dict[str, Any]) -> None:
-        pins = {
-            port: [bit for bit in bits if isinstance(bit, int)]
-            for port, bits in cell["connections"].items()
-        }
-        inputs = [port for port in pins if cell["port_directions"][port] == "input"]
-        for port in inputs:
-            self.fanout.update(pins[port])
+        pins, inputs, outputs = self._take(cell)
 
         def drive(port: str, ways: dict[str, float]) -> None:
             for bit in pins.get(port, []):
@@ -92,20 +86,13 @@ class Placed(Netlist):
                 beside = dict.fromkeys(BESIDE_INPUTS, MUX)
                 drive("OFX", dict.fromkeys("ABCD", LUT + MUX) | {"M": LUT} | beside)
             case "TRELLIS_RAMW", _:
-                for port in pins:
-                    if port not in inputs:
-                        drive(port, dict.fromkeys(inputs, 0.0))
+                for port in outputs:
+                    drive(port, dict.fromkeys(inputs, 0.0))
             case kind, _:
                 start = CLOCK_TO_Q if kind == "TRELLIS_FF" else FROM_BLOCK
-                for port in pins:
-                    if port not in inputs:
-                        self.launch.update(dict.fromkeys(pins[port], start))
+                for port in outputs:
+                    self.launch.update(dict.fromkeys(pins[port], start))
                 self._end(name, pins, inputs)
-
-    def _end(self, name: str, pins: dict[str, list[int]], ports: list[str]) -> None:
-        self.ends += [
-            (name, port, bit) for port in ports if port not in CLOCKS for bit in pins[port]
-        ]
 
 
 def main() -> None:

@@ -89,8 +89,10 @@ def route(
             program,
             *f"--{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
             f" --freq {frequency:g} --placer {PLACERS[device]} --router {router}"
-            " --timing-allow-fail --lpf-allow-unconstrained --json netlist.json"
-            " --write routed.json --report report.json --log nextpnr.log".split(),
+            " --timing-allow-fail --lpf-allow-unconstrained"
+            " --json netlist.json --report report.json --log nextpnr.log".split(),
+            # A large core's takes 180 MB.
+            *(["--write", "routed.json"] if write else []),
         ]
         code = _follow(command, Path(folder), announce)
         if code:

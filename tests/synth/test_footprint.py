@@ -154,3 +154,24 @@ def test_another_nextpnr(tmp_path: Path) -> None:
         nextpnr_version(str(program))
     with pytest.raises(ToolError, match="nothing-here is no program"):
         routing.find("nothing-here")
+
+
+def test_the_routed_netlist_is_written_if_asked_for(tmp_path: Path) -> None:
+    """By a stand-in for nextpnr, which writes whatever it is told to."""
+    path = [{"type": "routing", "delay": 1.0, "from": {"cell": "a"}, "to": {"cell": "b"}}]
+    report = {
+        "fmax": {"clk": {"achieved": 50.0}},
+        "critical_paths": [{"from": "posedge clk", "to": "posedge clk", "path": path}],
+    }
+    program = tmp_path / "nextpnr-ecp5"
+    program.write_text(
+        f"#!/bin/sh\necho '{json.dumps(report)}' > report.json\n"
+        'case "$*" in *"--write routed.json"*) echo routed > routed.json;; esac\n'
+    )
+    program.chmod(0o755)
+    options: dict[str, Any] = {"device": "85k", "speed": 6, "seed": 1, "frequency": 100}
+    file = tmp_path / "placed.json"
+    assert routing.route("{}", nextpnr=str(program), **options).fmax == 50.0
+    assert not file.exists()
+    routing.route("{}", nextpnr=str(program), write=file, **options)
+    assert file.read_text() == "routed\n"

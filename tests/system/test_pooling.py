@@ -6,19 +6,16 @@ import numpy as np
 import pytest
 
 from systolith.compiler import compile_model
-from systolith.compiler.estimate import Memory, estimate
 from systolith.compiler.options import QuantizeOptions
 from systolith.config import PRESETS
 from systolith.host.inference import HostParts
-from systolith.host.session import Session
 from systolith.isa import INSTRUCTION_BYTES, Opcode, decode
 from systolith.program import SCRATCH_BASE, Program
 from systolith_sim.check import captured_run, check_tensors, first_difference, golden_tensors
 from systolith_sim.checker import check_program
 from systolith_sim.iss import IssDevice
-from systolith_sim.memory_model import MemoryTiming
+from systolith_sim.model_bench import run_on_the_rtl
 from systolith_sim.models import BertShape, make_bert, make_tokens
-from systolith_sim.verilator import VerilatorDevice
 
 PLAIN = BertShape(hidden=36, heads=3, ffn=50, positions=96)
 POOLED = BertShape(pooling=True)
@@ -130,14 +127,7 @@ def test_pooling_on_the_rtl(name: str, preset: str) -> None:
     """The bits of the golden model, in the cycles of the estimate."""
     program = compiled(name, preset)
     codes, length = codes_of(name, program)
-    timing = {"bandwidth": 8.0, "latency": 30}
-    device = VerilatorDevice(program.config, probed=True, timing=MemoryTiming(**timing))
-    session = Session(device, program)
-    device.watch(program.watch)
-    session.run(codes, length=length)
-    levels = {"golden": golden_tensors(program, codes, length), "rtl": device.captured}
-    cycles = session.counters().cycles
-    device.close()
+    found = run_on_the_rtl(program, codes, length)
+    levels = {"golden": golden_tensors(program, codes, length), "rtl": found.tensors}
     assert first_difference(program, levels) is None
-    expected = estimate(program.code, program.config, Memory(**timing)).cycles
-    assert cycles == pytest.approx(expected, rel=0.03)
+    assert found.cycles == pytest.approx(found.estimated, rel=0.03)

@@ -7,18 +7,16 @@ import onnxruntime as ort
 import pytest
 
 from systolith.compiler import compile_model
-from systolith.compiler.estimate import Memory, estimate
 from systolith.compiler.graph_file import from_bytes
 from systolith.compiler.options import QuantizeOptions
 from systolith.compiler.qgraph import Input
 from systolith.config import PRESETS
 from systolith.host.inference import HostParts, InputError, Model
-from systolith.host.session import Session
 from systolith.program import Program
 from systolith_sim.check import check_tensors, first_difference, golden_tensors
 from systolith_sim.checker import check_program
 from systolith_sim.iss import IssDevice
-from systolith_sim.verilator import VerilatorDevice
+from systolith_sim.model_bench import run_on_the_rtl
 from systolith_sim.vision_models import VitShape, make_images, make_vit
 
 SHAPES = {
@@ -84,16 +82,10 @@ def test_weights_of_4_bits() -> None:
 def test_images_on_the_rtl(name: str) -> None:
     program = compiled(name, "ecp5-85k", QuantizeOptions())
     codes = codes_of(name, program)
-    device = VerilatorDevice(program.config, probed=True)
-    session = Session(device, program)
-    device.watch(program.watch)
-    session.run(codes, length=program.seq_len)
-    found, cycles = dict(device.captured), session.counters().cycles
-    device.close()
+    found = run_on_the_rtl(program, codes, program.seq_len)
     golden = golden_tensors(program, codes, program.seq_len)
-    assert first_difference(program, {"golden": golden, "rtl": found}) is None
-    estimated = estimate(program.code, program.config, Memory(bandwidth=8, latency=30)).cycles
-    assert abs(estimated - cycles) < 0.03 * cycles
+    assert first_difference(program, {"golden": golden, "rtl": found.tensors}) is None
+    assert abs(found.estimated - found.cycles) < 0.03 * found.cycles
 
 
 def test_the_image_is_not_rearranged_by_the_host() -> None:

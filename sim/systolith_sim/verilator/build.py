@@ -108,6 +108,7 @@ def compile_verilog(
     announce("building simulator: C++ compiler")
     defines = [
         "-DVL_TIME_CONTEXT",
+        "-DVERILATED",
         *["-DPROBED"] * probed,
         *["-DTRACED", "-DVM_TRACE=1", "-DVM_TRACE_VCD=1"] * traced,
     ]

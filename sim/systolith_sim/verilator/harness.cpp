@@ -3,7 +3,8 @@
 // `systolith_sim.memory_model` says what the memory does and when; this is the same machine in
 // C++, cycle for cycle. One cycle is: drive the inputs, settle, look at the handshakes, clock edge.
 //
-// Compiled with -DPROBED for a core with a probe, -DTRACED for waveforms.
+// Compiled with -DVERILATED for a model of Verilator's, -DPROBED for a core with a probe, -DTRACED for
+// waveforms.
 
 #include <cinttypes>
 #include <cstdint>
@@ -23,7 +24,10 @@ double sc_time_stamp() { return 0; }
 
 // What Verilator's eval() calls between locks and queues for threads and messages, which this model has none
 // of: 2 % of a simulation. Not documented, so it may be missing from another version.
+#if defined(VERILATED) && !defined(TRACED)
+#define WITHOUT_LOCKS
 void Vcore___024root___eval(Vcore___024root*) __attribute__((weak));
+#endif
 
 namespace {
 
@@ -248,7 +252,7 @@ class Harness {
 
   private:
     void evaluate() {
-#ifndef TRACED
+#ifdef WITHOUT_LOCKS
         if (begun_ && Vcore___024root___eval) {
             Vcore___024root___eval(core_->rootp);
             return;

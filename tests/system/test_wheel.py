@@ -33,6 +33,8 @@ def test_the_wheel_holds_packages_data_and_licence(wheel: Path) -> None:
     for wanted in (
         "systolith/isa.py",
         "systolith/py.typed",
+        "systolith/c/systolith_driver.h",
+        "systolith/c/systolith_driver.c",
         "systolith/cli/demo_command.py",
         "systolith_rtl/core.py",
         "systolith_sim/netlist/Vcore.h",

@@ -9,6 +9,7 @@ from systolith.cli import (
     bench_command,
     compile_command,
     demo_command,
+    driver_command,
     ops_command,
     report_command,
     run_command,
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sweep_command,
         ops_command,
         verilog_command,
+        driver_command,
         synth_command,
         bench_command,
     ):

@@ -16,7 +16,7 @@ from systolith.cli.exits import UsageError
 from systolith.cli.sweep_command import _shape, parse_list
 from systolith.compiler.options import QuantizeOptions
 from systolith.config import PRESETS
-from systolith.sweep import Point, area_of, expand, front, picture, sweep
+from systolith.sweep import Point, Work, area_of, expand, front, picture, sweep, together
 from systolith.sweep.executors import ExecutorError, open_executor
 from systolith_sim.models import BertShape, make_tokens, write_bert
 
@@ -43,11 +43,14 @@ class Refusing(Executor):
         raise AssertionError("it was measured before")
 
 
+def work_of(model: Path, name: str = "model", samples: Any = None) -> Work:
+    return Work(name=name, model=model, samples=samples, identity=name)
+
+
 def run(model: Path, memory: Path, points: list[Point], executor: Executor) -> list[dict[str, Any]]:
     done: list[int] = []
-    rows = sweep(
-        model, None, points, executor=executor, memory=memory, identity="m", progress=done.append
-    )
+    given = {"executor": executor, "memory": memory, "progress": done.append}
+    rows = sweep([work_of(model)], points, **given)
     assert sum(done) == len(points)
     return rows
 
@@ -79,12 +82,10 @@ def test_results_are_remembered(model: Path, tmp_path: Path) -> None:
     assert both[1]["cycles"] > both[0]["cycles"]
     with pytest.raises(AssertionError, match="measured before"):
         sweep(
-            model,
-            None,
+            [work_of(model, "another")],
             few,
             executor=Refusing(),
             memory=memory,
-            identity="another model",
             progress=lambda _: None,
         )
 
@@ -97,8 +98,8 @@ def test_limits_are_those_of_mixed_points_alone(model: Path, tmp_path: Path) -> 
 
     def rows(points: list[Point], executor: Executor, most: float) -> list[dict[str, Any]]:
         options = QuantizeOptions(weights="mixed", max_bytes=most)
-        given = {"executor": executor, "memory": memory, "identity": "m", "quantization": options}
-        return sweep(model, None, points, **given, progress=lambda _: None)
+        given = {"executor": executor, "memory": memory, "quantization": options}
+        return sweep([work_of(model)], points, **given, progress=lambda _: None)
 
     with ThreadPoolExecutor(1) as executor:
         alone = rows([int8], executor, 1.0)
@@ -130,6 +131,12 @@ def test_front() -> None:
     assert front(rows) == [rows[4], rows[1], rows[0], rows[5]]
 
 
+def test_memory_is_a_cost() -> None:
+    row = {"cycles": 50, "multipliers": 16, "block_rams": 40, "loss": 0.1}
+    slower = row | {"cycles": 60, "block_rams": 39}
+    assert front([row, slower, slower | {"block_rams": 40}]) == [row, slower]
+
+
 def test_picture_has_every_point(model: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
         points = points_of(shapes=[(4, 4), (8, 4)])
@@ -141,6 +148,37 @@ def test_picture_has_every_point(model: Path, tmp_path: Path) -> None:
         for circle in circles:
             assert 0 < float(circle.attrib["cx"]) < float(root.attrib["width"])
             assert 0 < float(circle.attrib["cy"]) < float(root.attrib["height"])
+
+
+def test_models_side_by_side(tmp_path: Path) -> None:
+    """Each has its rows; a core that one model does not fit into has none of all together."""
+    paths = [tmp_path / "small.onnx", tmp_path / "large.onnx"]
+    write_bert(paths[0], BertShape())
+    write_bert(paths[1], BertShape(hidden=128, ffn=256))
+    memory = tmp_path / "sweep.jsonl"
+    points = points_of(scratchpads=[2 << 10, 16 << 10])
+    works = [work_of(path, path.stem) for path in paths]
+    given = {"memory": memory, "progress": lambda _: None}
+    with ThreadPoolExecutor(1) as executor:
+        first = sweep(works[:1], points, executor=executor, **given)
+        rows = sweep(works, points, executor=executor, **given)
+    assert sweep(works[::-1], points, executor=Refusing(), **given) == rows[2:] + rows[:2]
+    assert rows[:2] == first
+    assert [row["model"] for row in rows] == ["small", "small", "large", "large"]
+    assert [row["lanes"] for row in rows] == [4] * 4
+    small, large = rows[1], rows[3]
+    assert large["cycles"] > small["cycles"]
+    both = together(rows)
+    fitting = [
+        a["key"] for a, b in zip(first, rows[2:], strict=True) if "cycles" in a and "cycles" in b
+    ]
+    assert [row["key"] for row in both] == fitting
+    mean = both[-1]
+    assert mean["cycles"] == round((small["cycles"] * large["cycles"]) ** 0.5)
+    assert mean["block_rams"] == small["block_rams"]
+    assert "dram_bytes" not in mean, "they are of one model"
+    with pytest.raises(ValueError, match="names of their own"):
+        sweep([works[0]] * 2, points, executor=Refusing(), **given)
 
 
 @pytest.mark.parametrize("text", ["int8,", "int2", "int8 int4", ""])
@@ -167,9 +205,28 @@ def test_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert sorted(json.loads(line)["cycles"] for line in lines) == sorted(
         int(row["cycles"]) for row in rows
     )
-    assert (tmp_path / "pareto-16-2.svg").is_file()
+    assert (tmp_path / "pareto-model-16-2.svg").is_file()
     assert main([*given, "--shapes", "3x3"]) == Exit.INPUT
     assert "nothing to measure" in capsys.readouterr().err
+
+
+def test_command_with_models(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, folder = tmp_path / "model.onnx", tmp_path / "results"
+    write_bert(other, BertShape(layers=1))
+    given = ["sweep", str(model), str(other), "-o", str(folder), "--preset", "tiny"]
+    varied = ["--shapes", "8x4", "--lanes", "2,4", "--scratchpads", "16", "--seq-len", "16"]
+    assert main([*given, *varied]) == Exit.FINE
+    assert "all models, 16 tokens" in capsys.readouterr().out
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text("utf-8").splitlines()))
+    assert [row["model"] for row in rows] == [str(model)] * 2 + [str(other)] * 2
+    assert [(row["array"], row["lanes"]) for row in rows] == [("8x2", "2"), ("8x4", "4")] * 2
+    assert (folder / "pareto-all-models-16-8.svg").is_file()
+    assert main([*given, "--tokenizer", "-", "--tokenizer", "-", "--tokenizer", "-"]) == Exit.INPUT
+    assert "--tokenizer is given 3 times for 2 models" in capsys.readouterr().err
+    assert main([*given[:2], *given[1:]]) == Exit.INPUT
+    assert "given twice" in capsys.readouterr().err
 
 
 def test_formats_are_points_of_their_own(tmp_path: Path) -> None:
@@ -188,12 +245,10 @@ def test_formats_are_points_of_their_own(tmp_path: Path) -> None:
     )[0]
     with ThreadPoolExecutor(1) as executor:
         int8, mixed, int4 = sweep(
-            path,
-            make_tokens(shape, [16] * 24, seed=3),
+            [work_of(path, samples=make_tokens(shape, [16] * 24, seed=3))],
             points,
             executor=executor,
             memory=tmp_path / "sweep.jsonl",
-            identity="m",
             progress=lambda _: None,
         )
     assert int8["cycles"] > mixed["cycles"] > int4["cycles"]

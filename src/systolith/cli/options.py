@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from systolith.cli.exits import UsageError
 from systolith.cli.weights import add_weight_options
@@ -60,7 +61,8 @@ class DeviceOptions:
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Options of commands that compile; with `several`, for several formats of weights."""
+    """Options of commands that compile; with `several`, of models and formats of weights."""
+    how: dict[str, Any] = {"action": "append"} if several else {}
     parser.add_argument(
         "--preset",
         default=DEFAULT_PRESET,
@@ -73,10 +75,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
         help=f"tokens to compile for, or buckets to choose from (default {DEFAULT_SEQ_LEN})",
     )
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="FILE", help="the model's tokenizer.json, for text"
+        "--tokenizer", **how, type=Path, metavar="FILE", help="the model's tokenizer.json, for text"
     )
     parser.add_argument(
         "--calibration",
+        **how,
         type=Path,
         metavar="FILE",
         help="inputs to calibrate on: .npz, or text (default: built-in sentences with a "

@@ -1,8 +1,19 @@
-"""Design-space exploration: one model on many cores, estimated, not simulated."""
+"""Design-space exploration: models on many cores, estimated, not simulated."""
 
 from systolith.sweep.area import Area, area_of
-from systolith.sweep.front import front, picture
+from systolith.sweep.front import front, picture, together
 from systolith.sweep.points import Point, expand
-from systolith.sweep.run import measure, sweep
+from systolith.sweep.run import Work, measure, sweep
 
-__all__ = ["Area", "Point", "area_of", "expand", "front", "measure", "picture", "sweep"]
+__all__ = [
+    "Area",
+    "Point",
+    "Work",
+    "area_of",
+    "expand",
+    "front",
+    "measure",
+    "picture",
+    "sweep",
+    "together",
+]

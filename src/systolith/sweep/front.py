@@ -12,8 +12,39 @@ WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 860, 460, 90, 60, 48
 """Of the picture, in pixels, with its margins."""
 
 
-COSTS = ("cycles", "multipliers", "loss")
+COSTS = ("cycles", "multipliers", "block_rams", "loss")
 """What is to be small; the loss where it was measured."""
+
+LARGEST = 12
+"""Radius of the circle with the most block RAMs, in pixels; their areas are in proportion."""
+
+
+def together(rows: Sequence[Row]) -> list[Row]:
+    """Return a row for each core, length, bandwidth and format that all models have results of.
+
+    Its cycles are the geometric mean of the models' cycles, its roofline fraction their mean, its
+    loss the largest.
+
+    Args:
+        rows: results of several models.
+    """
+    models = {row["model"] for row in rows}
+    points: dict[str, list[Row]] = {}
+    for row in rows:
+        if "cycles" in row:
+            points.setdefault(row["key"], []).append(row)
+    return [_mean(same) for same in points.values() if len(same) == len(models)]
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    mean = {
+        "model": "all models",
+        "cycles": round(math.exp(sum(math.log(row["cycles"]) for row in rows) / len(rows))),
+        "roofline_fraction": sum(row["roofline_fraction"] for row in rows) / len(rows),
+    }
+    loss = {"loss": max(row["loss"] for row in rows)} if all("loss" in row for row in rows) else {}
+    own = ("utilization", "bound", "dram_bytes", "loss")  # of one model
+    return {name: value for name, value in rows[0].items() if name not in own} | mean | loss
 
 
 def front(rows: Sequence[Row], costs: Sequence[str] = COSTS) -> list[Row]:
@@ -33,7 +64,10 @@ def front(rows: Sequence[Row], costs: Sequence[str] = COSTS) -> list[Row]:
 
 
 def picture(rows: Sequence[Row], title: str) -> str:
-    """Multipliers across, cycles up, both logarithmic; the front is a line through its points."""
+    """Multipliers across, cycles up, both logarithmic, and block RAMs as the areas of circles.
+
+    Those of the front are red; a line for each format of weights goes through them.
+    """
     across = [row["multipliers"] for row in rows]
     up = [row["cycles"] for row in rows]
     x_range, y_range = _around(across), _around(up)
@@ -48,6 +82,8 @@ def picture(rows: Sequence[Row], title: str) -> str:
         f'height="{HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="16" font-size="14">{escape(title)}: cycles, by multipliers</text>',
+        f'<text x="{WIDTH - 10}" y="{HEIGHT - 8}" text-anchor="end" fill="#666666">'
+        "areas: block RAMs; red: nothing beats it</text>",
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">multipliers</text>',
     ]
     bottom = HEIGHT - BOTTOM
@@ -66,16 +102,20 @@ def picture(rows: Sequence[Row], title: str) -> str:
         same = [place(row) for row in best if row["weights"] == weights]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in same)
         parts.append(f'<polyline points="{line}" fill="none" stroke="#34507a" stroke-width="1.5"/>')
-    for row in rows:
+    most = max(row["block_rams"] for row in rows)
+    # The small ones last, so that none hides behind a large one.
+    for row in sorted(rows, key=lambda row: -row["block_rams"]):
         x, y = place(row)
+        radius = LARGEST * math.sqrt(row["block_rams"] / most)
         colour = "#e45756" if row in best else "#9aa5b1"
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}">'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{colour}" '
+            'fill-opacity="0.8">'
             f"<title>{escape(_describe(row))}</title></circle>"
         )
         if row in best:
             # Names go above and below in turn: neighbours may be close.
-            lift = -8 if best.index(row) % 2 else 18
+            lift = -radius - 3 if best.index(row) % 2 else radius + 13
             parts.append(f'<text x="{x + 4:.1f}" y="{y + lift:.1f}">{escape(_name(row))}</text>')
     return "".join([*parts, "</svg>\n"])
 
@@ -88,8 +128,8 @@ def _describe(row: Row) -> str:
     return (
         f"{_name(row)}, {row['scratchpad_kib']} KiB, {row['seq_len']} tokens, "
         f"{row['bandwidth']:g} bytes per cycle: {row['cycles']:,} cycles, "
-        f"{row['roofline_fraction']:.1%} of the roofline"
-        + (f", loss {row['loss']:.4f}" if "loss" in row else "")
+        f"{row['roofline_fraction']:.1%} of the roofline, {row['multipliers']:,} multipliers, "
+        f"{row['block_rams']:,} block RAMs" + (f", loss {row['loss']:.4f}" if "loss" in row else "")
     )
 
 

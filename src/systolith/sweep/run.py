@@ -1,8 +1,9 @@
 """Measures points on any executor, and remembers what was measured."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ Sample = dict[str, np.ndarray]
 """A model's input for calibration."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to run on the cores.
+
+    Attributes:
+        name: in results; no other work of a sweep has it.
+        model: the ONNX file.
+        samples: calibration inputs; None for random tokens.
+        identity: changes with the model's and the samples' contents.
+    """
+
+    name: str
+    model: Path
+    samples: list[Sample] | None
+    identity: str
+
+
 def measure(
     model: str,
     samples: list[Sample] | None,
@@ -36,6 +54,9 @@ def measure(
         points: with the same core, sequence length and weights.
         quantization: the user's other choices, None for the defaults; limits are for points with
             mixed weights.
+
+    Raises:
+        OSError: the file cannot be read.
 
     Returns:
         A row for each point: `key`, what was varied, and either `cycles`, `utilization`,
@@ -73,65 +94,83 @@ def measure(
 
 
 def sweep(
-    model: Path,
-    samples: list[Sample] | None,
+    works: Sequence[Work],
     points: Sequence[Point],
     *,
     executor: Executor,
     memory: Path,
-    identity: str,
     quantization: QuantizeOptions | None = None,
     progress: Callable[[int], object],
 ) -> list[dict[str, Any]]:
-    """Measure all points, those of one core, length and format together.
+    """Measure all points with each model, those of one core, length and format together.
 
     Args:
-        model: the ONNX file.
-        samples: calibration inputs; None for random tokens.
-        points: what to measure.
+        works: models.
+        points: what to measure of each.
         executor: who measures.
         memory: file of JSON lines, to which every result is added at once; what is in there from
-            an earlier sweep with the same identity and options is not measured again.
-        identity: names the model and the calibration.
+            an earlier sweep with the same model, inputs and options is not measured again.
         quantization: as in `measure`.
         progress: told how many points have been measured.
 
+    Raises:
+        ValueError: two works have one name.
+
     Returns:
-        A row for each point, in their order.
+        A row for each work and point, in their order: `model`, the work's name, and what
+        `measure` says.
     """
+    if len({work.name for work in works}) < len(works):
+        raise ValueError(f"works need names of their own: {[work.name for work in works]}")
     # Each point is remembered with its own options, so further formats forget nothing.
-    wanted = {point.key: f"{identity} {_options(point, quantization)}" for point in points}
-    known = _remembered(memory, wanted)
-    groups: dict[tuple[CoreConfig, int, str], list[Point]] = {}
-    for point in points:
-        if point.key not in known:
-            groups.setdefault((point.config, point.seq_len, point.weights), []).append(point)
-    progress(sum(point.key in known for point in points))
-    tasks = [
-        executor.submit(measure, str(model), samples, group, quantization)
-        for group in groups.values()
-    ]
+    places = {
+        (work.name, point.key): (f"{work.identity} {_options(point, quantization)}", point.key)
+        for work in works
+        for point in points
+    }
+    known = _remembered(memory, set(places.values()))
+    progress(sum(place in known for place in places.values()))
+    tasks = {
+        executor.submit(measure, str(work.model), work.samples, group, quantization): work
+        for work in works
+        for group in _groups(point for point in points if places[work.name, point.key] not in known)
+    }
     try:
         with memory.open("a", encoding="utf-8") as file:
             for task in as_completed(tasks):
                 rows = task.result()
                 for row in rows:
-                    known[row["key"]] = row
-                    file.write(json.dumps({"identity": wanted[row["key"]]} | row) + "\n")
+                    place = places[tasks[task].name, row["key"]]
+                    known[place] = row
+                    file.write(json.dumps({"identity": place[0]} | row) + "\n")
                 file.flush()
                 progress(len(rows))
     except BaseException:
         for task in tasks:
             task.cancel()
         raise
-    return [known[point.key] for point in points]
+    return [
+        {"model": work.name} | known[places[work.name, point.key]]
+        for work in works
+        for point in points
+    ]
+
+
+def _groups(points: Iterable[Point]) -> list[list[Point]]:
+    """What one compilation serves."""
+    groups: dict[tuple[CoreConfig, int, str], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.config, point.seq_len, point.weights), []).append(point)
+    return list(groups.values())
 
 
 def _options(point: Point, quantization: QuantizeOptions | None) -> QuantizeOptions:
     return (quantization or QuantizeOptions()).with_weights(point.weights)
 
 
-def _remembered(memory: Path, wanted: dict[str, str]) -> dict[str, dict[str, Any]]:
+def _remembered(
+    memory: Path, wanted: set[tuple[str, str]]
+) -> dict[tuple[str, str], dict[str, Any]]:
     if not memory.is_file():
         return {}
     known = {}
@@ -140,9 +179,9 @@ def _remembered(memory: Path, wanted: dict[str, str]) -> dict[str, dict[str, Any
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # an interrupted sweep may have left half a line
-        key, identity = row.get("key"), row.pop("identity", None)
-        if identity is not None and identity == wanted.get(key):
-            known[key] = row
+        place = row.pop("identity", None), row.get("key")
+        if place in wanted:
+            known[place] = row
     return known
 
 
@@ -150,6 +189,7 @@ def _varied(point: Point) -> dict[str, Any]:
     return {
         "key": point.key,
         "array": f"{point.config.rows}x{point.config.columns}",
+        "lanes": point.config.columns,
         "scratchpad_kib": point.config.scratchpad_bytes / 1024,
         "seq_len": point.seq_len,
         "weights": point.weights,

@@ -246,6 +246,11 @@ class Compiler:
         """Whether it is the one from the Python package."""
         return self.command[-2:] == ("ziglang", "c++")
 
+    def is_gcc(self) -> bool:
+        """Whether it is GCC, by the macros that it defines: on some machines `g++` is clang."""
+        macros = run([*self.command, "-dM", "-E", "-x", "c++", os.devnull], cwd=Path.cwd())
+        return "__GNUC__" in macros and "__clang__" not in macros
+
 
 def compiler() -> Compiler:
     """Find a C++ compiler: `$CXX`, the machine's, or the one in `ziglang`.

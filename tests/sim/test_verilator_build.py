@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from systolith.compiler.schedule import schedule
 from systolith.config import PRESETS, preset
 from systolith.host.device import DeviceError
+from systolith.host.session import Session
 from systolith_sim import toolchain
 from systolith_sim.copy_engine import copy_design
 from systolith_sim.devices import DEVICES, open_device
+from systolith_sim.golden.qgraph import run_qgraph
+from systolith_sim.graphs import encoder, inputs_for
 from systolith_sim.memory_model import MemoryTiming
 from systolith_sim.simulated import SimulatedDevice
 from systolith_sim.toolchain import ToolError
@@ -152,6 +157,24 @@ def test_without_a_compiler_ziglang_is_taken(
     chosen.chmod(0o755)
     monkeypatch.setenv("CXX", "mine")
     assert toolchain.compiler().command == (str(chosen),)
+
+
+def test_a_rehearsed_simulator_says_the_same() -> None:
+    """Whatever the compiler makes of what it saw: equal results in as many cycles."""
+    graph = encoder(16)
+    program = schedule(graph, CONFIG, name="test", seq_len=16)
+    plain = core_design(CONFIG, probed=False)
+    assert plain.rehearsal is None, "a small core is compiled once"
+    assert core_design(preset("ecp5-85k"), probed=False).rehearsal == preset("ecp5-85k")
+    ran = []
+    for design in (plain, replace(plain, rehearsal=CONFIG)):
+        with closing(VerilatorDevice(CONFIG, design=design)) as device:
+            session = Session(device, program)
+            outputs = session.run(inputs_for(graph, 1), length=13)
+            ran.append((session.counters(), {name: y.tobytes() for name, y in outputs.items()}))
+    assert ran[0] == ran[1]
+    golden = run_qgraph(graph, inputs_for(graph, 1), 13)
+    assert ran[0][1] == {name: golden[name].tobytes() for name in ran[0][1]}
 
 
 def test_waveforms(tmp_path: Path) -> None:

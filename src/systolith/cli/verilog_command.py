@@ -26,6 +26,15 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="file to write"
     )
+    parser.add_argument(
+        "--module", help="name of the module (default systolith_ and the preset's name)"
+    )
+    parser.add_argument(
+        "--bench",
+        type=Path,
+        metavar="FILE",
+        help="write a test bench, too, plain Verilog that runs a small program and prints PASS",
+    )
     parser.set_defaults(run=run)
 
 
@@ -35,11 +44,23 @@ def run(options: argparse.Namespace) -> int:
     from systolith_rtl.export import to_verilog
 
     config = preset_config(options.preset)
-    if not options.output.parent.is_dir():
-        raise UsageError(f"there is no folder {options.output.parent}")
-    name = f"systolith_{options.preset.replace('-', '_')}"
-    text = to_verilog(config, name=name)
+    for path in filter(None, (options.output, options.bench)):
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent}")
+    name = options.module or f"systolith_{options.preset.replace('-', '_')}"
+    try:
+        text = to_verilog(config, name=name)
+    except ValueError as error:
+        raise UsageError(f"{error}; give another one by --module") from None
     options.output.write_text(text, "utf-8")
     lines = text.count("\n")
     print(f"{options.output}: module {name}, {lines:,} lines, configuration {config.hash:016x}")
+    if options.bench is not None:
+        from systolith_sim.bench import verilog_bench
+        from systolith_sim.vectors import small_program, vectors_of
+
+        program = small_program(config)
+        text = verilog_bench(program, vectors_of(program), core=name)
+        options.bench.write_text(text, "utf-8")
+        print(f"{options.bench}: module {name}_bench, prints PASS or ends with an error")
     return Exit.FINE

@@ -81,7 +81,9 @@ def csr_csv(base: int = 0) -> str:
             f"{'rw' if register.writable else 'ro'}"
             for register in REGISTERS
         ),
-        *(f"constant,{name},0x{value:x},," for name, value in constants.items()),
+        # In decimal: LiteX's clients take anything else for text.
+        *(f"constant,{name},{value},," for name, value in constants.items()),
         "constant,config_csr_data_width,32,,",
+        "constant,config_bus_address_width,32,,",
     ]
     return "\n".join([*lines, ""])

@@ -37,6 +37,10 @@ def test_the_wheel_holds_packages_data_and_licence(wheel: Path) -> None:
         "systolith/c/systolith_driver.c",
         "systolith/cli/demo_command.py",
         "systolith_rtl/core.py",
+        "systolith_boards/fusesoc/systolith.core",
+        "systolith_boards/litex/firmware/link.ld",
+        "systolith_boards/litex/simulation.cpp",
+        "systolith_sim/bench.v",
         "systolith_sim/netlist/Vcore.h",
         "systolith_sim/verilator/harness.cpp",
     ):

@@ -1,4 +1,4 @@
-"""One way to open any simulated device, by its name."""
+"""One way to open any device, by its name: simulators, and boards."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -46,11 +46,16 @@ DEVICES: dict[str, Callable[..., Device]] = {
 cells that synthesis makes of the RTL."""
 
 
+def is_board(name: str) -> bool:
+    """Whether a device of this name is a board."""
+    return name.startswith("serial:")
+
+
 def open_device(name: str, config: CoreConfig, **options: Any) -> Device:
     """Open a device.
 
     Args:
-        name: one of `DEVICES`.
+        name: one of `DEVICES`, or `serial:PORT` for a board (`systolith.host.serial_device`).
         config: the core.
         **options: of the device's class; those of `MemoryTiming` may be given here directly, as
             in `open_device("verilator", config, latency=60, bandwidth=4)`.
@@ -58,9 +63,17 @@ def open_device(name: str, config: CoreConfig, **options: Any) -> Device:
     Raises:
         ValueError: there is none of that name, or an option makes no sense.
         TypeError: the device has no such option.
+        DeviceError: a board does not answer, or has another core.
     """
+    if is_board(name):
+        from systolith.host.serial_device import SerialDevice
+
+        return SerialDevice(config, name, **options)
     if name not in DEVICES:
-        raise ValueError(f"there is no device {name!r}; there are {', '.join(DEVICES)}")
+        raise ValueError(
+            f"there is no device {name!r}; there are serial:PORT for boards, and "
+            f"{', '.join(DEVICES)}"
+        )
     return DEVICES[name](config, **options)
 
 

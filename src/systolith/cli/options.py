@@ -14,8 +14,9 @@ from systolith.cli.weights import add_weight_options
 from systolith.compiler.estimate import Memory
 from systolith.config import PRESETS, CoreConfig
 from systolith.host.device import Device
+from systolith.host.serial_port import DEFAULT_BAUD, parse_name
 from systolith.program import Program
-from systolith_sim.devices import DEVICES, open_device
+from systolith_sim.devices import DEVICES, is_board, open_device
 
 DEFAULT_PRESET = "ecp5-85k"
 """128 MACs a cycle, and the board that the project is built for."""
@@ -92,11 +93,14 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Options of commands that run."""
     parser.add_argument(
         "--device",
-        choices=DEVICES,
+        type=_device,
+        metavar="DEVICE",
         default="verilator",
         help="where to run: verilator, the RTL as C++ (default); pysim, the RTL in Amaranth's "
         "simulator, very slow; netlist, the cells of its synthesis for ECP5, slow; iss, the "
-        "instruction simulator, without time",
+        "instruction simulator, without time; serial:PORT, a board with this core, as in "
+        "serial:/dev/ttyUSB0 or serial:COM3 (serial:PORT?baud=N if it was built for another baud "
+        f"rate than {DEFAULT_BAUD})",
     )
     parser.add_argument(
         "--check",
@@ -119,6 +123,19 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         help="write waveforms to FILE.vcd (verilator; slow and large; one input at a time)",
     )
     add_jobs_option(parser)
+
+
+def _device(name: str) -> str:
+    if is_board(name):
+        try:
+            parse_name(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    elif name not in DEVICES:
+        raise argparse.ArgumentTypeError(
+            f"there is no device {name!r}; choose from {', '.join(DEVICES)}, serial:PORT"
+        )
+    return name
 
 
 def add_memory_options(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +209,9 @@ def opened(
         raise UsageError(f"--trace writes VCD: name the file .vcd, not {options.trace.name!r}")
     settings: dict[str, object] = {}
     count = 1
-    if options.name != "iss":
+    if is_board(options.name):
+        settings["quiet"] = quiet
+    elif options.name != "iss":
         settings |= {"bandwidth": options.bandwidth, "latency": options.latency}
     if options.name == "verilator":
         settings |= {"probed": check, "trace": options.trace}

@@ -12,6 +12,7 @@ from systolith.host.session import Counters
 from systolith.numerics import Format
 from systolith.program import Program
 from systolith.regs import Stall
+from systolith_sim.devices import is_board
 
 CLASS_DIMENSIONS = 2
 """Of the outputs of a classifier: a batch of 1, and classes."""
@@ -47,8 +48,9 @@ def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome
         if device.name != "iss":
             levels += f" = {device.name}"
         count = len(program.watch)
+        outputs = " (its outputs)" if is_board(device.name) else ""
         print(
-            f"\nbit-exact: {levels}, {count} tensors of {len(outcome.results)} inputs"
+            f"\nbit-exact: {levels}{outputs}, {count} tensors of {len(outcome.results)} inputs"
             if first is None
             else f"\nNOT bit-exact: {first}"
         )
@@ -93,10 +95,10 @@ def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> N
     moved = _mean(timed, lambda each: each.dram_bytes)
     print(f"  cycles            {cycles:>14,.0f}")
     print(f"  MACs              {program.macs:>14,}   {100 * used:.1f} % of {rate:.4g} per cycle")
-    print(
-        f"  roofline          {bound.cycles:>14,.0f}   {100 * reached:.1f} % reached; "
-        f"{bound.bound}-bound at {device.bandwidth:g} bytes per cycle"
-    )
+    limit = f"{bound.bound}-bound at {device.bandwidth:g} bytes per cycle"
+    if not device.bandwidth:
+        limit = "of the array alone, as the memory's bandwidth is not known"
+    print(f"  roofline          {bound.cycles:>14,.0f}   {100 * reached:.1f} % reached; {limit}")
     print(f"  DRAM bytes        {moved:>14,.0f}   at least {program.dram_bytes:,}")
     print("\n  where the time went, in % of all cycles")
     causes = [cause.name.lower() for cause in Stall]

@@ -1,9 +1,13 @@
 """The exported Verilog under Icarus Verilog, driven by cocotb as its users would drive it.
 
-What happens inside the simulator is in `host_bench.py`; here it is built, fed and started.
+What happens inside the simulator is in `examples/cocotb/host_bench.py`; here it is built, fed with
+what the golden model expects, and started. Then the example is run as its README says.
 """
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +37,18 @@ WARNINGS = ",".join(
 )
 """Inside the simulator too, warnings are errors; but cocotbext-axi calls cocotb in old ways."""
 
-pytestmark = pytest.mark.synth
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cocotb"
+
+needs_simulator = pytest.mark.skipif(
+    shutil.which("iverilog") is None or find_libpython.find_libpython() is None,
+    reason="Icarus Verilog, or the shared library of Python that cocotb needs, is not installed",
+)
+
+pytestmark = [pytest.mark.synth, needs_simulator]
 
 
 def test_program_in_icarus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both tests of the bench: as fast as memory can, and with random back-pressure."""
-    if shutil.which("iverilog") is None:
-        pytest.skip("Icarus Verilog (iverilog) is not installed")
-    if find_libpython.find_libpython() is None:
-        pytest.skip("cocotb needs Python's shared library, and this Python has none")
+    """As fast as memory can, with random back-pressure, and after a fault."""
     (tmp_path / "core.v").write_text(to_verilog(CONFIG))
     graph = gemm(6, 10, 16)
     program = schedule(graph, CONFIG, name="gemm", seq_len=6)
@@ -60,7 +67,7 @@ def test_program_in_icarus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         timescale=("1ns", "1ps"),
     )
     # The simulator's Python imports from where this one does.
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(EXAMPLE)
     results = icarus.test(
         test_module="host_bench",
         hdl_toplevel=NAME,
@@ -73,4 +80,46 @@ def test_program_in_icarus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             "PYTHONWARNINGS": WARNINGS,
         },
     )
-    assert get_results(results) == (2, 0)
+    assert get_results(results) == (3, 0)
+
+
+def run_example(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A copy of the example, outside of any checkout."""
+    for path in EXAMPLE.glob("*.py"):
+        shutil.copy(path, folder)
+    return subprocess.run(
+        [sys.executable, "run.py", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": WARNINGS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_example_stands_alone(tmp_path: Path) -> None:
+    (tmp_path / "npu.v").write_text(to_verilog(preset("ecp5-25k"), name="npu"))
+    done = run_example(tmp_path, "npu.v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "npu, ecp5-25k: 3 of 3 tests passed" in done.stdout
+
+
+def test_the_example_fails_where_it_should(tmp_path: Path) -> None:
+    """Without a core, with the core of nobody, and with one that stores nothing."""
+    text = to_verilog(CONFIG)
+    done = run_example(tmp_path, "none.v")
+    assert done.returncode != 0
+    assert "none.v" in done.stderr
+    (tmp_path / "core.v").write_text(text.replace(f"{CONFIG.hash:016x}", "0" * 16, 1))
+    done = run_example(tmp_path, "core.v")
+    assert done.returncode != 0
+    assert "is no core of a preset" in done.stderr
+    # Registers answer, and nothing is ever stored.
+    changed = text.replace("m_axi_wlast, m_axi_wstrb, m_axi_wdata", "m_axi_wlast, no, m_axi_wdata")
+    wire = "  wire [3:0] m_axi_wstrb;\n"
+    changed = changed.replace(wire, f"{wire}  wire [3:0] no;\n  assign m_axi_wstrb = 4'd0;\n")
+    assert changed.count("no;") == changed.count(", no,") == 1
+    (tmp_path / "core.v").write_text(changed)
+    done = run_example(tmp_path, "core.v")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Failed 3 of 3 tests" in done.stderr

@@ -7,6 +7,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ pytestmark = [
     ),
 ]
 
-EXAMPLE = Path(__file__).parents[2] / "boards" / "systolith_boards" / "litex" / "firmware"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "boards" / "systolith_boards" / "litex" / "firmware"
 
 
 def litex(*arguments: str | Path, code: int = 0) -> str:
@@ -115,6 +117,16 @@ def test_a_processor_runs_programs_and_recovers_from_faults(booted: tuple[Path, 
         assert line.startswith(f"{how}: result 0, {interrupts} interrupts, 0 wrong bytes of 54, ")
     assert "fault: illegal instruction, control, instruction 4, address 0x0" in lines
     assert "fault: DRAM limit, STORE, instruction 9, address 0x40000035" in lines
+
+
+def test_the_documented_output_is_this_one(booted: tuple[Path, str]) -> None:
+    """But for the numbers of cycles, which change with the core and the compiler."""
+    page = (ROOT / "docs" / "integration.md").read_text()
+    shown = re.findall(r"^core with configuration .*?^PASS$", page, re.MULTILINE | re.DOTALL)
+    said = re.findall(r"^core with configuration .*?^PASS$", booted[1], re.MULTILINE | re.DOTALL)
+    cycles = re.compile(r"\d+ cycles")
+    assert [cycles.sub("", text) for text in shown] == [cycles.sub("", text) for text in said]
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(

@@ -216,9 +216,9 @@ class SerialLink:
             self._buffer += data
         if self._buffer[0] == REJECTED:
             raise _LostError("the board had not received what was sent")
+        if self._buffer[:2] != bytes((ANSWER, tag)):
+            raise _LostError(f"the answer began with {self._buffer[:2].hex(' ')}")
         answer, self._buffer = self._buffer[:size], self._buffer[size:]
-        if answer[:2] != bytes((ANSWER, tag)):
-            raise _LostError(f"the answer began with {answer[:2].hex(' ')}")
         words, status = answer[2:-5], answer[-5]
         # The words of a CHECK count, but are here and not in the answer.
         counted = turned(request.payload) if request.command is Command.CHECK else words

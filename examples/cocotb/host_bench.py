@@ -122,7 +122,7 @@ async def run_and_compare(host: Host) -> None:
         codes = vectors[each.name].astype(each.dtype)
         expected[each.offset : each.offset + each.size] = codes.tobytes()
     np.testing.assert_array_equal(
-        np.frombuffer(host.ram.read(place, size), np.uint8),
+        np.frombuffer(bytes(host.ram.read(place, size)), np.uint8),
         np.frombuffer(bytes(expected), np.uint8),
     )
     host.dut._log.info("%d cycles", await host.read64("cycles"))

@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,11 @@ def test_the_folder_is_printed() -> None:
         check=True,
     )
     assert Path(done.stdout.strip()) == CORES_ROOT
+
+
+def test_core_files_have_the_version_of_the_package() -> None:
+    files = sorted(CORES_ROOT.glob("*.core"))
+    assert len(files) == 2
+    for path in files:
+        (name,) = re.findall(r"^name: ::([\w-]+):(\S+)$", path.read_text(), re.MULTILINE)
+        assert name == (path.stem, metadata.version("systolith"))

@@ -157,6 +157,13 @@ def test_the_example_fails_where_it_should(
     assert said in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bus", ["axi-lite", "axi"])
+def test_other_buses_do_as_well(bus: str) -> None:
+    """LiteX's AXI cuts IDs to one bit: reads must not depend on them."""
+    assert "PASS\n" in litex("simulate", "--bus", bus)
+
+
 def test_a_program_without_an_end_is_ended(booted: tuple[Path, str]) -> None:
     output = litex("simulate", "-o", booted[0], "--max-cycles", "2000", code=2)
     assert "not ended after 2000 cycles" in output

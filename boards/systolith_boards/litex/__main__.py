@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--bus",
-        choices=["wishbone", "axi-lite"],
+        choices=["wishbone", "axi-lite", "axi"],
         default="wishbone",
         help="of the SoC (default wishbone, as LiteX's)",
     )

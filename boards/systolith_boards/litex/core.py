@@ -8,6 +8,7 @@ from litex.gen import LiteXModule
 from litex.soc.integration.soc import SoCRegion
 from litex.soc.interconnect import axi
 from migen import ClockSignal, Instance, ResetSignal, Signal
+from migen.genlib.fifo import SyncFIFO
 
 from systolith import regs
 from systolith.config import CoreConfig, preset
@@ -18,18 +19,21 @@ from systolith_rtl.interfaces import AxiLiteSignature, AxiSignature
 REGION_BYTES = 0x1000
 """Of the bus's address space, so that a page of memory management covers nothing else."""
 
+BURSTS = 64
+"""Bursts of reads that may be under way: more than LiteX's bridges let pass."""
+
 ADDRESS_BITS = 32
 """Of both buses: LiteX's bridges want 32 for AXI4-Lite, and its bus has no more."""
 
-_ADDRESS_CHANNEL = ("id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos")
+_ADDRESS_CHANNEL = ("len", "size", "burst", "lock", "cache", "prot", "qos")
 _CHANNELS = {
     "aw": _ADDRESS_CHANNEL,
     "ar": _ADDRESS_CHANNEL,
     "w": ("data", "strb", "last"),
-    "r": ("id", "data", "resp", "last"),
-    "b": ("id", "resp"),
+    "r": ("data", "resp", "last"),
+    "b": ("resp",),
 }
-"""Of the memory port, besides valid and ready."""
+"""Of the memory port, besides valid, ready and what `Systolith` makes of IDs."""
 
 _LITE_CHANNELS = {
     "aw": ("addr",),
@@ -51,7 +55,9 @@ class Systolith(LiteXModule):
 
     Attributes:
         bus: AXI4-Lite slave, the registers.
-        dma: AXI4 master, the memory.
+        dma: AXI4 master, the memory. LiteX's AXI interconnects have IDs of one bit, whatever their
+            ports have. So all reads have the ID 0, their answers come in order, and a queue
+            knows the core's IDs.
         irq: level, high when a program has ended and the core's own enable is set.
         ev: what LiteX asks for the interrupt. The core has enable and pending bits of its own, so
             there is no EventManager, which would have them a second time.
@@ -64,7 +70,7 @@ class Systolith(LiteXModule):
         self.dma = axi.AXIInterface(
             data_width=config.axi_data_bits,
             address_width=ADDRESS_BITS,
-            id_width=AxiSignature.ID_WIDTH,
+            id_width=1,
         )
         self.irq = Signal()
         self.ev = SimpleNamespace(irq=self.irq)
@@ -89,7 +95,26 @@ class Systolith(LiteXModule):
             wide = Signal(config.axi_address_bits)
             ports[f"o_m_axi_{channel}addr"] = wide
             self.comb += getattr(self.dma, channel).addr.eq(wide)
+        ports |= self._identify()
         self.specials += Instance("systolith", **ports)  # pyright: ignore[reportOperatorIssue]
+
+    def _identify(self) -> dict[str, Any]:
+        """The connections of IDs, and of the handshake that waits for room in their queue."""
+        read, answer = self.dma.ar, self.dma.r
+        self.ids = ids = SyncFIFO(AxiSignature.ID_WIDTH, BURSTS)
+        valid = Signal()
+        self.comb += [  # pyright: ignore[reportOperatorIssue]
+            read.valid.eq(valid & ids.writable),
+            ids.we.eq(read.valid & read.ready),
+            ids.re.eq(answer.valid & answer.ready & answer.last),
+        ]
+        return {
+            "o_m_axi_arid": ids.din,
+            "o_m_axi_arvalid": valid,
+            "i_m_axi_arready": read.ready & ids.writable,
+            "i_m_axi_rid": ids.dout,
+            "i_m_axi_bid": 0,
+        }
 
 
 def _ports(

@@ -41,8 +41,7 @@ class ExampleSoc(SoCCore):
     Args:
         preset_name: the core.
         cpu_variant: of VexRiscv; `standard` has caches for instructions and data.
-        bus_standard: `wishbone` or `axi-lite`. With LiteX 2024.12's `axi`, the system stands still
-            as soon as core and processor both use the bus.
+        bus_standard: `wishbone`, `axi-lite` or `axi`.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ class Reference:
     def _dram_address(self, i: Instruction, i1: int, i2: int) -> int:
         scalar = self.scalars[i.scalar - 1] if i.scalar else 0
         moved = scalar * i.scalar_stride + i2 * i.dram_stride2 + i1 * i.dram_stride1
-        return self.bases[i.base] + i.dram_offset + moved
+        return self.bases[i.base] + (i.dram_offset + moved & 0xFFFFFFFF)
 
     def _gemm(self, i: Instruction) -> None:
         r, c = self.config.rows, self.config.columns

@@ -24,6 +24,9 @@ WAIT_WIDTH = 16
 MAX_PER_ENGINE = (1 << WAIT_WIDTH - 1) - 1
 """Instructions of one engine in a program: counts then compare without wrapping."""
 
+OFFSET_WIDTH = 32
+"""Bits of a DRAM offset: what it is made of is added up modulo `2**32`."""
+
 SCALARS = 4
 """Run-time scalars in CSRs."""
 

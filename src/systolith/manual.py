@@ -65,10 +65,11 @@ ENUMS: tuple[type[IntEnum], ...] = (
 
 
 _RUNS = """\
-For `i2` below `n2`, `i1` below `n1`: `n0` bytes between DRAM, from `base + dram_offset + scalar \
-* scalar_stride + i2 * dram_stride2 + i1 * dram_stride1` on, and the scratchpad, from granule \
-`address + i2 * stride2 + i1 * stride1` on. Any alignment in DRAM is legal, and nothing beyond the \
-`n0` bytes changes on either side."""
+For `i2` below `n2`, `i1` below `n1`: `n0` bytes between DRAM, from `base + (dram_offset + scalar \
+* scalar_stride + i2 * dram_stride2 + i1 * dram_stride1) mod 2**32` on, and the scratchpad, from \
+granule `address + i2 * stride2 + i1 * stride1` on. Any alignment in DRAM is legal, and nothing \
+beyond the `n0` bytes changes on either side. All of them must lie within the limit of the base: a \
+run does not wrap around, only where it begins does."""
 
 MEANINGS: dict[Opcode, str] = {
     Opcode.HALT: """\

@@ -268,7 +268,15 @@ def test_bounds(line: str, message: str) -> None:
 def test_scalars_move_addresses() -> None:
     text = "LOAD base=2 n0=4 n1=1 n2=1 scalar=3 scalar_stride=-4 dram_offset=40\nHALT"
     check(text, scalars={2: 10})
-    refuse(text, "memory reaches from -4 to -1 of dram2", 0, None, scalars={2: 11})
+    refuse(text, "memory reaches from 4294967292 to .* of dram2", 0, None, scalars={2: 11})
+
+
+def test_offsets_begin_modulo_2_to_the_32() -> None:
+    """2 * (2**31 - 1) + 42 is 2**32 + 40; a walk that wraps around between runs is refused."""
+    text = "LOAD base=2 n0=4 n1=1 n2=1 scalar=3 scalar_stride=0x7fffffff dram_offset=42\nHALT"
+    check(text, scalars={2: 2})
+    text = "LOAD base=2 n0=4 n1=2 n2=1 stride1=1 dram_stride1=8 dram_offset=0xfffffff8\nHALT"
+    refuse(text, "memory reaches from 4294967288 to 4294967299 of dram2", 0, None)
 
 
 KNOWN = """

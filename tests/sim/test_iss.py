@@ -115,6 +115,25 @@ def test_a_program_runs_to_its_halt_and_again() -> None:
         assert read(device, "interrupt_pending") == 0
 
 
+def test_offsets_wrap_around() -> None:
+    """2 * (2**31 - 1) + 6 is 2**32 + 4; a block that begins 2**31 away is beyond the limit."""
+    text = """
+        LOAD base=2 n0=4 n1=1 n2=1 scalar=1 scalar_stride=0x7fffffff dram_offset=6
+        LOAD base=2 n0=4 n1=1 n2=3 dram_stride2=-0x80000000 dram_offset=4 stride2=1 address=1
+        STORE base=3 n0=16 n1=1 n2=1 wait_load=2
+    """
+    device = ready(text + HALT, b2=b"abcdefgh")
+    write(device, "scalar0", 2)
+    run(device)
+    assert state(device) == State.FAULT
+    assert read(device, "fault_pc") == 1
+    text = text.replace("n2=3 dram_stride2=-0x80000000", "n2=1")
+    device = ready(text + HALT, b2=b"abcdefgh")
+    write(device, "scalar0", 2)
+    assert run(device).read_memory(3 * PAGE, 8) == b"efghefgh"
+    assert state(device) == State.DONE
+
+
 def test_no_interrupt_without_a_start_or_with_interrupts_off() -> None:
     device = ready(HALT)
     with pytest.raises(DeviceTimeoutError, match="no program has been started"):

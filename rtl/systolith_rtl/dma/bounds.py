@@ -2,18 +2,20 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream
 from amaranth.utils import bits_for, exact_log2
 
 from systolith.config import COLUMN_RECORD_BYTES, TABLE_ENTRIES, CoreConfig
+from systolith.isa import OFFSET_WIDTH
 from systolith_rtl.pipeline import Pipeline
 
-OFFSET_WIDTH = 66
-"""Bits of a signed DRAM offset: two products of 32 bits each, and less than 2**49 besides."""
+GRANULE_WIDTH = 17
+"""Bits of a place on the core while runs are walked.
 
-GRANULE_WIDTH = 34
-"""Bits of a granule address: 32, and two products of 16 bits each."""
+Places that exist have 16, and so have strides: a step from one of them does not wrap around, and
+what comes behind a run that is refused does not matter.
+"""
 
 ENTRY_BYTES = 2
 """Bytes of a table entry."""
@@ -64,10 +66,10 @@ def raw_layout() -> data.StructLayout:
     """A run before it is checked: wherever the arithmetic leads.
 
     It may be the last of its instruction, or be `unlisted`: its index lies beyond the scratchpad,
-    at `granule`.
+    at `granule` (the lower bits of it).
     """
     return data.StructLayout(
-        {"offset": signed(OFFSET_WIDTH), "granule": GRANULE_WIDTH, "last": 1, "unlisted": 1}
+        {"offset": OFFSET_WIDTH, "granule": GRANULE_WIDTH, "last": 1, "unlisted": 1}
     )
 
 
@@ -99,16 +101,19 @@ def check_runs(
     s = pipe.stage(
         "sum",
         address=(facts.base + i.p.offset[: len(facts.base)])[: len(facts.base)],
-        end=i.p.offset[:32] + command.n0,
-        far=i.p.offset[32:].any(),
-        starts_outside=i.p.offset[:32] >= facts.limit,
+        # What is left up to the limit; its sign is set if the run begins beyond.
+        room=(facts.limit - i.p.offset)[: OFFSET_WIDTH + 1],
         granule=i.p.granule,
         last_granule=i.p.granule + facts.more,
         last=i.p.last,
         unlisted=i.p.unlisted,
     )
+    starts_outside = s.room[OFFSET_WIDTH]
+    # A place that does not fit here is that of the first run, or of an index.
+    exact = facts.far | s.unlisted
     beyond = s.last_granule[exact_log2(config.granules) :].any()
-    first_beyond = _at_least(s.granule, config.granules)
+    first_beyond = _at_least(s.granule, config.granules, exact)
+    high = command.address[GRANULE_WIDTH:]
     if is_load:
         slots = s.last_granule[exact_log2(config.column_slots) :].any()
         table_entries = config.table_slots * TABLE_ENTRIES
@@ -118,20 +123,21 @@ def check_runs(
             facts.side,
             Mux(
                 facts.tables,
-                Mux(_reaches(s.granule, table_entries), s.granule, table_entries),
-                _at_least(s.granule, config.column_slots),
+                Mux(_reaches(s.granule, table_entries) | exact, s.granule, table_entries),
+                _at_least(s.granule, config.column_slots, exact),
             ),
             first_beyond,
         )
+        high = Mux(s.unlisted, command.index[GRANULE_WIDTH:], high)
     s = pipe.stage(
         "verdict",
         address=s.address,
         # A run that begins within the limit leaves it at the limit.
-        at_limit=~s.far & ~s.starts_outside,
+        at_limit=~starts_outside,
         granule=s.granule,
-        first_beyond=first_beyond,
-        outside=(s.far | (s.end > facts.limit)) & ~facts.zero & ~s.unlisted,
-        beyond=beyond | s.unlisted,
+        first_beyond=Cat(first_beyond[:GRANULE_WIDTH], high),
+        outside=(starts_outside | (command.n0 > s.room[:OFFSET_WIDTH])) & ~facts.zero & ~s.unlisted,
+        beyond=beyond | facts.far | facts.huge | s.unlisted,
         last=s.last,
     )
     at_fault = Mux(s.outside, Mux(s.at_limit, facts.end, s.address), s.first_beyond)
@@ -166,6 +172,6 @@ def _reaches(value: Value, bound: int) -> Value:
     return value[high:].any() | (value[low:high] >= bound >> low)
 
 
-def _at_least(value: Value, bound: int) -> Value:
-    """Return the larger of a value and a power of two."""
-    return Mux(value[exact_log2(bound) :].any(), value, bound)
+def _at_least(value: Value, bound: int, exact: Value) -> Value:
+    """Return the larger of a value and a power of two, or if `exact`, the value."""
+    return Mux(value[exact_log2(bound) :].any() | exact, value, bound)

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from systolith.config import COLUMN_RECORD_BYTES, CoreConfig
-from systolith.isa import Fill, Opcode, Space
+from systolith.isa import OFFSET_WIDTH, Fill, Opcode, Space
 from systolith_rtl.dma.bounds import (
     ENTRY_BYTES,
     GRANULE_WIDTH,
-    OFFSET_WIDTH,
     check_runs,
     raw_layout,
     walk_layout,
@@ -106,8 +105,11 @@ class Walker(wiring.Component):
             limit=Signal(32, reset_less=True),
             # Where what may be accessed ends.
             end=Signal(self.config.axi_address_bits, reset_less=True),
-            # Granules, slots or entries of a run, less one.
-            more=Signal(32, reset_less=True),
+            # Granules, slots or entries of a run, less one, and whether they are more than that.
+            more=Signal(GRANULE_WIDTH, reset_less=True),
+            huge=Signal(reset_less=True),
+            # Whether the first place has more bits than places are walked in.
+            far=Signal(reset_less=True),
             zero=Signal(),
             gather=Signal(),
             side=Signal(),
@@ -137,10 +139,14 @@ class Walker(wiring.Component):
         ]
         with m.If(facts.setup):
             m.d.sync += [facts.base[:32].eq(low.value), facts.more.eq(units)]
+            m.d.sync += facts.huge.eq(units[GRANULE_WIDTH:].any())
         with m.Else():
             m.d.sync += [facts.limit.eq(low.value), facts.base[32:].eq(high.value)]
         # Two cycles late, which is early enough for the first run.
-        m.d.sync += facts.end.eq(facts.base + facts.limit)
+        m.d.sync += [
+            facts.end.eq(facts.base + facts.limit),
+            facts.far.eq(command.address[GRANULE_WIDTH:].any()),
+        ]
         return facts
 
     def _walk(
@@ -152,25 +158,27 @@ class Walker(wiring.Component):
         may_take: Signal,
     ) -> None:
         """Blocks, runs, and for each as many steps of a product as it needs."""
-        offset = Signal(signed(OFFSET_WIDTH), reset_less=True)
-        block_offset = Signal(signed(OFFSET_WIDTH), reset_less=True)
+        offset = Signal(OFFSET_WIDTH, reset_less=True)
+        block_offset = Signal(OFFSET_WIDTH, reset_less=True)
         granule = Signal(GRANULE_WIDTH, reset_less=True)
         block_granule = Signal(GRANULE_WIDTH, reset_less=True)
         # How many are left, this one included.
         runs = Signal(16, reset_less=True)
         blocks = Signal(16, reset_less=True)
         multiplier = Signal(32, reset_less=True)
-        multiplicand = Signal(signed(OFFSET_WIDTH), reset_less=True)
+        # While nothing is multiplied, the stride from run to run: one adder does both.
+        addend = Signal(OFFSET_WIDTH, reset_less=True)
         unlisted = Signal()
         # Entries of an index list lie on granules, so a small granule holds half of one.
         piece_bytes = min(self.config.columns, INDEX_BYTES)
         piece_bits = exact_log2(self.config.columns // piece_bytes)
         word_bits = exact_log2(self.config.rows // piece_bytes)
-        piece = Signal(33 + piece_bits, reset_less=True)
+        # Up to the first piece beyond the scratchpad; bits above are those of `index`.
+        inside_bits = exact_log2(self.config.granules) + piece_bits
+        piece = Signal(inside_bits + 1, reset_less=True)
         halves = Signal()
         # Whether `piece` lies beyond the scratchpad: found out while it is set, since the way from
         # here through the scratchpad's arbiters is long enough.
-        inside_bits = exact_log2(self.config.granules) + piece_bits
         beyond = Signal()
         m.d.comb += [
             self.read.address.eq(piece[word_bits:]),
@@ -180,23 +188,23 @@ class Walker(wiring.Component):
             raw.p.unlisted.eq(unlisted),
         ]
 
-        # One adder for either offset, which is long: a product's steps and a stride's share it.
-        multiplies = Signal()
-        next_offset = Signal(signed(OFFSET_WIDTH))
-        next_block_offset = Signal(signed(OFFSET_WIDTH))
-        stride = Mux(multiplies, multiplicand, command.dram_stride1)
-        m.d.comb += next_offset.eq(offset + (stride if self.is_load else command.dram_stride1))
-        stride = Mux(multiplies, multiplicand, command.dram_stride2)
-        m.d.comb += next_block_offset.eq(block_offset + stride)
+        following = (offset + addend)[:OFFSET_WIDTH]
 
-        def multiply(into: Signal, following: Signal) -> None:
-            m.d.comb += multiplies.eq(1)
-            m.d.sync += [
-                multiplier.eq(multiplier >> 1),
-                multiplicand.eq(multiplicand << 1),
-            ]
+        def multiply() -> None:
+            m.d.sync += [multiplier.eq(multiplier >> 1), addend.eq(addend << 1)]
             with m.If(multiplier[0]):
-                m.d.sync += into.eq(following)
+                m.d.sync += offset.eq(following)
+
+        def begin() -> None:
+            m.d.sync += [granule.eq(block_granule), runs.eq(command.n1)]
+            m.next = "RUN"
+            if self.is_load:
+                m.d.sync += [
+                    piece.eq(command.index << piece_bits),
+                    beyond.eq(command.index[inside_bits - piece_bits :].any()),
+                ]
+                with m.If(facts.gather):
+                    m.next = "INDEX"
 
         with m.FSM():
             with m.State("TAKE"):
@@ -208,38 +216,30 @@ class Walker(wiring.Component):
             with m.State("SETUP"):
                 m.d.comb += facts.setup.eq(1)
                 m.d.sync += [
-                    block_offset.eq(command.dram_offset),
+                    offset.eq(command.dram_offset),
                     block_granule.eq(command.address),
                     blocks.eq(command.n2),
                     multiplier.eq(Mux(command.scalar == 0, 0, self.lookup[1].value)),
-                    multiplicand.eq(command.scalar_stride),
+                    addend.eq(command.scalar_stride),
                     unlisted.eq(0),
                 ]
                 m.next = "SCALAR"
             with m.State("SCALAR"):
-                multiply(block_offset, next_block_offset)
+                multiply()
                 with m.If(multiplier == 0):
-                    m.next = "BLOCK"
+                    m.next = "FIRST"
+            with m.State("FIRST"):
+                m.d.sync += [block_offset.eq(offset), addend.eq(command.dram_stride1)]
+                begin()
             with m.State("BLOCK"):
-                m.d.sync += [
-                    offset.eq(block_offset),
-                    granule.eq(block_granule),
-                    runs.eq(command.n1),
-                ]
-                m.next = "RUN"
-                if self.is_load:
-                    m.d.sync += [
-                        piece.eq(command.index << piece_bits),
-                        beyond.eq(command.index[inside_bits - piece_bits :].any()),
-                    ]
-                    with m.If(facts.gather):
-                        m.next = "INDEX"
+                m.d.sync += offset.eq(block_offset)
+                begin()
             with m.State("RUN"):
                 m.d.comb += raw.valid.eq(1)
                 with m.If(raw.ready):
                     m.d.sync += [
                         runs.eq(runs - 1),
-                        offset.eq(next_offset),
+                        offset.eq(following),
                         granule.eq(granule + command.stride1),
                     ]
                     if self.is_load:
@@ -249,7 +249,7 @@ class Walker(wiring.Component):
                     with m.If(runs == 1):
                         m.d.sync += [
                             blocks.eq(blocks - 1),
-                            block_offset.eq(next_block_offset),
+                            block_offset.eq(block_offset + command.dram_stride2),
                             block_granule.eq(block_granule + command.stride2),
                         ]
                         m.next = "BLOCK"
@@ -261,7 +261,15 @@ class Walker(wiring.Component):
                 with m.State("INDEX"):
                     m.d.comb += self.read.valid.eq(~beyond & ~self.halt)
                     with m.If(beyond):
-                        m.d.sync += [unlisted.eq(1), granule.eq(piece[piece_bits:])]
+                        m.d.sync += [
+                            unlisted.eq(1),
+                            granule.eq(
+                                Cat(
+                                    piece[piece_bits:],
+                                    command.index[inside_bits + 1 - piece_bits :],
+                                )
+                            ),
+                        ]
                         m.next = "RUN"
                     with m.Elif(self.read.valid & self.read.ready):
                         m.next = "AWAIT"
@@ -271,7 +279,7 @@ class Walker(wiring.Component):
                         piece.eq(piece + 1),
                         beyond.eq(piece[:inside_bits].all()),
                         multiplier.eq(Cat(multiplier, part)[8 * piece_bytes :]),
-                        multiplicand.eq(command.dram_stride1),
+                        addend.eq(command.dram_stride1),
                         halves.eq(~halves),
                     ]
                     m.next = "PRODUCT"
@@ -279,6 +287,6 @@ class Walker(wiring.Component):
                         with m.If(~halves):
                             m.next = "INDEX"
                 with m.State("PRODUCT"):
-                    multiply(offset, next_offset)
+                    multiply()
                     with m.If(multiplier == 0):
                         m.next = "RUN"

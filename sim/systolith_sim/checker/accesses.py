@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from systolith.config import COLUMN_RECORD_BYTES, TABLE_ENTRIES, CoreConfig
 from systolith.isa import (
+    OFFSET_WIDTH,
     Fill,
     Function,
     Instruction,
@@ -136,7 +137,9 @@ def _stream(
 
 def _dram(i: Instruction, scalars: Mapping[int, int], write: bool) -> Access:
     scalar = scalars[i.scalar - 1] if i.scalar else 0
-    start = i.dram_offset + scalar * i.scalar_stride
+    # The core wraps around at every run. Here only the first one does: a walk that wraps around on
+    # its way counts as one that leaves the memory.
+    start = (i.dram_offset + scalar * i.scalar_stride) % (1 << OFFSET_WIDTH)
     cells = Cells(start, i.n0, i.n1, i.dram_stride1, i.n2, i.dram_stride2)
     return Access(operand="memory", memory=f"dram{i.base}", write=write, cells=cells, content=cells)
 

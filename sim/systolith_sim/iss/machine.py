@@ -221,15 +221,17 @@ class Machine:
         return memory[first : first + count]
 
     def dram_run(self, base: int, offset: int, size: int) -> Bytes:
-        """View bytes of DRAM.
+        """View bytes of DRAM, from `offset` below `2**32` on.
 
         Raises:
             FaultError: some of them are beyond the base's limit, or beyond the memory.
         """
         start = self.bases[base] + offset
-        if offset < 0 or offset + size > self.limits[base]:
-            outside = offset if offset < 0 else max(offset, self.limits[base])
-            raise FaultError(FaultCause.DRAM_LIMIT, (self.bases[base] + outside) & (1 << 64) - 1)
+        if offset + size > self.limits[base]:
+            outside = self.bases[base] + max(offset, self.limits[base])
+            # As it would be on the bus.
+            address = outside % (1 << self.config.axi_address_bits)
+            raise FaultError(FaultCause.DRAM_LIMIT, address)
         if start + size > self.dram.size:
             raise FaultError(FaultCause.AXI_ERROR, max(start, self.dram.size))
         return self.dram[start : start + size]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from systolith.isa import (
+    OFFSET_WIDTH,
     Fill,
     Function,
     Instruction,
@@ -92,7 +93,7 @@ def load(machine: Machine, i: Instruction, fine: bool) -> Steps:
                 machine.run(place * c, i.n0)[:] = 0
             else:
                 offset = start + i2 * i.dram_stride2 + step * i.dram_stride1
-                data = machine.dram_run(i.base, offset, i.n0)
+                data = machine.dram_run(i.base, offset % (1 << OFFSET_WIDTH), i.n0)
                 machine.run(place * c, i.n0)[:] = data
 
 
@@ -108,7 +109,7 @@ def store(machine: Machine, i: Instruction, fine: bool) -> Steps:
                 yield _now
             offset = start + i2 * i.dram_stride2 + i1 * i.dram_stride1
             place = i.address + i2 * i.stride2 + i1 * i.stride1
-            target = machine.dram_run(i.base, offset, i.n0)
+            target = machine.dram_run(i.base, offset % (1 << OFFSET_WIDTH), i.n0)
             target[:] = machine.run(place * c, i.n0)
 
 

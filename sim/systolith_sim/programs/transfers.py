@@ -36,10 +36,10 @@ def _source(b: Builder, runs: tuple[int, int, int]) -> tuple[dict[str, int], Acc
             break
     else:
         return _source(b, runs) if base == SCRATCH_BASE else _fixed(b, runs)
-    scalar, scalar_stride = _scalar(b, start)
+    scalar, scalar_stride = _scalar(b)
     fields = {
         "base": base,
-        "dram_offset": start - (b.machine.scalars[scalar - 1] * scalar_stride if scalar else 0),
+        "dram_offset": _offset(b, start, scalar, scalar_stride),
         "dram_stride1": stride1,
         "dram_stride2": stride2,
         "scalar": scalar,
@@ -55,13 +55,17 @@ def _fixed(b: Builder, runs: tuple[int, int, int]) -> tuple[dict[str, int], Acce
     return {"base": INPUT_BASE, "dram_offset": b.random.randint(0, highest)}, []
 
 
-def _scalar(b: Builder, start: int) -> tuple[int, int]:
-    """A scalar that moves an address, in a third of all cases, and by how much."""
+def _scalar(b: Builder) -> tuple[int, int]:
+    """A scalar that moves an address, in a third of all cases, and by how much: anything."""
     if b.random.random() > 0.33:
         return 0, b.random.choice([0, 0, 7])
-    scalar = b.random.randint(1, 4)
-    value = b.machine.scalars[scalar - 1]
-    return scalar, b.random.randint(-40, min(40, start // max(1, value)))
+    far = 1 << b.random.choice([6, 20, 31])
+    return b.random.randint(1, 4), b.random.randint(-far, far - 1)
+
+
+def _offset(b: Builder, start: int, scalar: int, scalar_stride: int) -> int:
+    """The operand with which an access begins at `start`, modulo `2**32`."""
+    return (start - (b.machine.scalars[scalar - 1] * scalar_stride if scalar else 0)) % (1 << 32)
 
 
 def _split(random: Random, m: int) -> tuple[int, int]:
@@ -140,7 +144,9 @@ def gather(b: Builder, largest: int) -> None:
         index = b.allocate(1, 4 * n1, Format.U8, aligned=False)
     stride1, stride2 = b.random.randint(1, n0 + 3), b.random.randint(0, 9)
     entries = (b.used[INPUT_BASE] - n0 - n2 * stride2) // stride1
-    numbers = [b.random.randint(0, min(entries, 300)) for _ in range(n1)]
+    # A list of far entries, from so far before the base: offsets wrap around.
+    far = b.random.choice([0, 0, 1 << 20, (1 << 32) - 301])
+    numbers = [far + b.random.randint(0, min(entries, 300)) for _ in range(n1)]
     offset = b.append(INPUT_BASE, np.array(numbers, "<u4").tobytes())
     index_words = b.words(index.address, 0, 1, -(-4 * n1 // c))
     b.put(
@@ -161,6 +167,7 @@ def gather(b: Builder, largest: int) -> None:
         fill=Fill.GATHER,
         base=INPUT_BASE,
         index=index.address,
+        dram_offset=-far * stride1 % (1 << 32),
         address=t.address,
         n0=n0,
         n1=n1,
@@ -192,8 +199,7 @@ def store(b: Builder, t: Tensor, base: int) -> None:
         start, stride1 = start + (n1 - 1) * pitch, -pitch
     if b.random.random() < 0.3:
         start, stride2 = start + (n2 - 1) * n1 * pitch, -n1 * pitch
-    scalar, scalar_stride = _scalar(b, start)
-    moved = b.machine.scalars[scalar - 1] * scalar_stride if scalar else 0
+    scalar, scalar_stride = _scalar(b)
     b.put(
         Opcode.STORE,
         [b.words(t.address, t.row, t.m, -(-n0 // b.config.columns))],
@@ -201,7 +207,7 @@ def store(b: Builder, t: Tensor, base: int) -> None:
         base=base,
         scalar=scalar,
         scalar_stride=scalar_stride,
-        dram_offset=start - moved,
+        dram_offset=_offset(b, start, scalar, scalar_stride),
         dram_stride1=stride1,
         dram_stride2=stride2,
         address=t.address,

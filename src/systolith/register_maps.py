@@ -4,7 +4,7 @@ Both are made from `regs`, as the manual and the C header are; `scripts/manual.p
 docs/.
 """
 
-from systolith import regs
+from systolith import link, regs
 from systolith.config import ISA_VERSION, PRESETS
 from systolith.regs import REGISTERS, Control, Register
 
@@ -85,5 +85,25 @@ def csr_csv(base: int = 0) -> str:
         *(f"constant,{name},{value},," for name, value in constants.items()),
         "constant,config_csr_data_width,32,,",
         "constant,config_bus_address_width,32,,",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def board_csv(memory_bytes: int) -> str:
+    """The map behind a board's host link, likewise: core, link registers and DRAM.
+
+    Args:
+        memory_bytes: of the board's DRAM.
+    """
+    lines = [
+        csr_csv(link.CORE_BASE).rstrip("\n"),
+        f"csr_base,link,0x{link.LINK_BASE:08x},,",
+        *(
+            f"csr_register,link_{register.name},0x{link.address(register.name):08x},1,"
+            f"{'rw' if register.writable else 'ro'}"
+            for register in link.REGISTERS
+        ),
+        "constant,config_bus_standard,AXI-LITE,,",
+        f"memory_region,main_ram,0x{link.MEMORY_BASE:08x},{memory_bytes},cached",
     ]
     return "\n".join([*lines, ""])

@@ -35,6 +35,23 @@ def test_runs_again_with_other_inputs_and_lengths(program: Program) -> None:
         np.testing.assert_array_equal(output, expected)
 
 
+class Closing(IssDevice):
+    """Knows whether it has been closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        """Remember."""
+        self.closed = True
+
+
+def test_a_device_is_closed_behind_its_block(program: Program) -> None:
+    with Closing(CONFIG) as device:
+        Session(device, program).run(inputs_for(GRAPH, 1), length=16)
+        assert not device.closed
+    assert device.closed
+
+
 def test_a_device_without_time_counts_instructions_only(program: Program) -> None:
     session = Session(IssDevice(CONFIG), program)
     session.run(inputs_for(GRAPH, 1), length=16)

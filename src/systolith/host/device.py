@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -74,6 +75,14 @@ class Device(ABC):
     def captured(self) -> dict[str, np.ndarray]:
         """What the last run captured: `[rows, columns]` in int8, uint8 or int16, by name."""
         return {}
+
+    def __enter__(self) -> Self:
+        """Return the device; it is closed when the block ends."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
 
     def close(self) -> None:  # noqa: B027 - most devices have nothing to let go of
         """Let go of the device; nothing may be called after it."""

@@ -355,6 +355,26 @@ def test_a_bus_that_hangs_does_not_hang_the_link() -> None:
     run(bench)
 
 
+def test_a_late_answer_is_not_taken_for_another() -> None:
+    """Registers that were given up answer while memory is waited for."""
+
+    async def bench(ctx: SimulatorContext, dut: Board, line: Line) -> None:
+        ctx.set(dut.hang, 1)
+        await line.send(ctx, header(READ, 1, CORE, 1))
+        await line.wait(ctx, PATIENCE + 12 * 40)
+        assert line.received[6] == TIMEOUT
+        line.received.clear()
+        await line.send(ctx, header(READ, 2, 0x40, 1))
+        await line.wait(ctx, 130)
+        assert bytes(line.received) == answer(2)[: len(line.received)]
+        ctx.set(dut.hang, 0)
+        await line.expect(ctx, answer(2, OKAY, [0x44332211]))
+
+    memory = bytearray(MEMORY)
+    memory[0x40:0x44] = bytes.fromhex("11223344")
+    run(bench, memory=memory, latency=170)
+
+
 def test_what_comes_too_fast_is_not_taken_for_something_else() -> None:
     """While a bus hangs, frames come in until there is no room: they are rejected, all of them."""
 

@@ -90,6 +90,25 @@ def test_lost_doubled_and_changed_bytes_change_nothing(program: Program, seed: i
         device.close()
 
 
+def test_a_start_whose_answer_is_lost_is_no_second_start(program: Program) -> None:
+    lost = list[bytes]()
+
+    def transmit(data: bytes) -> bytes:
+        if model.starts and not lost:
+            lost.append(data)
+            return b""
+        return data
+
+    with board(transmit=transmit) as model:
+        device = connect(model)
+        inputs = inputs_for(GRAPH, 1)
+        (output,) = Session(device, program).run(inputs, length=16).values()
+        (expected,) = (run_qgraph(GRAPH, inputs, 16)[each.name] for each in program.outputs)
+        np.testing.assert_array_equal(output, expected)
+        assert len(lost) == model.starts == device.errors()["lost"] == 1
+        device.close()
+
+
 def test_the_same_weights_are_not_sent_again(program: Program) -> None:
     image = random.Random(0).randbytes(200_000)
     with board() as model:

@@ -18,9 +18,10 @@ class Columns(wiring.Component):
     Members:
         i: segments.
         fire: `Out(1)`, a column command in this cycle, or what would be one if not `error`;
-        write, error, bank, column: `Out`, which. All but `error` of a segment are on the pins.
+        write, error, bank, column: `Out`, which.
         last: `Out(1)`, it is the last one of its burst.
-        busy: `Out(BANKS)`, banks of segments that are not finished.
+        writes: `Out(1)`, it is a WRITE, and not an error.
+        busy: `Out(BANKS)`, banks of segments that were not finished a cycle ago.
         idle: `Out(1)`, there are none.
     """
 
@@ -31,6 +32,7 @@ class Columns(wiring.Component):
     bank: Signal
     column: Signal
     last: Signal
+    writes: Signal
     busy: Signal
     idle: Signal
 
@@ -46,6 +48,7 @@ class Columns(wiring.Component):
                 "bank": Out(range(BANKS)),
                 "column": Out(geometry.column_bits),
                 "last": Out(1),
+                "writes": Out(1),
                 "busy": Out(BANKS),
                 "idle": Out(1),
             }
@@ -82,9 +85,10 @@ class Columns(wiring.Component):
             self.bank.eq(segment.bank),
             self.column.eq(segment.column),
             self.last.eq(segment.last & ends),
+            self.writes.eq(fire & segment.write & ~segment.error),
         ]
         for bank in range(BANKS):
-            m.d.comb += self.busy[bank].eq(
+            m.d.sync += self.busy[bank].eq(
                 (active & (segment.bank == bank))
                 | (waiting & (following.bank == bank))
                 | (self.fire & (self.bank == bank))

@@ -100,7 +100,7 @@ class Controller(wiring.Component):
 
         write = columns.fire & columns.write
         m.d.comb += [
-            writer.start.eq(write & ~columns.error),
+            writer.start.eq(columns.writes),
             writer.data.eq(self.data),
             writer.strobe.eq(self.strobe),
             writer.testing.eq(test.testing),

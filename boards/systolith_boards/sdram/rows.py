@@ -24,7 +24,7 @@ POSTPONED = 4
 PASS_CYCLES = 4
 """Cycles from the grant of an ACTIVATE to the first column command of its segment, at least."""
 
-ACTIVATE_CYCLES = 5
+ACTIVATE_CYCLES = 4
 """Cycles from the grant of an ACTIVATE to that of the next one, at least."""
 
 
@@ -85,7 +85,7 @@ class Rows(wiring.Component):
     Members:
         i: segments.
         o: the same, their rows open, no later than tRCD.
-        busy: `In(BANKS)`, a bank is needed by a segment that was sent.
+        busy: `In(BANKS)`, a bank is needed by a segment that was sent, as of a cycle ago.
         idle: `In(1)`, none is.
         used: `In(BANKS)`, this cycle's column command is for this bank,
         used_write: `In(1)`, and is a WRITE.

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from amaranth.lib import wiring
 
 from systolith.config import preset
+from systolith_boards.sdram.sdram import Sdram
+from systolith_boards.sdram.timing import AS4C32M16, SdramTiming
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.memory.scratchpad import Scratchpad
 from systolith_rtl.vector.affine import Affine, AffineConfig
@@ -27,6 +29,8 @@ UNITS: dict[str, Callable[[], wiring.Component]] = {
     "scratchpad-25k": lambda: Scratchpad(preset("ecp5-25k")),
     "scratchpad-85k": lambda: Scratchpad(preset("ecp5-85k")),
     "row": lambda: RowEngine(preset("ecp5-85k")),
+    "sdram-tiny": lambda: Sdram(SdramTiming.at(AS4C32M16, 140e6), preset("tiny")),
+    "sdram": lambda: Sdram(SdramTiming.at(AS4C32M16, 140e6), preset("ecp5-85k")),
 }
 
 

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
 from systolith.isa import Engine
+from systolith.regs import State
 from systolith_rtl.array.gemm import GemmEngine
 from systolith_rtl.control.control import Control
 from systolith_rtl.dma.dma import Dma
@@ -25,28 +26,35 @@ class Core(wiring.Component):
     Args:
         config: what is built in.
         probe: whether there is a port for simulators to look inside.
+        shows_state: whether there is a port that says what the core is doing.
 
     Members:
         s_axil: `In(AxiLiteSignature())`, registers.
         m_axi: `Out(AxiSignature(config))`, memory.
         irq: `Out(1)`, level.
         probe: `Out(ProbeSignature(config))`, only if asked for.
+        state: `Out(State)`, the register `status`, only if asked for.
     """
 
     s_axil: wiring.PureInterface
     m_axi: wiring.PureInterface
     irq: Signal
     probe: wiring.PureInterface
+    state: Signal
 
-    def __init__(self, config: CoreConfig, *, probe: bool = False) -> None:
+    def __init__(
+        self, config: CoreConfig, *, probe: bool = False, shows_state: bool = False
+    ) -> None:
         self.config = config
         self._probed = probe
+        self._shows_state = shows_state
         super().__init__(
             {
                 "s_axil": In(AxiLiteSignature()),
                 "m_axi": Out(AxiSignature(config)),
                 "irq": Out(1),
                 **({"probe": Out(ProbeSignature(config))} if probe else {}),
+                **({"state": Out(State)} if shows_state else {}),
             }
         )
 
@@ -105,6 +113,8 @@ class Core(wiring.Component):
             m.d.sync += changed.eq(getattr(control.change, name))
             m.d.comb += [getattr(unit.change, name).eq(changed) for unit in (dma, vector)]
 
+        if self._shows_state:
+            m.d.comb += self.state.eq(control.state)
         if self._probed:
             m.d.comb += [
                 self.probe.retired.eq(control.retired),

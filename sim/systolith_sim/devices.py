@@ -47,8 +47,8 @@ cells that synthesis makes of the RTL."""
 
 
 def is_board(name: str) -> bool:
-    """Whether a device of this name is a board."""
-    return name.startswith("serial:")
+    """Whether a device of this name is a board, real or simulated: a driver cannot look inside."""
+    return name.startswith("serial:") or name.split(":")[0] == "board-sim"
 
 
 def open_device(name: str, config: CoreConfig, **options: Any) -> Device:
@@ -65,7 +65,7 @@ def open_device(name: str, config: CoreConfig, **options: Any) -> Device:
         TypeError: the device has no such option.
         DeviceError: a board does not answer, or has another core.
     """
-    if is_board(name):
+    if name.startswith("serial:"):
         from systolith.host.serial_device import SerialDevice
 
         return SerialDevice(config, name, **options)

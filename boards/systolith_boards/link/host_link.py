@@ -19,6 +19,22 @@ BAUD_TOLERANCE = 0.015
 """Most that a bit may be too long or too short, as a share of its time."""
 
 
+def bit_cycles(clock_hz: int, baud: int) -> int:
+    """Cycles of a bit.
+
+    Raises:
+        ValueError: the clock cannot make this baud rate.
+    """
+    divisor = round(clock_hz / baud)
+    off = abs(clock_hz / baud / max(1, divisor) - 1)
+    if off > BAUD_TOLERANCE:
+        raise ValueError(
+            f"a clock of {clock_hz} Hz makes {clock_hz / max(1, divisor):.0f} baud of {baud}, "
+            f"{100 * off:.1f} % off: choose a baud rate of which it is a multiple"
+        )
+    return divisor
+
+
 class HostLink(wiring.Component):
     """Lets a host read and write memory and registers over a UART (`systolith.link`).
 
@@ -61,13 +77,7 @@ class HostLink(wiring.Component):
         silence: int | None = None,
         patience: int = PATIENCE,
     ) -> None:
-        divisor = round(clock_hz / baud)
-        off = abs(clock_hz / baud / max(1, divisor) - 1)
-        if off > BAUD_TOLERANCE:
-            raise ValueError(
-                f"a clock of {clock_hz} Hz makes {clock_hz / max(1, divisor):.0f} baud of {baud}, "
-                f"{100 * off:.1f} % off: choose a baud rate of which it is a multiple"
-            )
+        divisor = bit_cycles(clock_hz, baud)
         if memory_bytes < 4096 or memory_bytes % 4096:
             raise ValueError(f"memory_bytes must be a multiple of 4096, but is {memory_bytes}")
         check_divisor(divisor)

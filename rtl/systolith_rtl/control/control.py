@@ -54,6 +54,7 @@ class Control(wiring.Component):
     Members:
         s_axil: `In(AxiLiteSignature())`.
         irq: `Out(1)`.
+        state: `Out(State)`, the register `status`.
         fetch: `Out(FetchSignature(config))`.
         change: `Out(SettingSignature())`, of bases, limits and scalars.
         stream, load, store, gemm, vector, row: `In(EngineSignature(...))`.
@@ -68,6 +69,7 @@ class Control(wiring.Component):
 
     s_axil: wiring.PureInterface
     irq: Signal
+    state: Signal
     fetch: wiring.PureInterface
     change: wiring.PureInterface
     quiet: Signal
@@ -85,6 +87,7 @@ class Control(wiring.Component):
             {
                 "s_axil": In(AxiLiteSignature()),
                 "irq": Out(1),
+                "state": Out(State),
                 "fetch": Out(FetchSignature(config)),
                 "change": Out(SettingSignature()),
                 **{
@@ -204,6 +207,7 @@ class Control(wiring.Component):
         ]
         m.d.comb += [
             csr.status.eq(status),
+            self.state.eq(status),
             csr.interrupt_pending.eq(pending),
             csr.halt_code.eq(halt_code),
         ]

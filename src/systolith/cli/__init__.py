@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from systolith.cli import (
     bench_command,
+    build_command,
     compile_command,
     demo_command,
     driver_command,
     ops_command,
+    program_command,
     report_command,
     run_command,
     sweep_command,
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verilog_command,
         driver_command,
         synth_command,
+        build_command,
+        program_command,
         bench_command,
     ):
         module.add_parser(commands)

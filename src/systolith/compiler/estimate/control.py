@@ -12,7 +12,7 @@ from systolith.isa import INSTRUCTION_BYTES, Engine, Instruction, Opcode
 FIRST_FETCH = 6
 """The first cycle in which an instruction is asked for: the engines are reset before."""
 
-PREFETCH = 4
+PREFETCH = 2
 """Instructions asked for ahead."""
 
 DECODE = 4

@@ -52,7 +52,7 @@ def realign(width: int, moves: list[Move], *, stall: float, seed: int) -> Stream
             {
                 "source": destination if zero else source,
                 "destination": destination,
-                "size": size,
+                "more": size - 1,
                 "zero": int(zero),
                 "tag": tag & 0xFF,
             }
@@ -125,7 +125,7 @@ def cut(
 
     async def sender(ctx: SimulatorContext) -> None:
         ctx.set(dut.space, space)
-        await send(ctx, dut.i, [{"address": a, "size": s, "last": 1} for a, s in runs])
+        await send(ctx, dut.i, [{"address": a, "more": s - 1, "last": 1} for a, s in runs])
 
     async def receiver(ctx: SimulatorContext) -> None:
         for _ in runs:
@@ -172,7 +172,7 @@ def test_splitter_waits_for_space() -> None:
     async def bench(ctx: SimulatorContext) -> None:
         ctx.set(dut.o.ready, 1)
         ctx.set(dut.space, 9)
-        await send(ctx, dut.i, [{"address": 0, "size": 80, "last": 0}])
+        await send(ctx, dut.i, [{"address": 0, "more": 79, "last": 0}])
         for _ in range(20):
             _, _, valid, reserve = await ctx.tick().sample(dut.o.valid, dut.reserve)
             assert not valid

@@ -42,7 +42,7 @@ def place_width(config: CoreConfig) -> int:
 
 
 def walk_layout(config: CoreConfig) -> data.StructLayout:
-    """A checked run: where in DRAM, how many bytes, which granule (slot, entry) on the core.
+    """A checked run: where in DRAM, bytes behind the first one, granule (slot, entry) on the core.
 
     With `refused`, the walk ends here: the run lies beyond the limit if `outside`, else beyond the
     core's memory, and `address` is the first byte or granule (slot, entry) that does.
@@ -50,7 +50,7 @@ def walk_layout(config: CoreConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "address": config.axi_address_bits,
-            "size": size_width(config),
+            "more": size_width(config),
             "place": place_width(config),
             "zero": 1,
             "side": 1,
@@ -153,7 +153,7 @@ def check_runs(
     m.d.comb += [
         run.address.eq(s.address),
         run.place.eq(s.place),
-        run.size.eq(command.n0),
+        run.more.eq(facts.more_bytes),
         run.zero.eq(facts.zero),
         run.side.eq(facts.side),
         run.tables.eq(facts.tables),

@@ -17,9 +17,9 @@ BOUNDARY = 4096
 def run_layout(config: CoreConfig, size_width: int) -> data.StructLayout:
     """A run of bytes in DRAM, all of which may be accessed.
 
-    It has a first byte, a number of bytes (not 0), and may be the last of its instruction.
+    It has a first byte, a number of bytes behind that, and may be the last of its instruction.
     """
-    return data.StructLayout({"address": config.axi_address_bits, "size": size_width, "last": 1})
+    return data.StructLayout({"address": config.axi_address_bits, "more": size_width, "last": 1})
 
 
 def burst_layout(config: CoreConfig) -> data.StructLayout:
@@ -106,7 +106,7 @@ class Splitter(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.i.ready.eq(1), self.idle.eq(1)]
-                last_byte = (run.address[:lane_bits] + run.size - 1)[: self.size_width + 1]
+                last_byte = (run.address[:lane_bits] + run.more)[: self.size_width + 1]
                 m.d.sync += [
                     beat.eq(run.address[lane_bits:]),
                     more.eq(last_byte[lane_bits:]),

@@ -124,7 +124,7 @@ class LoadEngine(wiring.Component):
             runs.i.payload.eq(walker.o.payload),
             runs.i.valid.eq(walker.o.valid & (splitter.i.ready | ~asks)),
             splitter.i.p.address.eq(walker.o.p.address),
-            splitter.i.p.size.eq(walker.o.p.size),
+            splitter.i.p.more.eq(walker.o.p.more),
             splitter.i.valid.eq(walker.o.valid & runs.i.ready & asks),
             walker.o.ready.eq(runs.i.ready & (splitter.i.ready | ~asks)),
             walker.halt.eq(stopped),
@@ -196,7 +196,7 @@ class LoadEngine(wiring.Component):
         m.d.comb += [
             realigner.run.p.source.eq(Mux(run.zero, lane, run.address[:lane_bits])),
             realigner.run.p.destination.eq(lane),
-            realigner.run.p.size.eq(run.size),
+            realigner.run.p.more.eq(run.more),
             realigner.run.p.zero.eq(run.zero),
             tag.place.eq(Mux(run.side, Mux(run.tables, entry, column), byte[lane_bits:])),
             tag.side.eq(run.side),

@@ -19,7 +19,7 @@ class WordReader(wiring.Component):
     A word per cycle while there is room for it; two cycles more for each run.
 
     Members:
-        i: runs: first byte in the scratchpad, and how many (not 0).
+        i: runs: first byte in the scratchpad, and how many behind it.
         read: the scratchpad.
         o: beats, run after run.
         halt: `In(1)`, request nothing.
@@ -33,7 +33,7 @@ class WordReader(wiring.Component):
     def __init__(self, config: CoreConfig, *, size_width: int) -> None:
         self.config = config
         self.size_width = size_width
-        run = data.StructLayout({"byte": range(config.scratchpad_bytes), "size": size_width})
+        run = data.StructLayout({"byte": range(config.scratchpad_bytes), "more": size_width})
         super().__init__(
             {
                 "i": In(stream.Signature(run)),
@@ -76,7 +76,7 @@ class WordReader(wiring.Component):
                 m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid):
                     run = self.i.p
-                    end = (run.byte[:word_bits] + run.size - 1)[: self.size_width + 1]
+                    end = (run.byte[:word_bits] + run.more)[: self.size_width + 1]
                     m.d.sync += [
                         address.eq(run.byte[word_bits:]),
                         left.eq(end[word_bits:]),

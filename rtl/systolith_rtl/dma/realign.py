@@ -19,8 +19,8 @@ class Realigner(wiring.Component):
     result takes its lower bytes from the beat before and the upper ones from the latest.
 
     Members:
-        run: `In`, the first byte's lane at the source and at the destination, bytes (not 0),
-            whether they are zeros instead of being read from `i`, and a tag.
+        run: `In`, the first byte's lane at the source and at the destination, bytes behind
+            the first one, whether they are zeros instead of being read from `i`, and a tag.
         i: source beats, run after run.
         o: beats, with a strobe for each byte, whether it is the first or the last beat of its
             run, and the run's tag.
@@ -47,7 +47,7 @@ class Realigner(wiring.Component):
             {
                 "source": self.lane_bits,
                 "destination": self.lane_bits,
-                "size": size_width,
+                "more": size_width,
                 "zero": 1,
                 "tag": tag,
             }
@@ -184,8 +184,8 @@ class Realigner(wiring.Component):
         s = pipe.stage(
             "ends",
             # Last byte, counted from lane 0 of the first beat, at either side.
-            target=(run.destination + run.size - 1)[: self.size_width + 1],
-            source=(run.source + run.size - 1)[: lane_bits + 1],
+            target=(run.destination + run.more)[: self.size_width + 1],
+            source=(run.source + run.more)[: lane_bits + 1],
             skip=run.destination < run.source,
             shift=(run.destination - run.source)[:lane_bits],
             destination=run.destination,

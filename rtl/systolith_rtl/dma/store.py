@@ -85,7 +85,7 @@ class StoreEngine(wiring.Component):
         m.submodules.splitter = splitter = Splitter(config, size_width=sizes, space_width=8)
         m.submodules.reader = reader = WordReader(config, size_width=sizes)
         m.submodules.realigner = realigner = Realigner(width=config.axi_bytes, size_width=sizes)
-        moves = data.StructLayout({"source": lane_bits, "destination": lane_bits, "size": sizes})
+        moves = data.StructLayout({"source": lane_bits, "destination": lane_bits, "more": sizes})
         m.submodules.moves = moves = Queue(moves, depth=RUNS)
         stopped = Signal()
         m.d.comb += stopped.eq(engine.halt | engine.fault)
@@ -103,22 +103,22 @@ class StoreEngine(wiring.Component):
             walker.halt.eq(stopped),
             splitter.i.valid.eq(walker.o.valid & everybody),
             splitter.i.p.address.eq(run.address),
-            splitter.i.p.size.eq(run.size),
+            splitter.i.p.more.eq(run.more),
             splitter.i.p.last.eq(run.last),
             splitter.space.eq(MAX_BEATS),
             reader.i.valid.eq(walker.o.valid & everybody),
             reader.i.p.byte.eq(source),
-            reader.i.p.size.eq(run.size),
+            reader.i.p.more.eq(run.more),
             reader.halt.eq(stopped),
             moves.i.valid.eq(walker.o.valid & everybody),
             moves.i.p.source.eq(source[:lane_bits]),
             moves.i.p.destination.eq(run.address[:lane_bits]),
-            moves.i.p.size.eq(run.size),
+            moves.i.p.more.eq(run.more),
             realigner.run.valid.eq(moves.o.valid),
             moves.o.ready.eq(realigner.run.ready),
             *(
                 realigner.run.p[name].eq(moves.o.p[name])
-                for name in ("source", "destination", "size")
+                for name in ("source", "destination", "more")
             ),
             self.burst.payload.eq(splitter.o.payload),
             self.burst.valid.eq(splitter.o.valid & ~stopped),

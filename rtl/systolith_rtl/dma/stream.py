@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -88,7 +88,7 @@ class StreamEngine(wiring.Component):
             data.StructLayout(
                 {
                     "address": config.axi_address_bits,
-                    "words": SIZE_WIDTH - exact_log2(config.rows),
+                    "more": SIZE_WIDTH - exact_log2(config.rows),
                     "outside": 1,
                 }
             ),
@@ -141,15 +141,17 @@ class StreamEngine(wiring.Component):
         index = Signal(3, reset_less=True)
         low, high = self.lookup
         offset = Signal(32, reset_less=True)
-        size = Signal(SIZE_WIDTH, reset_less=True)
+        # Bytes behind the first one.
+        more = Signal(SIZE_WIDTH, reset_less=True)
+        lane_bits = exact_log2(self.config.axi_bytes)
         address = Signal(address_bits, reset_less=True)
         end = Signal(33, reset_less=True)
         outside = Signal(reset_less=True)
         m.d.comb += [
-            splitter.i.p.address.eq(address),
-            splitter.i.p.size.eq(size),
+            splitter.i.p.address.eq(Cat(Const(0, lane_bits), address[lane_bits:])),
+            splitter.i.p.more.eq(more),
             instructions.i.p.address.eq(address),
-            instructions.i.p.words.eq(size[exact_log2(self.config.rows) :]),
+            instructions.i.p.more.eq(more[exact_log2(self.config.rows) :]),
             instructions.i.p.outside.eq(outside),
             self.burst.payload.eq(splitter.o.payload),
             self.burst.valid.eq(splitter.o.valid & ~stopped),
@@ -168,7 +170,7 @@ class StreamEngine(wiring.Component):
                         base.eq(Cat(low.value, high.value)),
                         index.eq(command.p.base),
                         offset.eq(command.p.dram_offset),
-                        size.eq(command.p.size),
+                        more.eq(command.p.size - 1),
                     ]
                     m.next = "ADD"
             with m.State("ADD"):
@@ -176,13 +178,13 @@ class StreamEngine(wiring.Component):
                 m.d.sync += [
                     limit.eq(low.value),
                     address.eq(base + offset),
-                    end.eq(offset + size),
+                    end.eq(offset + more),
                 ]
                 m.next = "COMPARE"
             with m.State("COMPARE"):
-                m.d.sync += outside.eq(end > limit)
+                m.d.sync += outside.eq(end >= limit)
                 # The first byte at fault: the instruction's, or the one behind the limit.
-                with m.If((end > limit) & (offset < limit)):
+                with m.If((end >= limit) & (offset < limit)):
                     m.d.sync += address.eq(base + limit)
                 m.next = "CUT"
             with m.State("CUT"):
@@ -227,21 +229,22 @@ class StreamEngine(wiring.Component):
         head = instructions.o
         present = Signal()
         address = Signal(config.axi_address_bits, reset_less=True)
-        words = Signal(SIZE_WIDTH - exact_log2(config.rows), reset_less=True)
+        # Words behind the next one.
+        more = Signal(SIZE_WIDTH - exact_log2(config.rows), reset_less=True)
         outside = Signal(reset_less=True)
-        ends = push & (words == 1)
+        ends = push & (more == 0)
         m.d.sync += engine.retire.eq(ends)
         with m.If(arrived):
             m.d.sync += address.eq(address + config.axi_bytes)
         with m.If(push):
-            m.d.sync += words.eq(words - 1)
+            m.d.sync += more.eq(more - 1)
         with m.If(~present | ends):
             m.d.comb += head.ready.eq(1)
             m.d.sync += present.eq(head.valid)
             with m.If(head.valid):
                 m.d.sync += [
                     address.eq(head.p.address),
-                    words.eq(head.p.words),
+                    more.eq(head.p.more),
                     outside.eq(head.p.outside),
                 ]
 

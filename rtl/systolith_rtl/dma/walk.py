@@ -15,6 +15,7 @@ from systolith_rtl.dma.bounds import (
     GRANULE_WIDTH,
     check_runs,
     raw_layout,
+    size_width,
     walk_layout,
 )
 from systolith_rtl.interfaces import ReadSignature, operand_layout
@@ -105,7 +106,9 @@ class Walker(wiring.Component):
             limit=Signal(32, reset_less=True),
             # Where what may be accessed ends.
             end=Signal(self.config.axi_address_bits, reset_less=True),
-            # Granules, slots or entries of a run, less one, and whether they are more than that.
+            # Bytes of a run, less one; granules, slots or entries of it, less one, and whether they
+            # are more than that.
+            more_bytes=Signal(size_width(self.config), reset_less=True),
             more=Signal(GRANULE_WIDTH, reset_less=True),
             huge=Signal(reset_less=True),
             # Whether the first place has more bits than places are walked in.
@@ -138,7 +141,11 @@ class Walker(wiring.Component):
             high.place.eq(Mux(facts.setup, SCALAR + (command.scalar - 1)[:2], BASE_HIGH + base)),
         ]
         with m.If(facts.setup):
-            m.d.sync += [facts.base[:32].eq(low.value), facts.more.eq(units)]
+            m.d.sync += [
+                facts.base[:32].eq(low.value),
+                facts.more.eq(units),
+                facts.more_bytes.eq(more),
+            ]
             m.d.sync += facts.huge.eq(units[GRANULE_WIDTH:].any())
         with m.Else():
             m.d.sync += [facts.limit.eq(low.value), facts.base[32:].eq(high.value)]

@@ -30,7 +30,7 @@ CAPACITY = {
 LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 """LUTs of a cell; two of a LUT RAM's six are lost to its write port."""
 
-FULL = 0.8
+FULL = 0.7
 """Share of the LUTs up to which a device is chosen unasked: beyond, nextpnr searches for hours."""
 
 CELLS = ("LUT4", "TRELLIS_FF", "CCU2C", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")

@@ -72,14 +72,14 @@ def packed_layout(opcode: Opcode, config: CoreConfig) -> data.StructLayout:
 def used_bits(config: CoreConfig) -> list[tuple[int, int]]:
     """Return the bits that may not be 0 in a legal instruction other than HALT, as half-open runs.
 
-    Opcode, tag and waits are left out.
+    Opcode and tag are left out.
     """
     used = set[int]()
     for opcode in Opcode:
         if opcode is Opcode.HALT:
             continue
         for field in fields_of(opcode):
-            if field.name in ("opcode", "tag") or field.name.startswith("wait_"):
+            if field.name in ("opcode", "tag"):
                 continue
             _, highest = field.limits(config)
             width = field.width if field.signed else highest.bit_length()

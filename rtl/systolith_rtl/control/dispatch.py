@@ -1,6 +1,6 @@
 """Dispatch: instructions in program order, each to the queue of its engine."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -101,10 +101,7 @@ class Dispatch(wiring.Component):
                 pool.asked[engine].eq(queue.asked),
                 queue.grant.eq(pool.grant[engine]),
                 queue.word.eq(pool.result),
-                pool.waits[engine].eq(queue.waits),
-                pool.place[engine].eq(queue.place),
-                queue.reached.eq(pool.reached[engine]),
-                pool.done[engine].eq(queue.done),
+                queue.counts.eq(self.retired),
                 queue.retire.eq(self.retire[engine]),
                 self.origins[engine].eq(queue.oldest),
                 self.pending[engine].eq(~queue.empty),
@@ -114,7 +111,6 @@ class Dispatch(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, engine.name.lower())), queue.command)
             with m.If(self.retire[engine]):
                 m.d.sync += self.retired[engine].eq(self.retired[engine] + 1)
-        m.d.comb += Value.cast(pool.counts).eq(self.retired)
         goes = chosen.any()
         m.d.sync += chosen.eq(Cat(wanted) & (pool.free & ~goes).replicate(len(Engine)))
         m.d.comb += [self.i.ready.eq(goes), pool.push.eq(goes), pool.word.eq(instruction.word)]

@@ -12,7 +12,7 @@ from systolith.regs import FaultCause
 from systolith_rtl.control.decoder import FETCHED_LAYOUT, WORD_WIDTH
 from systolith_rtl.interfaces import FetchSignature
 
-PREFETCH = 2
+PREFETCH = 4
 """Instructions that may be asked for ahead."""
 
 
@@ -65,7 +65,7 @@ class Fetch(wiring.Component):
         beats = WORD_WIDTH // self.config.axi_data_bits
 
         started = Signal()
-        address = Signal(self.config.axi_address_bits - shift, reset_less=True)
+        address = Signal(64 - shift, reset_less=True)
         instructions = Signal(32, reset_less=True)
         blocks = Signal(32 - shift, reset_less=True)
         ends = Signal()

@@ -1,6 +1,6 @@
 """What stands between dispatch and an engine: a queue whose head waits for progress counts."""
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -12,15 +12,18 @@ from systolith_rtl.control.decoder import (
     WORD_WIDTH,
     packed_layout,
     packed_operands,
+    waits_of,
 )
 from systolith_rtl.interfaces import operand_layout
-from systolith_rtl.reset import without_reset
 
 IN_FLIGHT = 8
 """Instructions that an engine may hold at a time."""
 
 COUNTS_LAYOUT = data.ArrayLayout(WAIT_WIDTH, len(Engine))
 """Progress counts by engine."""
+
+WAITS_LAYOUT = data.ArrayLayout(MAX_PER_ENGINE.bit_length(), len(Engine))
+"""Legal wait counts by engine."""
 
 ORIGIN_LAYOUT = data.StructLayout(
     {"pc": (len(Engine) * MAX_PER_ENGINE).bit_length(), "tag": TAG_WIDTH}
@@ -81,10 +84,10 @@ class EngineQueue(wiring.Component):
     """Instructions of one engine, from dispatch until they are retired.
 
     The instructions themselves wait in a pool, and their places in it wait here. The oldest one
-    that is not handed over moves from the pool to the head as soon as there is none. The pool keeps
-    its place, and compares its waits with the progress counts, until all have been reached; then it
-    is offered to the engine. The engine may hold `IN_FLIGHT` instructions; where each comes from is
-    kept until it is retired.
+    that is not handed over moves from the pool to the head as soon as there is none. The head is
+    compared with the progress counts in each cycle, and offered to the engine two cycles after all
+    have been reached. The engine may hold `IN_FLIGHT` instructions; where each comes
+    from is kept until it is retired.
 
     Members:
         push: `In(1)`, an instruction has got the place `slot` in the pool. There must be `room`.
@@ -94,11 +97,8 @@ class EngineQueue(wiring.Component):
         asks: `Out(1)`, the head is to be fetched from the pool.
         asked: `Out`, its place.
         grant: `In(1)`, it will be on `word` in the next cycle. May depend on `asks`.
-        word: `In(512)`, an instruction from the pool, without its waits.
-        waits: `Out(1)`, the head's waits are to be compared.
-        place: `Out`, the head's place.
-        reached: `In(1)`, in a comparison of the head's waits all have been reached.
-        done: `Out(1)`, and this is the first time: its place is free.
+        word: `In(512)`, an instruction from the pool.
+        counts: `In`, the progress counts.
         retire: `In(1)`, the oldest instruction is complete.
         command: to the engine.
         oldest: `Out`, origin of the oldest instruction not yet retired, unless `empty`.
@@ -115,10 +115,7 @@ class EngineQueue(wiring.Component):
     asked: Signal
     grant: Signal
     word: Signal
-    waits: Signal
-    place: Signal
-    reached: Signal
-    done: Signal
+    counts: data.View
     retire: Signal
     command: stream.Interface
     oldest: data.View
@@ -139,10 +136,7 @@ class EngineQueue(wiring.Component):
                 "asked": Out(range(pool_size(config))),
                 "grant": In(1),
                 "word": In(WORD_WIDTH),
-                "waits": Out(1),
-                "place": Out(range(pool_size(config))),
-                "reached": In(1),
-                "done": Out(1),
+                "counts": In(COUNTS_LAYOUT),
                 "retire": In(1),
                 "command": Out(stream.Signature(operand_layout(opcode))),
                 "oldest": Out(ORIGIN_LAYOUT),
@@ -155,23 +149,24 @@ class EngineQueue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Queue places up to the head, and origins up to the end."""
         m = Module()
-        without_reset(self.place)
         depth = self.config.queue_depth
         slots = LutFifo(m, "slots", self.slot, depth=depth)
         origins = LutFifo(m, "origins", Value.cast(self.origin), depth=2 * max(depth, IN_FLIGHT))
         operands = Signal(packed_layout(self.opcode, self.config), reset_less=True)
+        waits = Signal(WAITS_LAYOUT, reset_less=True)
         moving = Signal()
         head_valid = Signal()
         satisfied = Signal()
         held = Signal(range(IN_FLIGHT + 1))
         handed = Signal()
+        # A cycle late, as are the counts themselves: they never fall.
+        reached = Signal(len(Engine))
         compared = Signal()
-        passed = Signal()
-        m.d.sync += compared.eq(head_valid & ~handed)
+        m.d.sync += [
+            reached.eq(Cat(self.counts[engine] >= waits[engine] for engine in Engine)),
+            compared.eq(head_valid & ~handed),
+        ]
         m.d.comb += [
-            # A comparison may have begun before the one that was the last.
-            self.done.eq(self.reached & head_valid & ~passed),
-            self.waits.eq((moving | head_valid) & ~passed),
             self.room.eq(slots.room & origins.room),
             self.asks.eq((slots.level != 0) & ~head_valid & ~moving),
             self.asked.eq(slots.data),
@@ -191,16 +186,13 @@ class EngineQueue(wiring.Component):
         with m.If(moving):
             m.d.sync += [
                 Value.cast(operands).eq(packed_operands(self.word, self.opcode, self.config)),
+                *(waits[engine].eq(waits_of(self.word)[engine]) for engine in Engine),
                 head_valid.eq(1),
             ]
-        with m.If(self.grant):
-            m.d.sync += self.place.eq(slots.data)
         with m.If(handed):
-            m.d.sync += [head_valid.eq(0), satisfied.eq(0), passed.eq(0)]
-        with m.Else():
-            m.d.sync += passed.eq(passed | self.done)
-            with m.If(~satisfied):
-                m.d.sync += satisfied.eq((passed | self.done) & (held != IN_FLIGHT))
+            m.d.sync += [head_valid.eq(0), satisfied.eq(0)]
+        with m.Elif(compared & ~satisfied):
+            m.d.sync += satisfied.eq(reached.all() & (held != IN_FLIGHT))
         with m.If(handed & ~self.retire):
             m.d.sync += held.eq(held + 1)
         with m.Elif(self.retire & ~handed):

@@ -29,9 +29,8 @@ from systolith_rtl.skid import Skid
 FIFO_BEATS = 256
 """Beats that are under way or wait to be written: enough for 120 cycles of memory latency."""
 
-RUNS = 16
-"""Runs under way, besides those in the realigner. Runs of 8 beats and more are read at full rate at
-any latency up to 120."""
+RUNS = 32
+"""Runs under way. Runs of 8 beats and more are read at full rate at any latency up to 120."""
 
 SIDE_WORD_BYTES = 4
 """Bytes of a write to column memory or tables."""

@@ -12,14 +12,14 @@ from systolith.isa import INSTRUCTION_BYTES, Engine, Instruction, Opcode
 FIRST_FETCH = 6
 """The first cycle in which an instruction is asked for: the engines are reset before."""
 
-PREFETCH = 2
+PREFETCH = 4
 """Instructions asked for ahead."""
 
 DECODE = 4
 """Cycles from an instruction to the verdict about it."""
 
-LEAVE = 4
-"""Cycles from when an instruction's waits are over until its place may be used again."""
+LEAVE = 3
+"""Cycles until an instruction's place among those that wait may be used again."""
 
 IN_FLIGHT = 8
 """Instructions that an engine may hold."""
@@ -95,8 +95,9 @@ class Queue:
                 yield self.change
             job = self.waiting[0]
             yield job.dispatched + 1
-            # It moves to the head of the queue, is compared with the counts, and offered two cycles
-            # later. Heads take turns in being compared, which is not in here.
+            # It moves to the head of the queue, where it is compared with the counts, and is
+            # offered two cycles later.
+            leave()
             yield kernel.now + 1
             self.waiting.popleft()
             self.change.notify()
@@ -104,7 +105,6 @@ class Queue:
             waits = job.instruction.waits
             while any(counts[engine].retired < count for engine, count in waits.items()):
                 yield progress
-            leave()
             while self.held >= IN_FLIGHT:
                 yield self.change
             yield kernel.now + 2

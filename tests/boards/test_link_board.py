@@ -25,6 +25,10 @@ GRAPH = encoder(16)
 MEMORY = 1 << 18
 
 
+# It builds a simulator of its own; by default, test_board_simulation has link and core together.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def program() -> Program:
     return schedule(GRAPH, CONFIG, name="small", seq_len=16)

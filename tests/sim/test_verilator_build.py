@@ -159,6 +159,7 @@ def test_without_a_compiler_ziglang_is_taken(
     assert toolchain.compiler().command == (str(chosen),)
 
 
+@pytest.mark.slow
 def test_a_rehearsed_simulator_says_the_same() -> None:
     """Whatever the compiler makes of what it saw: equal results in as many cycles."""
     graph = encoder(16)

@@ -15,8 +15,8 @@ from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import SdramChip, SdramTiming
 from systolith_boards.system import System
 from systolith_boards.top import CHIP_CLOCK_DEGREES, Top
-from systolith_sim.routing import PARTS, Pins, Routed, find, nextpnr_version, route
-from systolith_sim.synthesis import CAPACITY, CELLS, lay_out, needs
+from systolith_sim.routing import PARTS, ROUTERS, Pins, Routed, find, nextpnr_version, route
+from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, needs
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
 from systolith_sim.yosys import synthesize_rtlil
 
@@ -109,7 +109,7 @@ def build(
             frequency=ROOM * frequency / 1e6,
             announce=lambda message: announce(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
-            router=router or ("router2" if netlist == scattered else "router1"),
+            router=router or ROUTERS[netlist != scattered],
             pins=Pins(
                 package=_PACKAGES[platform.package],
                 constraints=files["top.lpf"],
@@ -162,15 +162,9 @@ _PACKAGES = {"BG381": "CABGA381", "BG256": "CABGA256"}
 
 
 def _check_size(cells: dict[str, int], board: Board) -> None:
-    needed = needs(cells)
     capacity = CAPACITY[{"12k": "25k"}.get(board.device, board.device)]
-    lacks = [
-        f"{needed[kind]} {kind} of {available}"
-        for kind, available in capacity.items()
-        if needed[kind] > available
-    ]
-    if lacks:
+    if lacking := lacks(needs(cells), capacity):
         raise ToolError(
-            f"the core does not fit {PARTS[board.device]} on {board.title}: {', '.join(lacks)}; "
+            f"the core does not fit {PARTS[board.device]} on {board.title}: {', '.join(lacking)}; "
             f"choose a smaller --preset"
         )

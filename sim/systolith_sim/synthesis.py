@@ -83,13 +83,18 @@ def choose_device(cells: dict[str, int]) -> str:
     """The smallest device that these cells do not fill, else the largest."""
     needed = needs(cells)
     for device, capacity in CAPACITY.items():
-        if needed["LUT"] <= FULL * capacity["LUT"] and _fits(needed, capacity):
+        if needed["LUT"] <= FULL * capacity["LUT"] and not lacks(needed, capacity):
             return device
     return DEVICES[-1]
 
 
-def _fits(needed: dict[str, int], capacity: dict[str, int]) -> bool:
-    return all(needed[kind] <= available for kind, available in capacity.items())
+def lacks(needed: dict[str, int], capacity: dict[str, int]) -> list[str]:
+    """What a device has too little of, in words; empty if a design fits."""
+    return [
+        f"{needed[kind]} {kind} of {available}"
+        for kind, available in capacity.items()
+        if needed[kind] > available
+    ]
 
 
 def lay_out(netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]) -> str:
@@ -150,14 +155,9 @@ def synthesize_core(
     counts, netlist = synthesize_in_harness(Core(config), announce=say)
     device = device or choose_device(counts)
     needed, capacity = needs(counts), CAPACITY[device]
-    if seeds and not _fits(needed, capacity):
-        lacks = (
-            f"{needed[kind]} {kind} of {available}"
-            for kind, available in capacity.items()
-            if needed[kind] > available
-        )
+    if seeds and (lacking := lacks(needed, capacity)):
         raise ToolError(
-            f"the core does not fit {PARTS[device]}: {', '.join(lacks)}; synthesize it with "
+            f"the core does not fit {PARTS[device]}: {', '.join(lacking)}; synthesize it with "
             "--no-route, or choose a larger device"
         )
     if seeds and needed["LUT"] > FULL * capacity["LUT"]:

@@ -3,7 +3,7 @@
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from systolith_rtl.control.fetch import PREFETCH, Fetch
 from systolith_rtl.control.queue import IN_FLIGHT, pool_size
 from systolith_sim.testbench import SimulatorContext, StreamMonitor, simulate
 
-CONFIG = preset("tiny")
+CONFIG = replace(preset("tiny"), axi_address_bits=33)
 BASE = 0x1_0000_0040
 """Where the code is: beyond 32 bits, and no multiple of more than 64."""
 
@@ -277,7 +277,7 @@ def test_latency_of_a_wait() -> None:
 @pytest.mark.parametrize(("name", "cycles"), [("tiny", 17), ("ecp5-85k", 9), ("large", 6)])
 def test_throughput(name: str, cycles: int) -> None:
     """An instruction takes a cycle more than it has beats, and dispatch 6 at least."""
-    config = preset(name)
+    config = replace(preset(name), axi_address_bits=33)
     order = [Engine.LOAD, Engine.STORE, Engine.ROW, Engine.VECTOR, Engine.GEMM, Engine.STREAM]
     program = [instruction(order[index % 6], config=config) for index in range(48)]
     world = World(as_code(program), config=config, latency=4)

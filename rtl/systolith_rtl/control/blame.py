@@ -9,6 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from systolith.config import CoreConfig
 from systolith.isa import INSTRUCTION_BYTES, Engine
 from systolith.regs import NO_ENGINE, FaultCause
 from systolith_rtl.control.decoder import TAG_WIDTH
@@ -58,7 +59,8 @@ class Blame(wiring.Component):
     tag: Signal
     address: Signal
 
-    def __init__(self) -> None:
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
         count = len(Engine)
         super().__init__(
             {
@@ -110,7 +112,7 @@ class Blame(wiring.Component):
 
         # An instruction that does not lie within the limit begins in the limit's own 64 bytes, so
         # the first address beyond is the limit.
-        instruction = Signal(64 - _BLOCK, reset_less=True)
+        instruction = Signal(self.config.axi_address_bits - _BLOCK, reset_less=True)
         m.d.sync += instruction.eq(self.base[_BLOCK:] + self.next_pc)
         beyond = Mux(self.cause == FaultCause.DRAM_LIMIT, self.limit[:_BLOCK], 0)
         at_fetch = by_dispatch & (self.cause != FaultCause.ILLEGAL_INSTRUCTION)

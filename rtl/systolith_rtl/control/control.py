@@ -324,7 +324,7 @@ class Control(wiring.Component):
         state: SimpleNamespace,
     ) -> None:
         """Connect what faults come from, and the registers that tell of them."""
-        m.submodules.blame = blame = Blame()
+        m.submodules.blame = blame = Blame(self.config)
         m.d.comb += [
             blame.take.eq(state.faulted),
             blame.clear.eq(state.clear),

@@ -4,6 +4,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from systolith.isa import Engine
 from systolith.regs import STALLS, Stall, stall_counter
@@ -44,8 +45,10 @@ one is always served."""
 class Counters(wiring.Component):
     """Count what happens while `run` is high.
 
-    An adder visits the counters in turn, one in each cycle, and adds what has happened since its
-    last visit, which a few bits hold. So a counter is up to date `DELAY` cycles after the event.
+    The lowest bits of each counter count by themselves, enough of them for the time between two
+    visits. An adder visits the counters in turn, one in each cycle, finds out whether these bits
+    have wrapped around since, and stores them with the upper ones. So a counter is up to date
+    `DELAY` cycles after the event.
 
     Members:
         clear: `In(1)`, all counters become 0.
@@ -59,7 +62,7 @@ class Counters(wiring.Component):
         value: `Out(COUNTER_WIDTH)`, the counter, `DELAY` cycles after `index` has been set.
     """
 
-    DELAY = len(COUNTERS) + 6
+    DELAY = len(COUNTERS) + 7
 
     clear: Signal
     run: Signal
@@ -102,41 +105,53 @@ class Counters(wiring.Component):
 
         place = Signal(range(len(COUNTERS)))
         m.d.sync += place.eq(Mux(place == len(COUNTERS) - 1, 0, place + 1))
-        recent = []
-        for position, name in enumerate(COUNTERS):
+        own = []
+        for name in COUNTERS:
             most = _MOST_CLASHES if name == "bank_clashes" else 1
             event = Signal(range(most + 1), name=f"{name}_event")
-            total = Signal(range(most * len(COUNTERS) + 1), name=f"{name}_recent")
+            bits = Signal(bits_for(most * len(COUNTERS)), name=f"{name}_own")
             m.d.sync += event.eq(Mux(self.run, events[name], 0))
             with m.If(self.clear):
-                m.d.sync += [event.eq(0), total.eq(0)]
-            with m.Elif(place == position):
-                m.d.sync += total.eq(event)
+                m.d.sync += [event.eq(0), bits.eq(0)]
             with m.Else():
-                m.d.sync += total.eq(total + event)
-            recent.append(total)
+                m.d.sync += bits.eq(bits + event)
+            own.append(bits)
+        few, many = (sorted({len(bits) for bits in own}) * 2)[:2]
 
         m.submodules.totals = totals = Memory(shape=COUNTER_WIDTH, depth=len(COUNTERS), init=[])
         read = totals.read_port(domain="comb")
         write = totals.write_port()
-        # What a counter holds does not count until its first visit after `clear`.
-        stale = Signal(len(COUNTERS), init=-1)
-        before = Signal(COUNTER_WIDTH, reset_less=True)
-        amount = Signal(max(len(total) for total in recent), reset_less=True)
-        visited = Signal.like(place)
+        # What a counter holds does not count at its first visit after `clear`.
+        known = Signal(range(len(COUNTERS) + 1))
         with m.If(self.clear):
-            m.d.sync += stale.eq(-1)
-        with m.Else():
-            m.d.sync += stale.bit_select(place, 1).eq(0)
+            m.d.sync += known.eq(0)
+        with m.Elif(known != len(COUNTERS)):
+            m.d.sync += known.eq(known + 1)
+
+        # Look, compare, add: a cycle each. Only clashes are `wide`.
+        before = Signal(COUNTER_WIDTH, reset_less=True)
+        now = Signal(many, reset_less=True)
+        wide = Signal(reset_less=True)
+        visited = Signal.like(place)
         m.d.comb += read.addr.eq(place)
         m.d.sync += [
-            before.eq(Mux(stale.bit_select(place, 1), 0, read.data)),
-            amount.eq(Array(recent)[place]),
+            before.eq(Mux(known == len(COUNTERS), read.data, 0)),
+            now.eq(Array(own)[place]),
+            wide.eq(place == COUNTERS.index("bank_clashes")),
             visited.eq(place),
-            write.addr.eq(visited),
-            write.data.eq(before + amount),
-            write.en.eq(1),
         ]
+        low = Signal(few, reset_less=True)
+        high = Signal(COUNTER_WIDTH - few, reset_less=True)
+        carry = Signal(many - few + 1, reset_less=True)
+        middle = before[few:many]
+        wrapped = now < Cat(before[:few], Mux(wide, middle, 0))
+        m.d.sync += [
+            low.eq(now),
+            high.eq(Cat(Mux(wide, now[few:], middle), before[many:])),
+            carry.eq(Mux(wide, wrapped << (many - few), wrapped)),
+            write.addr.eq(visited),
+        ]
+        m.d.comb += [write.data.eq(Cat(low, high + carry)), write.en.eq(1)]
         with m.If(write.addr == self.index):
             m.d.sync += self.value.eq(write.data)
         return m

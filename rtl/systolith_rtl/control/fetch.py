@@ -65,7 +65,7 @@ class Fetch(wiring.Component):
         beats = WORD_WIDTH // self.config.axi_data_bits
 
         started = Signal()
-        address = Signal(64 - shift, reset_less=True)
+        address = Signal(self.config.axi_address_bits - shift, reset_less=True)
         instructions = Signal(32, reset_less=True)
         blocks = Signal(32 - shift, reset_less=True)
         ends = Signal()

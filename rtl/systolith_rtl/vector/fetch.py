@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import bits_for, exact_log2
 
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
@@ -13,8 +13,10 @@ from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.loop import COLUMNS_WIDTH, TileLoop, rows_shape
 
 ADDRESS_WIDTH = 32
-"""Bits of a granule address in an instruction. One that is out of range stops the walk, and the
-next one is at most 2**16 * C further on, so no addition wraps around."""
+"""Bits of a granule address in an instruction."""
+
+STRIDE_WIDTH = 16
+"""Bits of a stride."""
 
 POP_LATENCY = 3
 """Cycles from `pop` to the group on `group`."""
@@ -26,6 +28,14 @@ its word has come."""
 DEPTH = 16
 """Groups that are under way or wait. It takes 7 cycles from the request to the return of its room,
 and LUT RAM comes in sixteens."""
+
+
+def walk_width(config: CoreConfig, longest: int) -> int:
+    """Bits of an address while a walk takes steps of up to `longest` strides.
+
+    An address that is out of range stops the walk, so no addition from one in range may wrap.
+    """
+    return bits_for(config.granules - 1 + longest * ((1 << STRIDE_WIDTH) - 1))
 
 
 class OperandFetch(wiring.Component):
@@ -83,7 +93,7 @@ class OperandFetch(wiring.Component):
                 "port": Out(ReadSignature(config)),
                 "start": In(1),
                 "address": In(ADDRESS_WIDTH),
-                "stride": In(16),
+                "stride": In(STRIDE_WIDTH),
                 "m": In(rows_shape(config)),
                 "n": In(COLUMNS_WIDTH),
                 "words": In(1),
@@ -102,19 +112,23 @@ class OperandFetch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the walk, the requests, the way back and the memory, in this order."""
         m = Module()
-        without_reset(self.masked, self.fault_address)
+        without_reset(self.masked)
         config = self.config
         sub_width = exact_log2(config.word_granules)
         beats = config.word_granules == 1
 
         # The walk. With two beats to a group of words, the first has no step of the loop.
         m.submodules.loop = loop = TileLoop(config)
-        address = Signal(ADDRESS_WIDTH, reset_less=True)
-        group_address = Signal(ADDRESS_WIDTH, reset_less=True)
+        width = walk_width(config, 1)
+        address = Signal(width, reset_less=True)
+        group_address = Signal(width, reset_less=True)
+        # What does not fit belongs to the first address, which is then the last.
+        far = Signal(reset_less=True)
+        at_fault = Signal(width, reset_less=True)
         credits = Signal(range(DEPTH + 1), init=DEPTH)
         second = Signal()
         advance = Signal()
-        outside = address[exact_log2(config.granules) :].any()
+        outside = address[exact_log2(config.granules) :].any() | far
         last_beat = (second | ~self.words) if beats else 1
         m.d.comb += [
             loop.start.eq(self.start),
@@ -122,10 +136,11 @@ class OperandFetch(wiring.Component):
             loop.n.eq(self.n),
             loop.step.eq(advance & last_beat),
         ]
-        next_group = Signal(ADDRESS_WIDTH)
+        next_group = Signal(width)
         m.d.comb += next_group.eq(group_address + Mux(self.words, 2, 1))
         with m.If(self.start):
             m.d.sync += [address.eq(self.address), group_address.eq(self.address)]
+            m.d.sync += far.eq(self.address[width:].any())
         with m.Elif(loop.step):
             m.d.sync += address.eq(Mux(loop.last_row, next_group, address + self.stride))
             with m.If(loop.last_row):
@@ -160,7 +175,8 @@ class OperandFetch(wiring.Component):
         with m.If(advance):
             m.d.sync += [spare_word.eq(new_word), spare_tag.eq(new_tag)]
         with m.If(advance & outside):
-            m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
+            m.d.sync += [self.fault.eq(1), at_fault.eq(address)]
+        m.d.comb += self.fault_address.eq(Cat(at_fault, self.address[width:]))
 
         # A refused request is still there when the refusal is known. The second word of a group
         # would have come a cycle behind the first one.

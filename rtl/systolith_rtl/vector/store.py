@@ -9,7 +9,7 @@ from systolith.config import CoreConfig
 from systolith.numerics import WORD_WIDTH
 from systolith_rtl.interfaces import WriteSignature
 from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.fetch import ADDRESS_WIDTH
+from systolith_rtl.vector.fetch import ADDRESS_WIDTH, STRIDE_WIDTH, walk_width
 from systolith_rtl.vector.transpose import Transposer
 
 
@@ -64,7 +64,7 @@ class Store(wiring.Component):
                 "y": Out(WriteSignature(config)),
                 "start": In(1),
                 "address": In(ADDRESS_WIDTH),
-                "stride": In(16),
+                "stride": In(STRIDE_WIDTH),
                 "wide": In(1),
                 "transpose": In(1),
                 "stop": In(1),
@@ -83,7 +83,7 @@ class Store(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build what is written, where to, and the register in front of the port."""
         m = Module()
-        without_reset(self.y.address, self.y.data, self.y.mask, self.fault_address)
+        without_reset(self.y.address, self.y.data, self.y.mask)
         config = self.config
         granule_width = 8 * config.columns
         sub_width = exact_log2(config.word_granules)
@@ -137,17 +137,22 @@ class Store(wiring.Component):
         m.d.comb += self.final.eq(step & inner_end & outer_end & (middle_end | ~self.transpose))
 
         # Inner, middle and outer loop go by a row, by one group or block, by C rows.
-        address = Signal(ADDRESS_WIDTH, reset_less=True)
-        middle = Signal(ADDRESS_WIDTH, reset_less=True)
-        outer = Signal(ADDRESS_WIDTH, reset_less=True)
-        next_middle = Signal(ADDRESS_WIDTH)
-        next_outer = Signal(ADDRESS_WIDTH)
+        width = walk_width(config, config.columns)
+        address = Signal(width, reset_less=True)
+        middle = Signal(width, reset_less=True)
+        outer = Signal(width, reset_less=True)
+        next_middle = Signal(width)
+        next_outer = Signal(width)
+        # What does not fit belongs to the first address, which is then the last.
+        far = Signal(reset_less=True)
+        at_fault = Signal(width, reset_less=True)
         m.d.comb += [
             next_middle.eq(middle + Mux(self.wide, 2, 1)),
             next_outer.eq(outer + (self.stride << exact_log2(config.columns))),
         ]
         with m.If(self.start):
             m.d.sync += [part.eq(self.address) for part in (address, middle, outer)]
+            m.d.sync += far.eq(self.address[width:].any())
         with m.Elif(step & ~inner_end):
             m.d.sync += address.eq(address + self.stride)
         with m.Elif(step & ~middle_end):
@@ -155,10 +160,11 @@ class Store(wiring.Component):
         with m.Elif(step):
             m.d.sync += [part.eq(next_outer) for part in (address, middle, outer)]
 
-        outside = address[exact_log2(config.granules) :].any()
+        outside = address[exact_log2(config.granules) :].any() | far
         going = emit & ~self.stop & ~self.fault
         with m.If(going & outside):
-            m.d.sync += [self.fault.eq(1), self.fault_address.eq(address)]
+            m.d.sync += [self.fault.eq(1), at_fault.eq(address)]
+        m.d.comb += self.fault_address.eq(Cat(at_fault, self.address[width:]))
         m.d.sync += self.y.valid.eq(going & ~outside)
         with m.If(emit):
             m.d.sync += self.y.address.eq(address[sub_width:] | second)

@@ -95,8 +95,7 @@ def build(
     cells, netlist = synthesize_rtlil(files["top.il"], announce)
     _check_size(cells, board)
     scattered = netlist
-    if board.device in CAPACITY:
-        netlist = lay_out(netlist, config, board.device, announce)
+    netlist = lay_out(netlist, config, _silicon(board), announce)
     folder.mkdir(parents=True, exist_ok=True)
 
     def routed_by(seed: int) -> tuple[Routed, Path]:
@@ -161,9 +160,13 @@ _PACKAGES = {"BG381": "CABGA381", "BG256": "CABGA256"}
 """nextpnr's names of amaranth's packages."""
 
 
+def _silicon(board: Board) -> str:
+    """The device that has the same blocks in the same places."""
+    return {"12k": "25k"}.get(board.device, board.device)
+
+
 def _check_size(cells: dict[str, int], board: Board) -> None:
-    capacity = CAPACITY[{"12k": "25k"}.get(board.device, board.device)]
-    if lacking := lacks(needs(cells), capacity):
+    if lacking := lacks(needs(cells), CAPACITY[_silicon(board)]):
         raise ToolError(
             f"the core does not fit {PARTS[board.device]} on {board.title}: {', '.join(lacking)}; "
             f"choose a smaller --preset"

@@ -11,7 +11,7 @@ from amaranth.lib import io, wiring
 from amaranth.lib.io import Direction
 
 from systolith.cli import Exit, main
-from systolith.config import PRESETS
+from systolith.config import PRESETS, CoreConfig
 from systolith_boards import build as building
 from systolith_boards.boards import BOARDS
 from systolith_boards.build import TimingError, build, make_system
@@ -110,6 +110,39 @@ def test_a_design_that_is_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(packed) == 1
     assert (tmp_path / "ulx3s-12f.config").read_text() == "seed 3", "the others are removed"
     assert len(list(tmp_path.glob("*.config"))) == 1
+
+
+@pytest.mark.parametrize(("name", "silicon"), [("ulx3s-12f", "25k"), ("ulx3s-85f", "85k")])
+def test_blocks_are_placed_where_the_silicon_has_them(
+    name: str, silicon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LFE5U-12F is a LFE5U-25F by another name."""
+    asked: list[str] = []
+
+    def lay_out(netlist: str, config: CoreConfig, device: str, say: Any) -> str:
+        del config, say
+        asked.append(device)
+        return netlist
+
+    def stop(*args: Any, **options: Any) -> Routed:
+        raise ToolError("far enough")
+
+    monkeypatch.setattr(building, "Top", Loopback)
+    monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({}, ""))
+    monkeypatch.setattr(building, "lay_out", lay_out)
+    monkeypatch.setattr(building, "route", stop)
+    board = BOARDS[name]
+    with pytest.raises(ToolError, match="far enough"):
+        build(
+            board,
+            TINY,
+            tmp_path,
+            frequency=45e6,
+            baud=3_000_000,
+            chip=board.chip,
+            announce=lambda _: None,
+        )
+    assert asked == [silicon]
 
 
 def test_a_core_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

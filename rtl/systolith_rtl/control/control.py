@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -109,7 +109,6 @@ class Control(wiring.Component):
         """Connect the parts, then run the state machine over them."""
         m = Module()
         m.submodules.csr = csr = Csr(self.config)
-        m.submodules.counters = counters = Counters()
         decoder, fetcher, dispatch = (
             Decoder(self.config),
             Fetch(self.config),
@@ -136,11 +135,10 @@ class Control(wiring.Component):
         ]
         self._export(m, csr, dispatch)
 
-        # Engines are far away; what they say of a fault stays.
-        self._faults = Signal(len(Engine), name="faults")
-        m.d.sync += self._faults.eq(Cat(port.fault for port in engines))
         state = self._run(m, csr, fetcher, dispatch, engines)
         self._blame(m, csr, dispatch, engines, state)
+        # Nothing else happens in the cycles in which the reset and `run` are late.
+        m.submodules.counters = counters = local_reset(m, "counters", state.clear)(Counters())
         # Engines say a cycle later why they waited. So it is known here, too, whether the cycle in
         # which an instruction saw the counts was one in vain.
         busy = Signal(len(Engine))
@@ -159,8 +157,7 @@ class Control(wiring.Component):
             counters.index.eq(csr.counter),
             csr.count.eq(counters.value),
         ]
-        # Nothing else happens in the cycles in which these are late.
-        m.d.sync += [counters.clear.eq(state.clear), counters.run.eq(state.running)]
+        m.d.sync += counters.run.eq(state.running)
         return m
 
     def _export(self, m: Module, csr: Csr, dispatch: Dispatch) -> None:
@@ -191,18 +188,41 @@ class Control(wiring.Component):
         abort_wanted = Signal()
         reset_wanted = Signal()
         halt = Signal()
-        halt_code = Signal(32)
+        halt_code = Signal(32, reset_less=True)
         clear = Signal()
         matches = Signal()
         m.d.sync += matches.eq(Cat(csr.program_hash_lo, csr.program_hash_hi) == self.config.hash)
+        # Engines are far away; what they say of a fault stays. What else is wrong is looked at a
+        # cycle late, as one with it.
+        faults = Signal(len(Engine))
+        expired = self._watchdog(m, csr, status)
+        expired_before = Signal()
+        wrong = Signal()
+        m.d.sync += [
+            faults.eq(Cat(port.fault for port in engines)),
+            expired_before.eq(expired),
+            wrong.eq(
+                Cat(
+                    *(port.fault for port in engines),
+                    dispatch.refused,
+                    expired,
+                    abort_wanted,
+                    reset_wanted,
+                ).any()
+            ),
+        ]
+        # The state RUN in a register of its own, from which long ways begin.
+        runs = Signal()
         faulted = Signal()
+        m.d.comb += [fetcher.run.eq(runs), faulted.eq(runs & wrong)]
         mismatch = Signal()
         resetting = Signal()
-        expired = self._watchdog(m, csr, status)
         # A cycle late, and only looked at long after `halt`.
         still = Signal()
+        settled = Signal()
         m.d.sync += [
             still.eq(Cat(port.idle for port in engines).all() & self.quiet & fetcher.idle),
+            settled.eq(self.quiet & fetcher.idle),
             self.reset_engines.eq(resetting),
         ]
         m.d.comb += [
@@ -223,8 +243,15 @@ class Control(wiring.Component):
             m.d.sync += abort_wanted.eq(1)
         with m.If(reset):
             m.d.sync += reset_wanted.eq(1)
+        finishing = Signal()
+        clearing = Signal(init=1)
+        m.d.sync += clearing.eq(clear)
+        with m.If(clearing):
+            m.d.sync += halt_code.eq(0)
+        with m.Elif(finishing):
+            m.d.sync += halt_code.eq(dispatch.halt_code)
         with m.If(clear):
-            m.d.sync += [pending.eq(0), halt_code.eq(0), abort_wanted.eq(0)]
+            m.d.sync += [pending.eq(0), abort_wanted.eq(0)]
 
         def begin_reset() -> None:
             m.d.comb += clear.eq(1)
@@ -256,31 +283,25 @@ class Control(wiring.Component):
                 m.d.comb += resetting.eq(count >= 2)
                 m.d.sync += count.eq(count - 1)
                 with m.If(count == 0):
+                    m.d.sync += runs.eq(1)
                     m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += fetcher.run.eq(1)
-                m.d.comb += faulted.eq(
-                    self._faults.any()
-                    | (dispatch.cause != FaultCause.NONE)
-                    | expired
-                    | abort_wanted
-                    | reset_wanted
-                )
                 m.d.sync += count.eq(SETTLE_CYCLES)
-                with m.If(faulted):
-                    m.d.sync += [status.eq(State.FAULTING), halt.eq(1)]
+                with m.If(wrong):
+                    m.d.sync += [runs.eq(0), status.eq(State.FAULTING), halt.eq(1)]
                     m.next = "FAULTING"
                 with m.Elif(dispatch.halted):
-                    m.d.sync += halt_code.eq(dispatch.halt_code)
+                    m.d.sync += runs.eq(0)
                     m.next = "FINISH"
             with m.State("FINISH"):
-                # Prefetch may still be owed instructions behind HALT.
+                # Prefetch may still be owed instructions behind HALT, which stays.
+                m.d.comb += finishing.eq(1)
                 with m.If(reset_wanted):
                     m.d.sync += [status.eq(State.FAULTING), halt.eq(1)]
                     m.next = "FAULTING"
                 with m.Elif(count != 0):
                     m.d.sync += count.eq(count - 1)
-                with m.Elif(self.quiet & fetcher.idle):
+                with m.Elif(settled):
                     m.d.sync += [status.eq(State.DONE), pending.eq(1)]
                     m.next = "IDLE"
             with m.State("FAULTING"):
@@ -295,24 +316,28 @@ class Control(wiring.Component):
                 begin_reset()
         running = (status == State.RUN) | (status == State.FAULTING)
         return SimpleNamespace(
-            clear=clear, running=running, faulted=faulted, mismatch=mismatch, expired=expired
+            clear=clear,
+            running=running,
+            faulted=faulted,
+            faults=faults,
+            mismatch=mismatch,
+            expired=expired_before,
         )
 
     def _watchdog(self, m: Module, csr: Csr, status: Value) -> Signal:
         """Return whether too many cycles have gone by without a retired instruction."""
-        patience = Signal(32)
+        patience = Signal(32, reset_less=True)
         expired = Signal()
-        retired = Signal()
-        m.d.sync += retired.eq(
-            Cat(getattr(self, engine.name.lower()).retire for engine in Engine).any()
-        )
-        with m.If((status != State.RUN) | retired):
-            m.d.sync += [patience.eq(csr.watchdog), expired.eq(0)]
-        with m.Else():
-            m.d.sync += [
-                patience.eq(patience - 1),
-                expired.eq((patience == 1) & csr.watchdog.any()),
-            ]
+        retires = Signal(len(Engine))
+        begins = Signal(init=1)
+        watches = Signal()
+        m.d.sync += [
+            retires.eq(Cat(getattr(self, engine.name.lower()).retire for engine in Engine)),
+            begins.eq((status != State.RUN) | retires.any()),
+            watches.eq(csr.watchdog.any()),
+            patience.eq(Mux(begins, csr.watchdog, patience - 1)),
+            expired.eq((patience == 1) & watches & ~begins),
+        ]
         return expired
 
     def _blame(
@@ -330,6 +355,8 @@ class Control(wiring.Component):
             blame.clear.eq(state.clear),
             blame.mismatch.eq(state.mismatch),
             blame.expired.eq(state.expired),
+            blame.faults.eq(state.faults),
+            blame.refused.eq(dispatch.refused),
             blame.origins.eq(dispatch.origins),
             blame.pending.eq(dispatch.pending),
             blame.next_pc.eq(dispatch.next.pc),
@@ -345,7 +372,6 @@ class Control(wiring.Component):
         ]
         for index, port in enumerate(engines):
             m.d.comb += [
-                blame.faults[index].eq(self._faults[index]),
                 blame.causes[index].eq(port.fault_cause),
                 blame.addresses[index].eq(port.fault_address),
             ]

@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
 from systolith.isa import Engine
 from systolith.regs import STALLS, Stall, stall_counter
@@ -37,13 +37,16 @@ COUNTERS = (
 """Counters by the names of their registers, in the order of their index: as many as two rows of
 LUT RAM hold."""
 
+_CHOICES = 4
+"""Counters of which one is chosen before it is among the others."""
+
 _MOST_CLASHES = (READERS - 1) + (WRITERS - 1)
 """Requests that the scratchpad can refuse in a cycle: of its readers, and of its writers, the first
 one is always served."""
 
 
 class Counters(wiring.Component):
-    """Count what happens while `run` is high.
+    """Count what happens while `run` is high, from the reset on.
 
     The lowest bits of each counter count by themselves, enough of them for the time between two
     visits. An adder visits the counters in turn, one in each cycle, finds out whether these bits
@@ -51,7 +54,6 @@ class Counters(wiring.Component):
     `DELAY` cycles after the event.
 
     Members:
-        clear: `In(1)`, all counters become 0.
         run: `In(1)`, also what `cycles` counts.
         busy: `In(6)`, engines that have an instruction.
         awaits: `In(6)`, those in front of which one waits for others to retire.
@@ -62,9 +64,8 @@ class Counters(wiring.Component):
         value: `Out(COUNTER_WIDTH)`, the counter, `DELAY` cycles after `index` has been set.
     """
 
-    DELAY = len(COUNTERS) + 7
+    DELAY = len(COUNTERS) + 8
 
-    clear: Signal
     run: Signal
     busy: Signal
     awaits: Signal
@@ -78,7 +79,6 @@ class Counters(wiring.Component):
     def __init__(self) -> None:
         super().__init__(
             {
-                "clear": In(1),
                 "run": In(1),
                 "busy": In(len(Engine)),
                 "awaits": In(len(Engine)),
@@ -103,42 +103,48 @@ class Counters(wiring.Component):
         for engine in Engine:
             events |= self._engine_events(engine)
 
+        # So that it comes back to the first one by itself.
+        assert len(COUNTERS) == 1 << exact_log2(len(COUNTERS))
         place = Signal(range(len(COUNTERS)))
-        m.d.sync += place.eq(Mux(place == len(COUNTERS) - 1, 0, place + 1))
+        m.d.sync += place.eq(place + 1)
         own = []
         for name in COUNTERS:
             most = _MOST_CLASHES if name == "bank_clashes" else 1
-            event = Signal(range(most + 1), name=f"{name}_event")
+            event = Signal(range(most + 1), name=f"{name}_event", reset_less=True)
             bits = Signal(bits_for(most * len(COUNTERS)), name=f"{name}_own")
-            m.d.sync += event.eq(Mux(self.run, events[name], 0))
-            with m.If(self.clear):
-                m.d.sync += [event.eq(0), bits.eq(0)]
-            with m.Else():
-                m.d.sync += bits.eq(bits + event)
+            m.d.sync += [event.eq(Mux(self.run, events[name], 0)), bits.eq(bits + event)]
             own.append(bits)
         few, many = (sorted({len(bits) for bits in own}) * 2)[:2]
 
         m.submodules.totals = totals = Memory(shape=COUNTER_WIDTH, depth=len(COUNTERS), init=[])
         read = totals.read_port(domain="comb")
         write = totals.write_port()
-        # What a counter holds does not count at its first visit after `clear`.
-        known = Signal(range(len(COUNTERS) + 1))
-        with m.If(self.clear):
-            m.d.sync += known.eq(0)
-        with m.Elif(known != len(COUNTERS)):
-            m.d.sync += known.eq(known + 1)
+        # What a counter holds does not count at its first visit after the reset.
+        visits = Signal(range(len(COUNTERS) + 1))
+        known = Signal()
+        with m.If(~visits[-1]):
+            m.d.sync += visits.eq(visits + 1)
+        m.d.sync += known.eq(visits[-1])
 
-        # Look, compare, add: a cycle each. Only clashes are `wide`.
+        # Choose some, choose one, compare, add: a cycle each. Only clashes are `wide`.
+        chosen = []
+        for first in range(0, len(COUNTERS), _CHOICES):
+            some = own[first : first + _CHOICES]
+            choice = Signal(max(map(len, some)), name=f"choice{first}", reset_less=True)
+            m.d.sync += choice.eq(Array(some)[place[: exact_log2(_CHOICES)]])
+            chosen.append(choice)
+        looked = Signal.like(place)
         before = Signal(COUNTER_WIDTH, reset_less=True)
         now = Signal(many, reset_less=True)
         wide = Signal(reset_less=True)
         visited = Signal.like(place)
-        m.d.comb += read.addr.eq(place)
+        m.d.comb += read.addr.eq(looked)
         m.d.sync += [
-            before.eq(Mux(known == len(COUNTERS), read.data, 0)),
-            now.eq(Array(own)[place]),
-            wide.eq(place == COUNTERS.index("bank_clashes")),
-            visited.eq(place),
+            looked.eq(place),
+            before.eq(Mux(known, read.data, 0)),
+            now.eq(Array(chosen)[looked[exact_log2(_CHOICES) :]]),
+            wide.eq(looked == COUNTERS.index("bank_clashes")),
+            visited.eq(looked),
         ]
         low = Signal(few, reset_less=True)
         high = Signal(COUNTER_WIDTH - few, reset_less=True)
@@ -152,7 +158,9 @@ class Counters(wiring.Component):
             write.addr.eq(visited),
         ]
         m.d.comb += [write.data.eq(Cat(low, high + carry)), write.en.eq(1)]
-        with m.If(write.addr == self.index):
+        wanted = Signal()
+        m.d.sync += wanted.eq(visited == self.index)
+        with m.If(wanted):
             m.d.sync += self.value.eq(write.data)
         return m
 

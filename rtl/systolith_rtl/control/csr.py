@@ -15,7 +15,7 @@ from systolith_rtl.settings import DEPTH, MEMORIES, PLACES, Settings, SettingSig
 
 _ALL = 0xFFFF_FFFF
 
-_GROUP = 16
+_GROUP = 8
 """Registers that are put together in one stage of a read."""
 
 PROGRAM = ("base0_lo", "base0_hi", "limit0")
@@ -117,17 +117,22 @@ class Csr(wiring.Component):
         ]
         m.d.sync += commit.eq(complete)
         with m.If(bus.aw.valid & bus.aw.ready):
-            m.d.sync += [word.eq(bus.aw.addr[2:]), has_address.eq(1)]
+            m.d.sync += has_address.eq(1)
         with m.If(bus.w.valid & bus.w.ready):
-            m.d.sync += [data.eq(bus.w.data), strobe.eq(bus.w.strb), has_data.eq(1)]
+            m.d.sync += has_data.eq(1)
+        # Whatever is there until it is accepted.
+        with m.If(~has_address):
+            m.d.sync += word.eq(bus.aw.addr[2:])
+        with m.If(~has_data):
+            m.d.sync += [data.eq(bus.w.data), strobe.eq(bus.w.strb)]
         with m.If(bus.b.ready):
             m.d.sync += bus.b.valid.eq(0)
         with m.If(commit):
             m.d.sync += [has_address.eq(0), has_data.eq(0), bus.b.valid.eq(1)]
 
         def meant(register: regs.Register) -> Signal:
-            chosen = Signal(name=f"writes_{register.name}")
-            m.d.sync += chosen.eq(complete & (word == register.offset // 4))
+            chosen = Signal(name=f"writes_{register.name}", reset_less=True)
+            m.d.sync += chosen.eq(word == register.offset // 4)
             return chosen
 
         for register in self._ports:
@@ -139,12 +144,12 @@ class Csr(wiring.Component):
                 part = slice(8 * index, 8 * index + 8)
                 mask = register.mask >> 8 * index & 0xFF
                 if mask:
-                    with m.If(chosen & strobe[index]):
+                    with m.If(commit & chosen & strobe[index]):
                         m.d.sync += value[part].eq(data[part] & mask)
         place, found = _find_setting(m, "written", word)
-        is_setting = Signal()
+        is_setting = Signal(reset_less=True)
         keep = Signal(32, reset_less=True)
-        m.d.sync += [is_setting.eq(complete & found), keep.eq(-1)]
+        m.d.sync += [is_setting.eq(found), keep.eq(-1)]
         with m.Switch(word):
             for name in PLACES:
                 register = regs.BY_NAME[name]
@@ -154,10 +159,10 @@ class Csr(wiring.Component):
         m.d.comb += [
             self.change.place.eq(Mux(open_, place, cleared)),
             self.change.data.eq(Mux(open_, data & keep, 0)),
-            self.change.write.eq(Mux(open_, strobe & is_setting.replicate(4), -1)),
+            self.change.write.eq(Mux(open_, strobe & (commit & is_setting).replicate(4), -1)),
         ]
 
-        commanded = meant(regs.BY_NAME["control"]) & strobe[0]
+        commanded = commit & meant(regs.BY_NAME["control"]) & strobe[0]
         bits = len(self.control)
         m.d.comb += self.control.eq(data[:bits] & commanded.replicate(bits))
 
@@ -167,30 +172,36 @@ class Csr(wiring.Component):
         word = Signal(AxiLiteSignature.ADDRESS_WIDTH - 2, name="read_word", reset_less=True)
         found, gathered, answered = 1, 2, 3
         step = Signal(range(answered + 1))
-        delay = Signal(range(Counters.DELAY + 1))
+        # Counts up to its uppermost bit.
+        delay = Signal(Counters.DELAY.bit_length() + 1, reset_less=True)
+        over = 1 << len(delay) - 1
+        counted = Signal(reset_less=True)
+        upper = Signal(reset_less=True)
         m.d.comb += bus.ar.ready.eq((step == 0) & ~bus.r.valid)
-        with m.If(bus.ar.valid & bus.ar.ready):
-            m.d.sync += [word.eq(bus.ar.addr[2:]), step.eq(found)]
-        with m.Elif((step == gathered) & (delay != 0)):
-            m.d.sync += delay.eq(delay - 1)
-        with m.Elif(step == answered):
-            m.d.sync += step.eq(0)
-        with m.Elif(step != 0):
-            m.d.sync += step.eq(step + 1)
-
-        counted = Signal()
-        upper = Signal()
+        with m.If(step == 0):
+            m.d.sync += word.eq(bus.ar.addr[2:])
         with m.If(step == found):
-            m.d.sync += [counted.eq(0), upper.eq(0), delay.eq(0)]
-            with m.Switch(word):
-                for at, (index, is_upper) in self._counters.items():
-                    with m.Case(at):
-                        m.d.sync += [
-                            counted.eq(1),
-                            upper.eq(is_upper),
-                            self.counter.eq(index),
-                            delay.eq(Counters.DELAY),
-                        ]
+            m.d.sync += delay.eq(over - Counters.DELAY)
+        with m.Else():
+            m.d.sync += delay.eq(delay + 1)
+        with m.Switch(step):
+            with m.Case(0):
+                with m.If(bus.ar.valid & ~bus.r.valid):
+                    m.d.sync += step.eq(found)
+            with m.Case(found):
+                m.d.sync += step.eq(gathered)
+            with m.Case(gathered):
+                with m.If(~counted | delay[-1]):
+                    m.d.sync += step.eq(answered)
+            with m.Case(answered):
+                m.d.sync += step.eq(0)
+
+        # The word stays until the answer, and so does what follows from it.
+        m.d.sync += [counted.eq(0), upper.eq(0), self.counter.eq(0)]
+        with m.Switch(word):
+            for at, (index, is_upper) in self._counters.items():
+                with m.Case(at):
+                    m.d.sync += [counted.eq(1), upper.eq(is_upper), self.counter.eq(index)]
 
         def gate(value: ValueLike, chosen: Signal) -> Value:
             return value & chosen.replicate(32)
@@ -198,9 +209,8 @@ class Csr(wiring.Component):
         m.submodules.settings = settings = Settings(range(MEMORIES))
         wiring.connect(m, self.change, settings.change)
         place, found_setting = _find_setting(m, "read", word)
-        is_setting = Signal()
-        with m.If(step == found):
-            m.d.sync += is_setting.eq(found_setting)
+        is_setting = Signal(reset_less=True)
+        m.d.sync += is_setting.eq(found_setting)
         m.d.comb += [port.place.eq(place) for port in settings.read]
         low, high = (port.value for port in settings.read)
 
@@ -211,9 +221,8 @@ class Csr(wiring.Component):
         for register in regs.REGISTERS:
             if register.offset // 4 in self._counters or register.name in ("control", *PLACES):
                 continue
-            chosen = Signal(name=f"reads_{register.name}")
-            with m.If(step == found):
-                m.d.sync += chosen.eq(word == register.offset // 4)
+            chosen = Signal(name=f"reads_{register.name}", reset_less=True)
+            m.d.sync += chosen.eq(word == register.offset // 4)
             if register.name in self._constants:
                 choices.append(gate(Const(self._constants[register.name], 32), chosen))
             else:
@@ -221,8 +230,7 @@ class Csr(wiring.Component):
         groups = []
         for first in range(0, len(choices), _GROUP):
             group = Signal(32, name=f"group{first}", reset_less=True)
-            with m.If(step == gathered):
-                m.d.sync += group.eq(reduce(or_, choices[first : first + _GROUP]))
+            m.d.sync += group.eq(reduce(or_, choices[first : first + _GROUP]))
             groups.append(group)
         with m.If(bus.r.ready):
             m.d.sync += bus.r.valid.eq(0)
@@ -235,6 +243,7 @@ def _find_setting(m: Module, name: str, word: Value) -> tuple[Signal, Value]:
     place = Signal(range(MEMORIES * DEPTH), name=f"{name}_place", reset_less=True)
     offsets = {regs.offset(name) // 4: number for name, number in PLACES.items()}
     found = Signal(name=f"{name}_found")
+    m.d.sync += place.eq(0)
     with m.Switch(word):
         for offset, number in offsets.items():
             with m.Case(offset):

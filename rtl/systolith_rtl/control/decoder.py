@@ -37,7 +37,7 @@ DECODED_LAYOUT = data.StructLayout(
     {"word": WORD_WIDTH, "operators": len(Opcode), "cause": FaultCause, "tag": TAG_WIDTH}
 )
 """An instruction with a bit for each opcode, in order; none is set if there is a cause for which it
-must not be carried out. Then `tag` is 0 if nothing was fetched."""
+must not be carried out, or nothing valid. Then `tag` is 0 if nothing was fetched."""
 
 _FIELDS = {opcode: {field.name: field for field in fields_of(opcode)} for opcode in Opcode}
 
@@ -140,39 +140,49 @@ class Decoder(wiring.Component):
             taken.eq(self.i.valid & ~busy),
         ]
         m.d.sync += stage.eq(Cat(taken, stage))
+        # Whatever is there until an instruction comes, which then stays.
+        with m.If(~busy):
+            m.d.sync += [word.eq(self.i.p.word), cause.eq(self.i.p.cause)]
         with m.If(taken):
-            m.d.sync += [word.eq(self.i.p.word), cause.eq(self.i.p.cause), busy.eq(1)]
+            m.d.sync += busy.eq(1)
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += busy.eq(0)
 
         tests = _Tests(m, word, stage[0])
-        illegal = [Signal(name=f"{opcode.name.lower()}_illegal") for opcode in Opcode]
         chosen = [
             tests.equals(Field(name="opcode", offset=0, width=8, doc=""), (opcode,))
             for opcode in Opcode
         ]
-        for opcode, verdict in zip(Opcode, illegal, strict=True):
+        fetched = cause == FaultCause.NONE
+        meant = Signal(len(Opcode), reset_less=True)
+        legal = Signal(len(Opcode))
+        with m.If(stage[1]):
+            m.d.sync += meant.eq(Cat(chosen) & fetched.replicate(len(chosen)))
+        for index, opcode in enumerate(Opcode):
             failures = self._failures(tests, opcode)
             bits = Signal(len(failures), name=f"{opcode.name.lower()}_failures", reset_less=True)
             with m.If(stage[1]):
                 m.d.sync += bits.eq(Cat(failures))
-            m.d.comb += verdict.eq(bits.any())
+            with m.If(stage[2]):
+                m.d.sync += legal[index].eq(~bits.any())
 
-        legal = Signal(len(Opcode))
-        m.d.comb += legal.eq(Cat(is_it & ~bad for is_it, bad in zip(chosen, illegal, strict=True)))
-        fetched = cause == FaultCause.NONE
         result = self.o.payload
         valid = Signal()
         with m.If(stage[2]):
             m.d.sync += [
                 valid.eq(1),
-                result.operators.eq(legal & fetched.replicate(len(legal))),
-                result.cause.eq(Mux(fetched & ~legal.any(), FaultCause.ILLEGAL_INSTRUCTION, cause)),
                 result.tag.eq(Mux(fetched, word[16:32], 0)),
             ]
         with m.If(self.o.valid & self.o.ready):
-            m.d.sync += valid.eq(0)
-        m.d.comb += [self.o.valid.eq(valid), result.word.eq(word)]
+            m.d.sync += [valid.eq(0), legal.eq(0)]
+        m.d.comb += [
+            self.o.valid.eq(valid),
+            result.word.eq(word),
+            result.operators.eq(meant & legal),
+            result.cause.eq(
+                Mux(fetched & ~(meant & legal).any(), FaultCause.ILLEGAL_INSTRUCTION, cause)
+            ),
+        ]
         return m
 
     def _failures(self, tests: "_Tests", opcode: Opcode) -> list[Value]:

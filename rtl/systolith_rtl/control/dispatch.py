@@ -30,12 +30,14 @@ class Dispatch(wiring.Component):
         commands: to the engines, by name in lower case.
         retire: `In(6)`, from the engines.
         retired: `Out`, progress counts, a cycle after `retire`.
-        origins: `Out`, of the oldest instruction of each engine that is not retired.
+        origins: `Out`, of the oldest instruction of each engine that is not retired, 2 cycles
+            after `retire`.
         pending: `Out(6)`, there is one.
         waiting: `Out`, by engine, instructions not yet handed over.
         awaits: `Out(6)`, engines whose next instruction waits for others to retire.
         next: `Out`, index of the next instruction, and its tag where there is one.
-        cause: `Out`, the fault that came instead of the next instruction.
+        refused: `Out(1)`, a fault came instead of the next instruction, and stays.
+        cause: `Out`, its cause.
         halted: `Out(1)`, HALT is done.
         halt_code: `Out(32)`, its code.
     """
@@ -48,6 +50,7 @@ class Dispatch(wiring.Component):
     waiting: data.View
     awaits: Signal
     next: data.View
+    refused: Signal
     cause: Signal
     halted: Signal
     halt_code: Signal
@@ -68,6 +71,7 @@ class Dispatch(wiring.Component):
                 "waiting": Out(COUNTS_LAYOUT),
                 "awaits": Out(len(Engine)),
                 "next": Out(data.StructLayout({"pc": PC_WIDTH, "tag": TAG_WIDTH})),
+                "refused": Out(1),
                 "cause": Out(FaultCause),
                 "halted": Out(1),
                 "halt_code": Out(32),
@@ -78,8 +82,7 @@ class Dispatch(wiring.Component):
         """Build the queues and their pool, and what happens at the front."""
         m = Module()
         instruction = self.i.payload
-        operators = Signal(len(Opcode))
-        m.d.comb += operators.eq(instruction.operators & self.i.valid.replicate(len(Opcode)))
+        operators = instruction.operators
         halts = operators[list(Opcode).index(Opcode.HALT)]
         pc = Signal.like(self.next.pc)
         m.submodules.pool = pool = Pool(self.config)
@@ -111,15 +114,15 @@ class Dispatch(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, engine.name.lower())), queue.command)
             with m.If(self.retire[engine]):
                 m.d.sync += self.retired[engine].eq(self.retired[engine] + 1)
-        goes = chosen.any()
-        m.d.sync += chosen.eq(Cat(wanted) & (pool.free & ~goes).replicate(len(Engine)))
+        goes = Signal()
+        m.d.sync += [
+            chosen.eq(Cat(wanted) & (pool.free & ~goes).replicate(len(Engine))),
+            goes.eq(Cat(wanted).any() & pool.free & ~goes),
+        ]
         m.d.comb += [self.i.ready.eq(goes), pool.push.eq(goes), pool.word.eq(instruction.word)]
         with m.If(goes):
             m.d.sync += pc.eq(pc + 1)
 
-        # What is pushed is in the count two cycles later, and `reached` two after HALT is in front.
-        quiet = Signal()
-        m.d.sync += quiet.eq(~self.pending.any())
         reached = Signal()
         waits = waits_of(instruction.word)
         counted = Cat(self.retired[engine] >= waits[engine] for engine in Engine).all()
@@ -127,9 +130,9 @@ class Dispatch(wiring.Component):
         m.d.comb += [
             self.next.pc.eq(pc),
             self.next.tag.eq(instruction.tag),
-            self.halted.eq(reached & quiet),
+            self.halted.eq(reached & ~self.pending.any()),
             self.halt_code.eq(field_of(instruction.word, OPERANDS[Opcode.HALT][0])),
+            self.refused.eq(self.i.valid & ~operators.any()),
+            self.cause.eq(instruction.cause),
         ]
-        with m.If(self.i.valid):
-            m.d.comb += self.cause.eq(instruction.cause)
         return m

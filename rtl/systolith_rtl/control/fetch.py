@@ -28,7 +28,8 @@ class Fetch(wiring.Component):
 
     Members:
         fetch: `Out(FetchSignature(config))`.
-        base, limit, size: `In`, address, bytes and instructions of the program, steady.
+        base, limit, size: `In`, address, bytes and instructions of the program, steady from 2
+            cycles before `run` on.
         run: `In(1)`, ask for instructions.
         o: instructions.
         idle: `Out(1)`, nothing is being asked for and nothing is owed.
@@ -73,49 +74,62 @@ class Fetch(wiring.Component):
         room = Signal(range(PREFETCH + 1), init=PREFETCH)
         owed = Signal(range(PREFETCH * beats + 1))
         request = self.fetch.request
-        asked = Signal()
+        # All is counted when a request is raised, since whether it is accepted is known late. The
+        # next one is raised 2 cycles after that at the earliest: there is time to look at what is
+        # left, and to count up the address.
+        raised = Signal()
+        counted = Signal()
+        accepted = Signal()
+        none_left = Signal()
+        exhausted = Signal()
         completed = Signal()
         m.d.comb += [
             request.payload.eq(Cat(Const(0, shift), address)),
-            asked.eq(request.valid & request.ready),
             self.idle.eq(~request.valid & (owed == 0)),
         ]
-        with m.If(asked):
+        m.d.sync += [
+            counted.eq(raised),
+            accepted.eq(request.valid & request.ready),
+            none_left.eq(instructions == 0),
+            exhausted.eq((instructions == 0) | (blocks == 0)),
+        ]
+        with m.If(self.run):
+            m.d.sync += started.eq(1)
+        able = self.run & started & ~ends & ~request.valid
+        m.d.comb += raised.eq(able & ~exhausted & (room != 0))
+        with m.If(able & exhausted):
+            m.d.sync += ends.eq(1)
+        with m.If(~ends):
+            m.d.sync += cause.eq(
+                Mux(none_left, FaultCause.ILLEGAL_INSTRUCTION, FaultCause.DRAM_LIMIT)
+            )
+        with m.If(request.valid):
+            m.d.sync += request.valid.eq(~request.ready)
+        with m.Else():
+            m.d.sync += request.valid.eq(raised)
+        with m.If(~started | raised):
             m.d.sync += [
-                request.valid.eq(0),
-                address.eq(address + 1),
-                instructions.eq(instructions - 1),
-                blocks.eq(blocks - 1),
+                instructions.eq(Mux(started, instructions - 1, self.size)),
+                blocks.eq(Mux(started, blocks - 1, self.limit[shift:])),
             ]
-        with m.Elif(self.run & ~started):
-            m.d.sync += [
-                started.eq(1),
-                address.eq(self.base[shift:]),
-                instructions.eq(self.size),
-                blocks.eq(self.limit[shift:]),
-            ]
-        with m.Elif(self.run & ~ends & ~request.valid):
-            with m.If(instructions == 0):
-                m.d.sync += [ends.eq(1), cause.eq(FaultCause.ILLEGAL_INSTRUCTION)]
-            with m.Elif(blocks == 0):
-                m.d.sync += [ends.eq(1), cause.eq(FaultCause.DRAM_LIMIT)]
-            with m.Elif(room != 0):
-                m.d.sync += request.valid.eq(1)
-        with m.If(asked & ~completed):
+        with m.If(~started | accepted):
+            m.d.sync += address.eq(Mux(started, address + 1, self.base[shift:]))
+        with m.If(raised & ~completed):
             m.d.sync += room.eq(room - 1)
-        with m.Elif(completed & ~asked):
+        with m.Elif(completed & ~raised):
             m.d.sync += room.eq(room + 1)
-        m.d.sync += owed.eq(owed + Mux(asked, beats, 0) - self.fetch.data_valid)
+        m.d.sync += owed.eq(owed + Mux(counted, beats, 0) - self.fetch.data_valid)
 
         empty = self._assemble(m, beats, completed)
+        # It stays as it is, so a cycle later does no harm.
         nothing_left = Signal()
-        m.d.comb += nothing_left.eq(ends & (room == PREFETCH) & empty)
+        m.d.sync += nothing_left.eq(ends & (room == PREFETCH) & empty)
         with m.If(nothing_left):
             m.d.comb += [self.o.valid.eq(1), self.o.p.cause.eq(cause)]
         return m
 
     def _assemble(self, m: Module, beats: int, completed: Signal) -> Signal:
-        """Shift beats into a word, and offer it; return whether there is none."""
+        """Put beats together in a word, and offer it; return whether there is none."""
         width = self.config.axi_data_bits
         depth = PREFETCH * beats
         m.submodules.beats = memory = Memory(shape=width + 1, depth=depth, init=[])
@@ -132,31 +146,31 @@ class Fetch(wiring.Component):
         ]
         word = Signal(WORD_WIDTH, reset_less=True)
         error = Signal()
+        some = Signal()
         full = Signal()
         moved = Signal()
         leaves = Signal()
-        first = Signal()
-        last = Signal()
+        index = read[: exact_log2(beats)]
         m.d.comb += [
             leaves.eq(full & self.o.ready),
-            moved.eq((stored != 0) & ~full),
-            first.eq((read & (beats - 1)) == 0),
-            last.eq((read & (beats - 1)) == beats - 1),
-            completed.eq(moved & last),
+            moved.eq(some & ~full),
+            completed.eq(moved & (index == beats - 1)),
         ]
         m.d.sync += [
             write.eq(write + self.fetch.data_valid),
             read.eq(read + moved),
+            some.eq(self.fetch.data_valid | (some & ~(moved & (stored == 1)))),
         ]
         with m.If(self.fetch.data_valid & ~moved):
             m.d.sync += stored.eq(stored + 1)
         with m.Elif(moved & ~self.fetch.data_valid):
             m.d.sync += stored.eq(stored - 1)
         with m.If(moved):
-            m.d.sync += [
-                word.eq(Cat(word[width:], read_port.data[:width])),
-                error.eq(read_port.data[width] | (error & ~first)),
-            ]
+            m.d.sync += error.eq(read_port.data[width] | (error & (index != 0)))
+        # Whatever is read until the beat is there is overwritten by it.
+        for number in range(beats):
+            with m.If(~full & (index == number)):
+                m.d.sync += word.word_select(number, width).eq(read_port.data[:width])
         with m.If(completed):
             m.d.sync += full.eq(1)
         with m.Elif(leaves):
@@ -166,4 +180,4 @@ class Fetch(wiring.Component):
             self.o.p.word.eq(word),
             self.o.p.cause.eq(Mux(error, FaultCause.AXI_ERROR, FaultCause.NONE)),
         ]
-        return ~full & (stored == 0)  # pyright: ignore[reportReturnType]
+        return ~full & ~some  # pyright: ignore[reportReturnType]

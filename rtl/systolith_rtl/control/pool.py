@@ -1,9 +1,10 @@
 """The pool in which the instructions of all engines wait."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith.isa import Engine
@@ -65,23 +66,21 @@ class Pool(wiring.Component):
         unused = Signal(self.size, init=-1)
         leaving = Signal()
         place = Signal(range(self.size), reset_less=True)
-        granted = self.asks & ~(self.asks - 1)[: len(self.asks)]
         m.d.comb += [
             write.addr.eq(self.slot),
             write.data.eq(stored),
             write.en.eq(self.push),
             read.addr.eq(place),
-            self.grant.eq(granted),
+            self.grant.eq(only_lowest(self.asks)),
             self.result.eq(_expand(read.data, runs)),
         ]
-        with m.If(self.asks.any()):
-            m.d.sync += place.eq(lowest(self.asks, list(self.asked)))
-        m.d.sync += leaving.eq(self.asks.any())
+        m.d.sync += [place.eq(lowest(self.asks, list(self.asked))), leaving.eq(self.asks.any())]
         with m.If(self.push):
-            m.d.sync += [unused.bit_select(self.slot, 1).eq(0), self.free.eq(0)]
-        with m.Elif(~self.free):
-            places = [Const(index, len(self.slot)) for index in range(self.size)]
-            m.d.sync += [self.slot.eq(lowest(unused, places)), self.free.eq(unused.any())]
+            m.d.sync += unused.bit_select(self.slot, 1).eq(0)
+        with m.If(self.free):
+            m.d.sync += self.free.eq(~self.push)
+        with m.Else():
+            m.d.sync += [self.slot.eq(first_of(unused)), self.free.eq(unused.any())]
         with m.If(leaving):
             m.d.sync += unused.bit_select(place, 1).eq(1)
         return m
@@ -93,6 +92,30 @@ def lowest(bits: Value, values: list) -> Value:
     for position in reversed(range(len(values) - 1)):
         result = Mux(bits[position], values[position], result)
     return result
+
+
+def only_lowest(bits: Value) -> Value:
+    """Return the bits without all but the lowest that is set; a few gates, no carry chain."""
+    return Cat(
+        bit if position == 0 else bit & ~bits[:position].any() for position, bit in enumerate(bits)
+    )
+
+
+def first_of(bits: Value) -> Value:
+    """Return the index of the lowest bit that is set; the last one's if none is.
+
+    Four bits at a time, then four of those: a chain of all of them would take as many gates.
+    """
+    quarters = [bits[first : first + 4] for first in range(0, len(bits), 4)]
+    within = [lowest(quarter, _indices(len(quarter))) for quarter in quarters]
+    if len(quarters) == 1:
+        return within[0]
+    quarter = first_of(Cat(each.any() for each in quarters))
+    return Cat(Array(within)[quarter], quarter)
+
+
+def _indices(count: int) -> list[Const]:
+    return [Const(index, exact_log2(4)) for index in range(count)]
 
 
 def _expand(stored: Value, runs: list[tuple[int, int]]) -> Value:

@@ -46,6 +46,7 @@ class LutFifo:
     Attributes:
         data: the oldest payload's bits, if `level` is not 0.
         level: how many there are.
+        some: whether there are any.
         room: whether there is room for another one.
     """
 
@@ -58,6 +59,7 @@ class LutFifo:
         self._write = Signal(range(depth), name=f"{name}_write")
         self._read = Signal(range(depth), name=f"{name}_read")
         self.level = Signal(range(depth + 1), name=f"{name}_level")
+        self.some = Signal(name=f"{name}_some")
         self.data = read_port.data
         self.room = self.level != depth
         m.d.comb += [
@@ -70,6 +72,7 @@ class LutFifo:
         """Say when a payload is stored (there must be room) and when the oldest one is dropped."""
         m = self._m
         m.d.comb += self._write_port.en.eq(push)
+        m.d.sync += self.some.eq(push | (self.some & ~(pop & (self.level == 1))))
         with m.If(push):
             m.d.sync += self._write.eq(self._write + 1)
         with m.If(pop):
@@ -101,8 +104,9 @@ class EngineQueue(wiring.Component):
         counts: `In`, the progress counts.
         retire: `In(1)`, the oldest instruction is complete.
         command: to the engine.
-        oldest: `Out`, origin of the oldest instruction not yet retired, unless `empty`.
-        empty: `Out(1)`, all are retired.
+        oldest: `Out`, origin of the oldest instruction not yet retired, unless `empty`; 2 cycles
+            after `retire`.
+        empty: `Out(1)`, all are retired; 2 cycles after `retire`.
         waiting: `Out(16)`, instructions not yet handed over.
         awaits: `Out(1)`, the head has not yet seen the progress counts that it waits for.
     """
@@ -152,6 +156,8 @@ class EngineQueue(wiring.Component):
         depth = self.config.queue_depth
         slots = LutFifo(m, "slots", self.slot, depth=depth)
         origins = LutFifo(m, "origins", Value.cast(self.origin), depth=2 * max(depth, IN_FLIGHT))
+        # Else Yosys makes one register of both. The other one has all registers of the head to move.
+        loads = Signal(attrs={"keep": 1})
         operands = Signal(packed_layout(self.opcode, self.config), reset_less=True)
         waits = Signal(WAITS_LAYOUT, reset_less=True)
         moving = Signal()
@@ -159,6 +165,10 @@ class EngineQueue(wiring.Component):
         satisfied = Signal()
         held = Signal(range(IN_FLIGHT + 1))
         handed = Signal()
+        # A cycle late, as engines are far away. Whoever may not wait looks at both.
+        taken = Signal()
+        left = Signal()
+        m.d.sync += [taken.eq(handed), left.eq(self.retire)]
         # A cycle late, as are the counts themselves: they never fall.
         reached = Signal(len(Engine))
         compared = Signal()
@@ -167,34 +177,41 @@ class EngineQueue(wiring.Component):
             compared.eq(head_valid & ~handed),
         ]
         m.d.comb += [
-            self.room.eq(slots.room & origins.room),
-            self.asks.eq((slots.level != 0) & ~head_valid & ~moving),
+            self.room.eq(slots.room & (origins.room | left)),
             self.asked.eq(slots.data),
             self.command.valid.eq(satisfied),
             handed.eq(satisfied & self.command.ready),
             Value.cast(self.oldest).eq(origins.data),
-            self.empty.eq(origins.level == 0),
+            self.empty.eq(~origins.some),
             self.waiting.eq(slots.level + moving + head_valid),
             self.awaits.eq(compared & ~satisfied),
         ]
         slots.drive(push=self.push, pop=self.grant)
-        origins.drive(push=self.push, pop=self.retire)
+        origins.drive(push=self.push, pop=left)
         for name in packed_layout(self.opcode, self.config).members:
             m.d.comb += self.command.payload[name].eq(operands[name])
 
-        m.d.sync += moving.eq(self.grant)
-        with m.If(moving):
+        # What is in the next cycle, looked at in this one: there is a place, and no head.
+        with m.If(self.asks):
+            m.d.sync += self.asks.eq(~self.grant)
+        with m.Else():
+            m.d.sync += self.asks.eq(
+                (self.push | slots.some) & ~moving & ~(head_valid & ~handed)
+            )
+        m.d.sync += [moving.eq(self.grant), loads.eq(self.grant)]
+        with m.If(loads):
             m.d.sync += [
                 Value.cast(operands).eq(packed_operands(self.word, self.opcode, self.config)),
                 *(waits[engine].eq(waits_of(self.word)[engine]) for engine in Engine),
-                head_valid.eq(1),
             ]
+        m.d.sync += head_valid.eq(moving | (head_valid & ~handed))
         with m.If(handed):
-            m.d.sync += [head_valid.eq(0), satisfied.eq(0)]
+            m.d.sync += satisfied.eq(0)
         with m.Elif(compared & ~satisfied):
-            m.d.sync += satisfied.eq(reached.all() & (held != IN_FLIGHT))
-        with m.If(handed & ~self.retire):
+            # What was handed over before this head is in `held`.
+            m.d.sync += satisfied.eq(reached.all() & ((held != IN_FLIGHT) | left))
+        with m.If(taken & ~left):
             m.d.sync += held.eq(held + 1)
-        with m.Elif(self.retire & ~handed):
+        with m.Elif(left & ~taken):
             m.d.sync += held.eq(held - 1)
         return m

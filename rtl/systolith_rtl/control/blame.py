@@ -33,10 +33,10 @@ class Blame(wiring.Component):
         take: `In(1)`, something is wrong in this cycle, and was not in the one before.
         clear: `In(1)`, nothing is wrong any more, unless there is a `mismatch`.
         mismatch: `In(1)`, the program is for another core.
-        expired: `In(1)`, the watchdog.
+        by_engine, by_dispatch, by_watchdog: `In(1)`, who says so: there are `faults`, a fault came
+            instead of dispatch's next instruction, or nothing is retired any more.
         faults, causes, addresses: `In`, from the engines; they stay.
         origins, pending: `In`, oldest instruction of each engine, and whether there is one.
-        refused: `In(1)`, a fault came instead of dispatch's next instruction.
         next_pc, next_tag, next_cause: `In`, from dispatch, which stands still at a fault.
         base, limit: `In`, of the program.
         cause, engine, pc, tag, address: `Out`, what the host reads.
@@ -45,13 +45,14 @@ class Blame(wiring.Component):
     take: Signal
     clear: Signal
     mismatch: Signal
-    expired: Signal
+    by_engine: Signal
+    by_dispatch: Signal
+    by_watchdog: Signal
     faults: Signal
     causes: data.View
     addresses: data.View
     origins: data.View
     pending: Signal
-    refused: Signal
     next_pc: Signal
     next_tag: Signal
     next_cause: Signal
@@ -71,13 +72,14 @@ class Blame(wiring.Component):
                 "take": In(1),
                 "clear": In(1),
                 "mismatch": In(1),
-                "expired": In(1),
+                "by_engine": In(1),
+                "by_dispatch": In(1),
+                "by_watchdog": In(1),
                 "faults": In(count),
                 "causes": In(data.ArrayLayout(FaultCause, count)),
                 "addresses": In(data.ArrayLayout(64, count)),
                 "origins": In(data.ArrayLayout(ORIGIN_LAYOUT, count)),
                 "pending": In(count),
-                "refused": In(1),
                 "next_pc": In(PC_WIDTH),
                 "next_tag": In(TAG_WIDTH),
                 "next_cause": In(FaultCause),
@@ -96,38 +98,64 @@ class Blame(wiring.Component):
         m = Module()
         found = Signal()
         look = Signal()
+        m.d.sync += [found.eq(self.take), look.eq(found)]
+
+        # Who may have been it, and by whom it was found.
         suspects = Signal(len(Engine))
-        blamed = Signal(len(Engine))
-        located = Signal(len(Engine))
         by_engine = Signal()
         by_dispatch = Signal()
-        too_late = Signal()
+        by_watchdog = Signal()
+        with m.If(self.take):
+            m.d.sync += [
+                by_engine.eq(self.by_engine),
+                by_dispatch.eq(self.by_dispatch & ~self.by_engine),
+                by_watchdog.eq(self.by_watchdog & ~self.by_dispatch & ~self.by_engine),
+                suspects.eq(
+                    Mux(
+                        self.by_engine,
+                        self.faults,
+                        self.pending
+                        & (self.by_watchdog & ~self.by_dispatch).replicate(len(suspects)),
+                    )
+                ),
+            ]
+
+        # Who it was, and what that one says. Nothing of it changes any more.
+        first = only_lowest(suspects)
+        blamed = Signal(len(Engine))
+        located = Signal(len(Engine))
+        nobody = Signal()
         in_front = Signal()
         at_fetch = Signal()
-        m.d.sync += [found.eq(self.take), look.eq(found)]
-        with m.If(self.take):
-            m.d.sync += [suspects.eq(0), by_engine.eq(0), by_dispatch.eq(0), too_late.eq(0)]
-            with m.If(self.faults.any()):
-                m.d.sync += [suspects.eq(self.faults), by_engine.eq(1)]
-            with m.Elif(self.refused):
-                m.d.sync += by_dispatch.eq(1)
-            with m.Elif(self.expired):
-                m.d.sync += [suspects.eq(self.pending), too_late.eq(1)]
-        first = only_lowest(suspects)
+        at_limit = Signal()
+        own_cause = Signal(FaultCause)
+        said = Signal(FaultCause)
         m.d.sync += [
             blamed.eq(first),
             located.eq(first & by_engine.replicate(len(first))),
-            in_front.eq(by_dispatch | (too_late & ~suspects.any())),
+            nobody.eq(~suspects.any()),
+            in_front.eq(by_dispatch | (by_watchdog & ~suspects.any())),
             at_fetch.eq(by_dispatch & (self.next_cause != FaultCause.ILLEGAL_INSTRUCTION)),
+            at_limit.eq(self.next_cause == FaultCause.DRAM_LIMIT),
+            own_cause.eq(
+                Mux(
+                    by_dispatch,
+                    self.next_cause,
+                    Mux(by_watchdog, FaultCause.WATCHDOG, FaultCause.ABORT),
+                )
+            ),
+            said.eq(_choose(list(first), [self.causes[engine] for engine in Engine])),
         ]
 
         # An instruction that does not lie within the limit begins in the limit's own 64 bytes, so
         # the first address beyond is the limit.
         instruction = Signal(self.config.axi_address_bits - _BLOCK, reset_less=True)
         m.d.sync += instruction.eq(self.base[_BLOCK:] + self.next_pc)
-        beyond = Mux(self.cause == FaultCause.DRAM_LIMIT, self.limit[:_BLOCK], 0)
-        # Late, since nobody looks at it that soon, and high after the reset.
-        clearing = Signal(init=1)
+        beyond = Mux(at_limit, self.limit[:_BLOCK], 0)
+
+        # Late, since nobody looks at it that soon, and high after the reset. Without the attribute,
+        # Yosys makes one register of it and the counters' reset.
+        clearing = Signal(init=1, attrs={"keep": 1})
         mismatch = Signal()
         m.d.sync += [clearing.eq(self.clear), mismatch.eq(self.mismatch)]
         without_reset(self.cause, self.engine, self.pc, self.tag, self.address)
@@ -139,28 +167,18 @@ class Blame(wiring.Component):
                 self.tag.eq(0),
                 self.address.eq(0),
             ]
-        with m.Elif(found):
-            m.d.sync += self.cause.eq(FaultCause.ABORT)
-            with m.If(by_dispatch):
-                m.d.sync += self.cause.eq(self.next_cause)
-            with m.If(too_late):
-                m.d.sync += self.cause.eq(FaultCause.WATCHDOG)
         with m.Elif(look):
-            nobody = ~blamed.any()
             engines = [*(int(engine) for engine in Engine), NO_ENGINE]
             pcs = [*(self.origins[engine].pc for engine in Engine), self.next_pc]
             tags = [*(self.origins[engine].tag for engine in Engine), self.next_tag]
             addresses = [*(self.addresses[engine] for engine in Engine), Cat(beyond, instruction)]
             m.d.sync += [
+                self.cause.eq(Mux(by_engine, said, own_cause)),
                 self.engine.eq(_choose([*blamed, nobody], engines)),
                 self.pc.eq(_choose([*blamed, in_front], pcs)),
                 self.tag.eq(_choose([*blamed, by_dispatch], tags)),
                 self.address.eq(_choose([*located, at_fetch], addresses)),
             ]
-            with m.If(located.any()):
-                m.d.sync += self.cause.eq(
-                    _choose(list(located), [self.causes[engine] for engine in Engine])
-                )
         return m
 
 

@@ -196,11 +196,15 @@ class Control(wiring.Component):
         # cycle late, as one with it.
         faults = Signal(len(Engine))
         expired = self._watchdog(m, csr, status)
-        expired_before = Signal()
+        by_engine = Signal()
+        by_dispatch = Signal()
+        by_watchdog = Signal()
         wrong = Signal()
         m.d.sync += [
             faults.eq(Cat(port.fault for port in engines)),
-            expired_before.eq(expired),
+            by_engine.eq(Cat(port.fault for port in engines).any()),
+            by_dispatch.eq(dispatch.refused),
+            by_watchdog.eq(expired),
             wrong.eq(
                 Cat(
                     *(port.fault for port in engines),
@@ -244,11 +248,12 @@ class Control(wiring.Component):
         with m.If(reset):
             m.d.sync += reset_wanted.eq(1)
         finishing = Signal()
+        finished = Signal()
         clearing = Signal(init=1)
-        m.d.sync += clearing.eq(clear)
+        m.d.sync += [finished.eq(finishing), clearing.eq(clear)]
         with m.If(clearing):
             m.d.sync += halt_code.eq(0)
-        with m.Elif(finishing):
+        with m.Elif(finished):
             m.d.sync += halt_code.eq(dispatch.halt_code)
         with m.If(clear):
             m.d.sync += [pending.eq(0), abort_wanted.eq(0)]
@@ -320,8 +325,10 @@ class Control(wiring.Component):
             running=running,
             faulted=faulted,
             faults=faults,
+            by_engine=by_engine,
+            by_dispatch=by_dispatch,
+            by_watchdog=by_watchdog,
             mismatch=mismatch,
-            expired=expired_before,
         )
 
     def _watchdog(self, m: Module, csr: Csr, status: Value) -> Signal:
@@ -354,9 +361,10 @@ class Control(wiring.Component):
             blame.take.eq(state.faulted),
             blame.clear.eq(state.clear),
             blame.mismatch.eq(state.mismatch),
-            blame.expired.eq(state.expired),
             blame.faults.eq(state.faults),
-            blame.refused.eq(dispatch.refused),
+            blame.by_engine.eq(state.by_engine),
+            blame.by_dispatch.eq(state.by_dispatch),
+            blame.by_watchdog.eq(state.by_watchdog),
             blame.origins.eq(dispatch.origins),
             blame.pending.eq(dispatch.pending),
             blame.next_pc.eq(dispatch.next.pc),

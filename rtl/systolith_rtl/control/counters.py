@@ -133,7 +133,9 @@ class Counters(wiring.Component):
             choice = Signal(max(map(len, some)), name=f"choice{first}", reset_less=True)
             m.d.sync += choice.eq(Array(some)[place[: exact_log2(_CHOICES)]])
             chosen.append(choice)
+        # One for the RAM, one to choose.
         looked = Signal.like(place)
+        group = Signal(exact_log2(len(chosen)), attrs={"keep": 1})
         before = Signal(COUNTER_WIDTH, reset_less=True)
         now = Signal(many, reset_less=True)
         wide = Signal(reset_less=True)
@@ -141,8 +143,9 @@ class Counters(wiring.Component):
         m.d.comb += read.addr.eq(looked)
         m.d.sync += [
             looked.eq(place),
+            group.eq(place[-len(group) :]),
             before.eq(Mux(known, read.data, 0)),
-            now.eq(Array(chosen)[looked[exact_log2(_CHOICES) :]]),
+            now.eq(Array(chosen)[group]),
             wide.eq(looked == COUNTERS.index("bank_clashes")),
             visited.eq(looked),
         ]

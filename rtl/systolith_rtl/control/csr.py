@@ -1,9 +1,11 @@
 """The register port: an AXI4-Lite slave made from the table in `systolith.regs`."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import combinations
 from operator import or_
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -146,10 +148,9 @@ class Csr(wiring.Component):
                 if mask:
                     with m.If(commit & chosen & strobe[index]):
                         m.d.sync += value[part].eq(data[part] & mask)
-        place, found = _find_setting(m, "written", word)
-        is_setting = Signal(reset_less=True)
+        place, is_setting = _find_setting(m, "written", word)
         keep = Signal(32, reset_less=True)
-        m.d.sync += [is_setting.eq(found), keep.eq(-1)]
+        m.d.sync += keep.eq(-1)
         with m.Switch(word):
             for name in PLACES:
                 register = regs.BY_NAME[name]
@@ -197,20 +198,18 @@ class Csr(wiring.Component):
                 m.d.sync += step.eq(0)
 
         # The word stays until the answer, and so does what follows from it.
-        m.d.sync += [counted.eq(0), upper.eq(0), self.counter.eq(0)]
-        with m.Switch(word):
-            for at, (index, is_upper) in self._counters.items():
-                with m.Case(at):
-                    m.d.sync += [counted.eq(1), upper.eq(is_upper), self.counter.eq(index)]
+        m.d.sync += [
+            counted.eq(_is_one_of(word, self._counters)),
+            upper.eq(_find(word, {at: half for at, (_, half) in self._counters.items()})),
+            self.counter.eq(_find(word, {at: index for at, (index, _) in self._counters.items()})),
+        ]
 
         def gate(value: ValueLike, chosen: Signal) -> Value:
             return value & chosen.replicate(32)
 
         m.submodules.settings = settings = Settings(range(MEMORIES))
         wiring.connect(m, self.change, settings.change)
-        place, found_setting = _find_setting(m, "read", word)
-        is_setting = Signal(reset_less=True)
-        m.d.sync += is_setting.eq(found_setting)
+        place, is_setting = _find_setting(m, "read", word)
         m.d.comb += [port.place.eq(place) for port in settings.read]
         low, high = (port.value for port in settings.read)
 
@@ -238,15 +237,43 @@ class Csr(wiring.Component):
             m.d.sync += [bus.r.valid.eq(1), bus.r.data.eq(reduce(or_, groups))]
 
 
-def _find_setting(m: Module, name: str, word: Value) -> tuple[Signal, Value]:
-    """Return in a register the place of the setting that `word` means, and now if it means one."""
+def _find_setting(m: Module, name: str, word: Value) -> tuple[Signal, Signal]:
+    """Return in registers the place of the setting that `word` means, and whether it means one."""
     place = Signal(range(MEMORIES * DEPTH), name=f"{name}_place", reset_less=True)
-    offsets = {regs.offset(name) // 4: number for name, number in PLACES.items()}
-    found = Signal(name=f"{name}_found")
-    m.d.sync += place.eq(0)
-    with m.Switch(word):
-        for offset, number in offsets.items():
-            with m.Case(offset):
-                m.d.sync += place.eq(number)
-                m.d.comb += found.eq(1)
+    found = Signal(name=f"{name}_found", reset_less=True)
+    places = {regs.offset(name) // 4: number for name, number in PLACES.items()}
+    m.d.sync += [place.eq(_find(word, places)), found.eq(_is_one_of(word, places))]
     return place, found
+
+
+def _is_one_of(word: Value, words: Iterable[int]) -> Value:
+    return (Const(sum(1 << each for each in words), 1 << len(word)) >> word)[0]
+
+
+def _find(word: Value, table: Mapping[int, int]) -> Value:
+    """Return what the table has for `word`; anything if it has nothing.
+
+    So few bits of the word decide on each bit of the result that a gate or two are enough.
+    """
+    return Cat(
+        _decide(word, {at: value >> bit & 1 for at, value in table.items()})
+        for bit in range(max(table.values()).bit_length())
+    )
+
+
+def _decide(word: Value, table: Mapping[int, int]) -> Value:
+    """Return a bit of a result, as a table of as few bits of the word as tell its values apart."""
+    for count in range(len(word) + 1):
+        for bits in combinations(range(len(word)), count):
+            seen: dict[int, int] = {}
+            if all(
+                seen.setdefault(_take(at, bits), value) == value for at, value in table.items()
+            ):
+                truth = sum(value << key for key, value in seen.items())
+                return (Const(truth, 1 << count) >> Cat(word[bit] for bit in bits))[0]
+    raise AssertionError("all bits of the word tell all its values apart")
+
+
+def _take(number: int, bits: Sequence[int]) -> int:
+    """Return some bits of a number, put together."""
+    return sum((number >> bit & 1) << index for index, bit in enumerate(bits))

@@ -155,7 +155,10 @@ class Decoder(wiring.Component):
         ]
         fetched = cause == FaultCause.NONE
         meant = Signal(len(Opcode), reset_less=True)
-        legal = Signal(len(Opcode))
+        operators = Signal(len(Opcode))
+        valid = Signal()
+        stays = Signal()
+        m.d.comb += stays.eq(stage[2] | (valid & ~self.o.ready))
         with m.If(stage[1]):
             m.d.sync += meant.eq(Cat(chosen) & fetched.replicate(len(chosen)))
         for index, opcode in enumerate(Opcode):
@@ -163,24 +166,18 @@ class Decoder(wiring.Component):
             bits = Signal(len(failures), name=f"{opcode.name.lower()}_failures", reset_less=True)
             with m.If(stage[1]):
                 m.d.sync += bits.eq(Cat(failures))
-            with m.If(stage[2]):
-                m.d.sync += legal[index].eq(~bits.any())
+            m.d.sync += operators[index].eq(stays & meant[index] & ~bits.any())
 
         result = self.o.payload
-        valid = Signal()
+        m.d.sync += valid.eq(stays)
         with m.If(stage[2]):
-            m.d.sync += [
-                valid.eq(1),
-                result.tag.eq(Mux(fetched, word[16:32], 0)),
-            ]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += [valid.eq(0), legal.eq(0)]
+            m.d.sync += result.tag.eq(Mux(fetched, word[16:32], 0))
         m.d.comb += [
             self.o.valid.eq(valid),
             result.word.eq(word),
-            result.operators.eq(meant & legal),
+            result.operators.eq(operators),
             result.cause.eq(
-                Mux(fetched & ~(meant & legal).any(), FaultCause.ILLEGAL_INSTRUCTION, cause)
+                Mux(fetched & ~operators.any(), FaultCause.ILLEGAL_INSTRUCTION, cause)
             ),
         ]
         return m

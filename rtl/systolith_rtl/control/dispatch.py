@@ -115,12 +115,15 @@ class Dispatch(wiring.Component):
             with m.If(self.retire[engine]):
                 m.d.sync += self.retired[engine].eq(self.retired[engine] + 1)
         goes = Signal()
+        # Else Yosys makes one register of both. This one writes into the pool.
+        stores = Signal(attrs={"keep": 1})
         m.d.sync += [
             chosen.eq(Cat(wanted) & (pool.free & ~goes).replicate(len(Engine))),
             goes.eq(Cat(wanted).any() & pool.free & ~goes),
+            stores.eq(Cat(wanted).any() & pool.free & ~goes),
         ]
-        m.d.comb += [self.i.ready.eq(goes), pool.push.eq(goes), pool.word.eq(instruction.word)]
-        with m.If(goes):
+        m.d.comb += [self.i.ready.eq(goes), pool.push.eq(stores), pool.word.eq(instruction.word)]
+        with m.If(stores):
             m.d.sync += pc.eq(pc + 1)
 
         reached = Signal()

@@ -82,7 +82,10 @@ class Fetch(wiring.Component):
         accepted = Signal()
         none_left = Signal()
         exhausted = Signal()
+        open_ = Signal()
         completed = Signal()
+        # Else Yosys makes one register of both. This one is for all that is loaded.
+        fresh = Signal(init=1, attrs={"keep": 1})
         m.d.comb += [
             request.payload.eq(Cat(Const(0, shift), address)),
             self.idle.eq(~request.valid & (owed == 0)),
@@ -92,11 +95,12 @@ class Fetch(wiring.Component):
             accepted.eq(request.valid & request.ready),
             none_left.eq(instructions == 0),
             exhausted.eq((instructions == 0) | (blocks == 0)),
+            open_.eq((instructions != 0) & (blocks != 0) & ((room != 0) | completed)),
         ]
         with m.If(self.run):
-            m.d.sync += started.eq(1)
-        able = self.run & started & ~ends & ~request.valid
-        m.d.comb += raised.eq(able & ~exhausted & (room != 0))
+            m.d.sync += [started.eq(1), fresh.eq(0)]
+        able = self.run & started & ~request.valid
+        m.d.comb += raised.eq(able & open_)
         with m.If(able & exhausted):
             m.d.sync += ends.eq(1)
         with m.If(~ends):
@@ -107,13 +111,13 @@ class Fetch(wiring.Component):
             m.d.sync += request.valid.eq(~request.ready)
         with m.Else():
             m.d.sync += request.valid.eq(raised)
-        with m.If(~started | raised):
+        with m.If(fresh | raised):
             m.d.sync += [
-                instructions.eq(Mux(started, instructions - 1, self.size)),
-                blocks.eq(Mux(started, blocks - 1, self.limit[shift:])),
+                instructions.eq(Mux(fresh, self.size, instructions - 1)),
+                blocks.eq(Mux(fresh, self.limit[shift:], blocks - 1)),
             ]
-        with m.If(~started | accepted):
-            m.d.sync += address.eq(Mux(started, address + 1, self.base[shift:]))
+        with m.If(fresh | accepted):
+            m.d.sync += address.eq(Mux(fresh, self.base[shift:], address + 1))
         with m.If(raised & ~completed):
             m.d.sync += room.eq(room - 1)
         with m.Elif(completed & ~raised):
@@ -151,10 +155,11 @@ class Fetch(wiring.Component):
         moved = Signal()
         leaves = Signal()
         index = read[: exact_log2(beats)]
+        last = Signal()
         m.d.comb += [
             leaves.eq(full & self.o.ready),
             moved.eq(some & ~full),
-            completed.eq(moved & (index == beats - 1)),
+            completed.eq(moved & last),
         ]
         m.d.sync += [
             write.eq(write + self.fetch.data_valid),
@@ -166,7 +171,10 @@ class Fetch(wiring.Component):
         with m.Elif(moved & ~self.fetch.data_valid):
             m.d.sync += stored.eq(stored - 1)
         with m.If(moved):
-            m.d.sync += error.eq(read_port.data[width] | (error & (index != 0)))
+            m.d.sync += [
+                last.eq(index == beats - 2),
+                error.eq(read_port.data[width] | (error & (index != 0))),
+            ]
         # Whatever is read until the beat is there is overwritten by it.
         for number in range(beats):
             with m.If(~full & (index == number)):

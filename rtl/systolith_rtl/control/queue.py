@@ -177,16 +177,16 @@ class EngineQueue(wiring.Component):
             compared.eq(head_valid & ~handed),
         ]
         m.d.comb += [
-            self.room.eq(slots.room & (origins.room | left)),
+            self.room.eq((slots.room | moving) & (origins.room | left)),
             self.asked.eq(slots.data),
             self.command.valid.eq(satisfied),
             handed.eq(satisfied & self.command.ready),
             Value.cast(self.oldest).eq(origins.data),
             self.empty.eq(~origins.some),
-            self.waiting.eq(slots.level + moving + head_valid),
+            self.waiting.eq(slots.level + head_valid),
             self.awaits.eq(compared & ~satisfied),
         ]
-        slots.drive(push=self.push, pop=self.grant)
+        slots.drive(push=self.push, pop=moving)
         origins.drive(push=self.push, pop=left)
         for name in packed_layout(self.opcode, self.config).members:
             m.d.comb += self.command.payload[name].eq(operands[name])

@@ -178,13 +178,20 @@ class Control(wiring.Component):
         """Follow the state of the core."""
         # A cycle late, as is what follows from them: a host does not count cycles. But by the
         # response to an acknowledgement, the interrupt must be low.
-        commands = Signal.like(csr.control)
-        m.d.sync += commands.eq(csr.control)
-        start, abort, reset, _ = (commands[bit] for bit in regs.Control)
+        # And of START and RESET together, RESET counts.
+        start = Signal()
+        abort = Signal()
+        m.d.sync += [
+            start.eq(csr.control[regs.Control.START] & ~csr.control[regs.Control.RESET]),
+            abort.eq(csr.control[regs.Control.ABORT]),
+        ]
         acknowledge = csr.control[regs.Control.ACKNOWLEDGE]
         status = Signal(State)
         pending = Signal()
+        # Counts down from what the states below set it to, until it is `over`.
         count = Signal(range(max(RESET_CYCLES + 2, SETTLE_CYCLES) + 1))
+        over = Signal()
+        m.d.sync += [count.eq(count - 1), over.eq(over | (count == 1))]
         abort_wanted = Signal()
         reset_wanted = Signal()
         halt = Signal()
@@ -245,7 +252,7 @@ class Control(wiring.Component):
         # Commands may come while the core is in between; they are remembered.
         with m.If(abort & (status == State.RUN)):
             m.d.sync += abort_wanted.eq(1)
-        with m.If(reset):
+        with m.If(csr.control[regs.Control.RESET]):
             m.d.sync += reset_wanted.eq(1)
         finishing = Signal()
         finished = Signal()
@@ -260,18 +267,18 @@ class Control(wiring.Component):
 
         def begin_reset() -> None:
             m.d.comb += clear.eq(1)
-            m.d.sync += [status.eq(State.IDLE), count.eq(RESET_CYCLES - 1)]
+            m.d.sync += [status.eq(State.IDLE), count.eq(RESET_CYCLES - 1), over.eq(0)]
             m.next = "RESET"
 
         with m.FSM():
             # What status calls IDLE or DONE.
             with m.State("IDLE"):
-                with m.If(reset):
+                with m.If(reset_wanted):
                     begin_reset()
                 with m.Elif(start):
                     m.d.comb += clear.eq(1)
                     with m.If(matches):
-                        m.d.sync += [status.eq(State.RUN), count.eq(RESET_CYCLES + 1)]
+                        m.d.sync += [status.eq(State.RUN), count.eq(RESET_CYCLES + 1), over.eq(0)]
                         m.next = "PREPARE"
                     with m.Else():
                         m.d.comb += mismatch.eq(1)
@@ -279,19 +286,18 @@ class Control(wiring.Component):
                         m.next = "FAULT"
             with m.State("RESET"):
                 m.d.comb += resetting.eq(1)
-                m.d.sync += [count.eq(count - 1), reset_wanted.eq(0)]
-                with m.If(count == 0):
+                m.d.sync += reset_wanted.eq(0)
+                with m.If(over):
                     # By now, each unit's copy of the reset is high.
                     m.d.sync += halt.eq(0)
                     m.next = "IDLE"
             with m.State("PREPARE"):
                 m.d.comb += resetting.eq(count >= 2)
-                m.d.sync += count.eq(count - 1)
-                with m.If(count == 0):
+                with m.If(over):
                     m.d.sync += runs.eq(1)
                     m.next = "RUN"
             with m.State("RUN"):
-                m.d.sync += count.eq(SETTLE_CYCLES)
+                m.d.sync += [count.eq(SETTLE_CYCLES), over.eq(0)]
                 with m.If(wrong):
                     m.d.sync += [runs.eq(0), status.eq(State.FAULTING), halt.eq(1)]
                     m.next = "FAULTING"
@@ -304,20 +310,17 @@ class Control(wiring.Component):
                 with m.If(reset_wanted):
                     m.d.sync += [status.eq(State.FAULTING), halt.eq(1)]
                     m.next = "FAULTING"
-                with m.Elif(count != 0):
-                    m.d.sync += count.eq(count - 1)
-                with m.Elif(settled):
+                with m.Elif(over & settled):
                     m.d.sync += [status.eq(State.DONE), pending.eq(1)]
                     m.next = "IDLE"
             with m.State("FAULTING"):
-                with m.If(count != 0):
-                    m.d.sync += count.eq(count - 1)
-                with m.Elif(still & reset_wanted):
-                    begin_reset()
-                with m.Elif(still):
-                    m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
-                    m.next = "FAULT"
-            with m.State("FAULT"), m.If(reset | reset_wanted):
+                with m.If(over & still):
+                    with m.If(reset_wanted):
+                        begin_reset()
+                    with m.Else():
+                        m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
+                        m.next = "FAULT"
+            with m.State("FAULT"), m.If(reset_wanted):
                 begin_reset()
         running = (status == State.RUN) | (status == State.FAULTING)
         return SimpleNamespace(

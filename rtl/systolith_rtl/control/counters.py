@@ -134,7 +134,7 @@ class Counters(wiring.Component):
             m.d.sync += choice.eq(Array(some)[place[: exact_log2(_CHOICES)]])
             chosen.append(choice)
         # One for the RAM, one to choose.
-        looked = Signal.like(place)
+        looked = Signal.like(place, attrs={"keep": 1})
         group = Signal(exact_log2(len(chosen)), attrs={"keep": 1})
         before = Signal(COUNTER_WIDTH, reset_less=True)
         now = Signal(many, reset_less=True)

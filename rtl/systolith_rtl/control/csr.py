@@ -20,6 +20,9 @@ _ALL = 0xFFFF_FFFF
 _GROUP = 8
 """Registers that are put together in one stage of a read."""
 
+_COLUMNS = 16
+"""Registers in a row, each of which is found by its row and its column."""
+
 PROGRAM = ("base0_lo", "base0_hi", "limit0")
 """Settings that fetch always needs: they are registers besides."""
 
@@ -178,9 +181,16 @@ class Csr(wiring.Component):
         over = 1 << len(delay) - 1
         counted = Signal(reset_less=True)
         upper = Signal(reset_less=True)
+        # Most registers are told apart by two of these bits.
+        columns = Cat(bus.ar.addr[2:] % _COLUMNS == each for each in range(_COLUMNS))
+        rows = Cat(
+            bus.ar.addr[2:] // _COLUMNS == each for each in range(regs.SPAN // 4 // _COLUMNS)
+        )
+        row = Signal(len(rows), name="read_row", reset_less=True)
+        column = Signal(len(columns), name="read_column", reset_less=True)
         m.d.comb += bus.ar.ready.eq((step == 0) & ~bus.r.valid)
         with m.If(step == 0):
-            m.d.sync += word.eq(bus.ar.addr[2:])
+            m.d.sync += [word.eq(bus.ar.addr[2:]), row.eq(rows), column.eq(columns)]
         with m.If(step == found):
             m.d.sync += delay.eq(over - Counters.DELAY)
         with m.Else():
@@ -221,7 +231,8 @@ class Csr(wiring.Component):
             if register.offset // 4 in self._counters or register.name in ("control", *PLACES):
                 continue
             chosen = Signal(name=f"reads_{register.name}", reset_less=True)
-            m.d.sync += chosen.eq(word == register.offset // 4)
+            at_row, at_column = divmod(register.offset // 4, _COLUMNS)
+            m.d.sync += chosen.eq(row[at_row] & column[at_column])
             if register.name in self._constants:
                 choices.append(gate(Const(self._constants[register.name], 32), chosen))
             else:
@@ -266,9 +277,7 @@ def _decide(word: Value, table: Mapping[int, int]) -> Value:
     for count in range(len(word) + 1):
         for bits in combinations(range(len(word)), count):
             seen: dict[int, int] = {}
-            if all(
-                seen.setdefault(_take(at, bits), value) == value for at, value in table.items()
-            ):
+            if all(seen.setdefault(_take(at, bits), value) == value for at, value in table.items()):
                 truth = sum(value << key for key, value in seen.items())
                 return (Const(truth, 1 << count) >> Cat(word[bit] for bit in bits))[0]
     raise AssertionError("all bits of the word tell all its values apart")

@@ -176,9 +176,7 @@ class Decoder(wiring.Component):
             self.o.valid.eq(valid),
             result.word.eq(word),
             result.operators.eq(operators),
-            result.cause.eq(
-                Mux(fetched & ~operators.any(), FaultCause.ILLEGAL_INSTRUCTION, cause)
-            ),
+            result.cause.eq(Mux(fetched & ~operators.any(), FaultCause.ILLEGAL_INSTRUCTION, cause)),
         ]
         return m
 

@@ -114,9 +114,8 @@ class Dispatch(wiring.Component):
             wiring.connect(m, wiring.flipped(getattr(self, engine.name.lower())), queue.command)
             with m.If(self.retire[engine]):
                 m.d.sync += self.retired[engine].eq(self.retired[engine] + 1)
-        goes = Signal()
-        # Else Yosys makes one register of both. This one writes into the pool.
-        stores = Signal(attrs={"keep": 1})
+        # Equal, but one writes into all of the pool: Yosys must not make one of both.
+        goes, stores = (Signal(name=name, attrs={"keep": 1}) for name in ("goes", "stores"))
         m.d.sync += [
             chosen.eq(Cat(wanted) & (pool.free & ~goes).replicate(len(Engine))),
             goes.eq(Cat(wanted).any() & pool.free & ~goes),

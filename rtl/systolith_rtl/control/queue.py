@@ -156,11 +156,10 @@ class EngineQueue(wiring.Component):
         depth = self.config.queue_depth
         slots = LutFifo(m, "slots", self.slot, depth=depth)
         origins = LutFifo(m, "origins", Value.cast(self.origin), depth=2 * max(depth, IN_FLIGHT))
-        # Else Yosys makes one register of both. The other one has all registers of the head to move.
-        loads = Signal(attrs={"keep": 1})
         operands = Signal(packed_layout(self.opcode, self.config), reset_less=True)
         waits = Signal(WAITS_LAYOUT, reset_less=True)
-        moving = Signal()
+        # Equal, but one has all registers of the head to move: Yosys must not make one of both.
+        moving, loads = (Signal(name=name, attrs={"keep": 1}) for name in ("moving", "loads"))
         head_valid = Signal()
         satisfied = Signal()
         held = Signal(range(IN_FLIGHT + 1))
@@ -195,9 +194,7 @@ class EngineQueue(wiring.Component):
         with m.If(self.asks):
             m.d.sync += self.asks.eq(~self.grant)
         with m.Else():
-            m.d.sync += self.asks.eq(
-                (self.push | slots.some) & ~moving & ~(head_valid & ~handed)
-            )
+            m.d.sync += self.asks.eq((self.push | slots.some) & ~moving & ~(head_valid & ~handed))
         m.d.sync += [moving.eq(self.grant), loads.eq(self.grant)]
         with m.If(loads):
             m.d.sync += [

@@ -414,6 +414,58 @@ def test_reset_pulse_comes_with_start_and_with_reset() -> None:
     assert all(1 <= count <= 2 for count in pulses)
 
 
+def test_reset_comes_before_start() -> None:
+    """Of both together, only the reset is done."""
+    world = World(as_code([]))
+
+    async def host(ctx: SimulatorContext, world: World) -> None:
+        both = 1 << regs.Control.START | 1 << regs.Control.RESET
+        for name in ("program_hash_lo", "program_hash_hi"):
+            shift = 32 * name.endswith("hi")
+            await world.write(ctx, name, world.config.hash >> shift & 0xFFFF_FFFF)
+        await world.write(ctx, "control", both)
+        resets = 0
+        for _ in range(100):
+            _, _, reset, asks = await ctx.tick().sample(
+                world.dut.reset_engines, world.dut.fetch.request.valid
+            )
+            resets += reset
+            assert not asks
+        assert resets <= 2
+        assert await world.read(ctx, "status") == State.IDLE
+
+    world.run(host)
+
+
+@pytest.mark.parametrize("first", ["dispatch", "engine"])
+def test_fault_of_dispatch_beside_an_engines(first: str) -> None:
+    """An engine's instruction is the older one; but what has been reported stays."""
+    world = World(as_code([instruction(Engine.LOAD, tag=50)])[:64] + b"\xff" * 64)
+
+    async def host(ctx: SimulatorContext, world: World) -> None:
+        dut = world.dut
+        ctx.set(dut.load.command.ready, 1)
+        ctx.set(dut.load.idle, 1)
+        await world.start(ctx)
+        if first == "engine":
+            while not ctx.get(dut.load.command.valid):
+                await ctx.tick()
+            fault(ctx, world, Engine.LOAD, FaultCause.AXI_ERROR, 0x123)
+        else:
+            while not ctx.get(dut.load.halt):
+                await ctx.tick()
+            fault(ctx, world, Engine.LOAD, FaultCause.AXI_ERROR, 0x123)
+        assert await world.interrupt(ctx) == State.FAULT
+        expected = (
+            (FaultCause.AXI_ERROR, Engine.LOAD, 0, 50, 0x123, 0)
+            if first == "engine"
+            else (FaultCause.ILLEGAL_INSTRUCTION, NO_ENGINE, 1, 0xFFFF, 0, 0)
+        )
+        assert tuple((await fault_registers(ctx, world)).values()) == expected
+
+    world.run(host, without=[Engine.LOAD])
+
+
 def test_faults_come_in_program_order() -> None:
     """What is wrong behind HALT was fetched ahead, and is not looked at."""
     world = World(as_code([]) + b"\xff" * 256)

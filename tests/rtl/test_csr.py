@@ -302,6 +302,45 @@ def test_orders_and_pauses(order: str, seed: int | None) -> None:
     run(bench)
 
 
+def test_what_is_not_valid_does_not_count() -> None:
+    """Anything may be on the wires before an address or data comes, and behind it."""
+
+    async def bench(ctx: SimulatorContext, dut: Csr) -> None:
+        host = Host(ctx, dut, seed=3)
+        bus = dut.s_axil
+        generator = random.Random(4)
+
+        async def noise() -> None:
+            for _ in range(generator.randint(1, 4)):
+                for channel in (bus.aw, bus.ar):
+                    ctx.set(channel.addr, 4 * generator.randrange(regs.SPAN // 4))
+                ctx.set(bus.w.data, generator.getrandbits(32))
+                ctx.set(bus.w.strb, generator.getrandbits(4))
+                await ctx.tick()
+
+        expected = {register: register.reset for register in WRITABLE}
+        for order in ("aw", "wa") * 20:
+            register = generator.choice(WRITABLE)
+            value = generator.getrandbits(32)
+            for channel in order:
+                await noise()
+                if channel == "a":
+                    await host.transfer(bus.aw, addr=register.offset)
+                else:
+                    await host.transfer(bus.w, data=value, strb=15)
+            await noise()
+            await host.response(bus.b)
+            expected[register] = value & register.mask
+            await noise()
+            await host.transfer(bus.ar, addr=register.offset)
+            await noise()
+            assert await host.response(bus.r) == expected[register]
+        for register, value in expected.items():
+            assert await host.read(register.offset) == value, register.name
+
+    run(bench)
+
+
 def test_address_and_data_together() -> None:
     """Both in the same cycle, as most hosts do: what is written is there 2 cycles later."""
 

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from systolith import regs
 from systolith.config import CoreConfig
 from systolith.isa import Engine, Opcode
-from systolith.regs import FaultCause, State
+from systolith.regs import State
 from systolith_rtl.control.blame import Blame
 from systolith_rtl.control.counters import Counters
 from systolith_rtl.control.csr import Csr
@@ -178,11 +178,10 @@ class Control(wiring.Component):
         """Follow the state of the core."""
         # A cycle late, as is what follows from them: a host does not count cycles. But by the
         # response to an acknowledgement, the interrupt must be low.
-        # And of START and RESET together, RESET counts.
         start = Signal()
         abort = Signal()
         m.d.sync += [
-            start.eq(csr.control[regs.Control.START] & ~csr.control[regs.Control.RESET]),
+            start.eq(csr.control[regs.Control.START]),
             abort.eq(csr.control[regs.Control.ABORT]),
         ]
         acknowledge = csr.control[regs.Control.ACKNOWLEDGE]
@@ -313,13 +312,12 @@ class Control(wiring.Component):
                 with m.Elif(over & settled):
                     m.d.sync += [status.eq(State.DONE), pending.eq(1)]
                     m.next = "IDLE"
-            with m.State("FAULTING"):
-                with m.If(over & still):
-                    with m.If(reset_wanted):
-                        begin_reset()
-                    with m.Else():
-                        m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
-                        m.next = "FAULT"
+            with m.State("FAULTING"), m.If(over & still):
+                with m.If(reset_wanted):
+                    begin_reset()
+                with m.Else():
+                    m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
+                    m.next = "FAULT"
             with m.State("FAULT"), m.If(reset_wanted):
                 begin_reset()
         running = (status == State.RUN) | (status == State.FAULTING)

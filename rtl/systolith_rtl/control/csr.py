@@ -196,14 +196,12 @@ class Csr(wiring.Component):
         with m.Else():
             m.d.sync += delay.eq(delay + 1)
         with m.Switch(step):
-            with m.Case(0):
-                with m.If(bus.ar.valid & ~bus.r.valid):
-                    m.d.sync += step.eq(found)
+            with m.Case(0), m.If(bus.ar.valid & ~bus.r.valid):
+                m.d.sync += step.eq(found)
             with m.Case(found):
                 m.d.sync += step.eq(gathered)
-            with m.Case(gathered):
-                with m.If(~counted | delay[-1]):
-                    m.d.sync += step.eq(answered)
+            with m.Case(gathered), m.If(~counted | delay[-1]):
+                m.d.sync += step.eq(answered)
             with m.Case(answered):
                 m.d.sync += step.eq(0)
 

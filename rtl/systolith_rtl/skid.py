@@ -10,11 +10,13 @@ class Skid(wiring.Component):
 
     Members:
         i: payloads; `ready` is a register.
+        i_next: `Out(1)`, `i.ready` of the next cycle.
         o: the same; payload and `valid` are registers.
         empty: `Out(1)`, nothing is held.
     """
 
     i: stream.Interface
+    i_next: Signal
     o: stream.Interface
     empty: Signal
 
@@ -22,6 +24,7 @@ class Skid(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(shape)),
+                "i_next": Out(1),
                 "o": Out(stream.Signature(shape)),
                 "empty": Out(1),
             }
@@ -33,23 +36,31 @@ class Skid(wiring.Component):
         i, o = Value.cast(self.i.payload), Value.cast(self.o.payload)
         held = Signal(len(i), reset_less=True)
         spare = Signal(len(i), reset_less=True)
+        # Copies, which Yosys would merge without `keep`: what decides has no wires to all bits.
         spare_valid = Signal()
-        valid = Signal()
+        takes = Signal(init=1, attrs={"keep": 1})
+        ready = Signal(init=1, attrs={"keep": 1})
+        valid = Signal(attrs={"keep": 1})
+        full = Signal(attrs={"keep": 1})
+        free = ~valid | self.o.ready
         m.d.comb += [
-            self.i.ready.eq(~spare_valid),
+            self.i.ready.eq(ready),
+            self.i_next.eq(free | (ready & ~self.i.valid)),
             self.o.valid.eq(valid),
             o.eq(held),
             self.empty.eq(~valid),
         ]
         # Both take what is there, be it valid or not: late signals enable as little as may be.
-        with m.If(~spare_valid):
+        with m.If(takes):
             m.d.sync += spare.eq(i)
-        with m.If(~valid | self.o.ready):
-            m.d.sync += [
-                held.eq(Mux(spare_valid, spare, i)),
-                valid.eq(spare_valid | self.i.valid),
-                spare_valid.eq(0),
-            ]
-        with m.Elif(self.i.valid):
-            m.d.sync += spare_valid.eq(1)
+        with m.If(~full | self.o.ready):
+            m.d.sync += held.eq(Mux(spare_valid, spare, i))
+        holds = spare_valid | self.i.valid
+        m.d.sync += [
+            valid.eq((valid & ~self.o.ready) | holds),
+            full.eq((valid & ~self.o.ready) | holds),
+            spare_valid.eq(~free & holds),
+            takes.eq(self.i_next),
+            ready.eq(self.i_next),
+        ]
         return m

@@ -33,13 +33,44 @@ Move = tuple[int, int, int, bool]
 """Source lane, destination lane, bytes, zeros."""
 
 
+class SkiddedRealigner(wiring.Component):
+    """A realigner and the skid that tells it of its `ready` a cycle ahead."""
+
+    run: stream.Interface
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, **options: Any) -> None:
+        self.unit = Realigner(**options)
+        self.skid = Skid(self.unit.o.payload.shape())
+        super().__init__(
+            {
+                "run": In(self.unit.run.signature.flip()),
+                "i": In(self.unit.i.signature.flip()),
+                "o": Out(self.unit.o.signature),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect them."""
+        m = Module()
+        m.submodules.unit = self.unit
+        m.submodules.skid = self.skid
+        wiring.connect(m, wiring.flipped(self.run), self.unit.run)
+        wiring.connect(m, wiring.flipped(self.i), self.unit.i)
+        wiring.connect(m, self.unit.o, self.skid.i)
+        wiring.connect(m, self.skid.o, wiring.flipped(self.o))
+        m.d.comb += self.unit.o_next.eq(self.skid.i_next)
+        return m
+
+
 def realign(width: int, moves: list[Move], *, stall: float, seed: int) -> StreamMonitor:
     """Move runs of random bytes, and compare every byte, strobe and flag.
 
     Returns:
         The monitor of the results.
     """
-    dut = Realigner(width=width, size_width=12, tag=8)
+    dut = SkiddedRealigner(width=width, size_width=12, tag=8)
     rng = random.Random(seed)
     runs, beats, expected = [], [], []
     for tag, (source, destination, size, zero) in enumerate(moves):
@@ -277,6 +308,17 @@ def test_readers_take_turns_and_fetches_go_first() -> None:
     assert others == [stream, load] * 9
 
 
+class WatchedSplitter(Splitter):
+    """A splitter that asserts that it is in one state, which induction has to know."""
+
+    def elaborate(self, platform: object) -> Module:
+        """Add the assertion."""
+        m = super().elaborate(platform)
+        several = (self.state & (self.state - 1)).any()
+        m.d.comb += Assert(self.state.any() & ~several, "not in one state")
+        return m
+
+
 class SplitterProperty(wiring.Component):
     """A splitter that has space, and that none of its bursts crosses 4 KiB."""
 
@@ -284,7 +326,7 @@ class SplitterProperty(wiring.Component):
     o: stream.Interface
 
     def __init__(self) -> None:
-        self.unit = Splitter(CONFIG, size_width=14, space_width=6)
+        self.unit = WatchedSplitter(CONFIG, size_width=14, space_width=6)
         super().__init__(
             {"i": In(self.unit.i.signature.flip()), "o": Out(self.unit.o.signature)},
         )
@@ -312,8 +354,8 @@ class SplitterProperty(wiring.Component):
     "build",
     [
         lambda: Skid(9),
-        lambda: Realigner(width=4, size_width=6, tag=2),
-        lambda: Splitter(CONFIG, size_width=14, space_width=6),
+        lambda: SkiddedRealigner(width=4, size_width=6, tag=2),
+        lambda: WatchedSplitter(CONFIG, size_width=14, space_width=6),
     ],
     ids=["skid", "realigner", "splitter"],
 )

@@ -56,6 +56,9 @@ class Splitter(wiring.Component):
             reserved now.
         o: bursts.
         idle: `Out(1)`, no run is being cut.
+
+    Attributes:
+        state: one of four bits: idle, counts, checks, offers. Each enables registers as it is.
     """
 
     i: stream.Interface
@@ -72,6 +75,7 @@ class Splitter(wiring.Component):
         self.config = config
         self.max_beats = max_beats
         self.size_width = size_width
+        self.state = Signal(4, init=1)
         super().__init__(
             {
                 "i": In(stream.Signature(run_layout(config, size_width))),
@@ -86,6 +90,7 @@ class Splitter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Count, check, offer, in turn."""
         m = Module()
+        idle, counts, checks, offers = self.state
         lane_bits = exact_log2(self.config.axi_bytes)
         inner = exact_log2(self.max_beats)
         run = self.i.payload
@@ -95,40 +100,50 @@ class Splitter(wiring.Component):
         length = Signal(inner, reset_less=True)
         ends = Signal(reset_less=True)
         last = Signal(reset_less=True)
+        # The rest reaches beyond the next boundary whatever its lower bits are.
+        far = Signal(reset_less=True)
+        # What the next burst begins with, if there is one.
+        next_beat = Signal.like(beat, reset_less=True)
+        next_more = Signal.like(more, reset_less=True)
+        burst = Signal.like(beat, reset_less=True)
         to_boundary = ~beat[:inner]
         within = Signal()
+        fits = Signal()
         m.d.comb += [
-            within.eq(~more[inner:].any() & (more[:inner] <= to_boundary)),
-            self.o.p.address.eq(Cat(Const(0, lane_bits), beat)),
+            self.i.ready.eq(idle),
+            self.idle.eq(idle),
+            self.o.valid.eq(offers),
+            within.eq(~far & (more[:inner] <= to_boundary)),
+            fits.eq(self.space > length),
+            self.reserve.eq(checks & fits),
+            self.held.eq(checks & ~fits),
+            self.o.p.address.eq(Cat(Const(0, lane_bits), burst)),
             self.o.p.length.eq(length),
             self.o.p.last.eq(ends & last),
         ]
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += [self.i.ready.eq(1), self.idle.eq(1)]
-                last_byte = (run.address[:lane_bits] + run.more)[: self.size_width + 1]
-                m.d.sync += [
-                    beat.eq(run.address[lane_bits:]),
-                    more.eq(last_byte[lane_bits:]),
-                    last.eq(run.last),
-                ]
-                with m.If(self.i.valid):
-                    m.next = "COUNT"
-            with m.State("COUNT"):
-                m.d.sync += [length.eq(Mux(within, more, to_boundary)), ends.eq(within)]
-                m.next = "CHECK"
-            with m.State("CHECK"):
-                with m.If(self.space > length):
-                    m.d.comb += self.reserve.eq(1)
-                    m.next = "OFFER"
-                with m.Else():
-                    m.d.comb += self.held.eq(1)
-            with m.State("OFFER"):
-                m.d.comb += self.o.valid.eq(1)
-                with m.If(self.o.ready):
-                    m.d.sync += [beat.eq(beat + length + 1), more.eq(more - length - 1)]
-                    with m.If(ends):
-                        m.next = "IDLE"
-                    with m.Else():
-                        m.next = "COUNT"
+        m.d.sync += [
+            idle.eq((idle & ~self.i.valid) | (offers & self.o.ready & ends)),
+            counts.eq((idle & self.i.valid) | (offers & self.o.ready & ~ends)),
+            checks.eq(counts | (checks & ~fits)),
+            offers.eq((checks & fits) | (offers & ~self.o.ready)),
+        ]
+        with m.If(idle):
+            low = lane_bits + inner
+            last_byte = run.address[:lane_bits] + run.more[:low]
+            m.d.sync += [
+                beat.eq(run.address[lane_bits:]),
+                more.eq((run.address[:lane_bits] + run.more) >> lane_bits),
+                far.eq(last_byte[low:].any() | run.more[low:].any()),
+                last.eq(run.last),
+            ]
+        with m.If(counts):
+            m.d.sync += [length.eq(Mux(within, more, to_boundary)), ends.eq(within)]
+        with m.If(checks):
+            m.d.sync += [
+                burst.eq(beat),
+                next_beat.eq(beat + length + 1),
+                next_more.eq(more - length - 1),
+            ]
+        with m.If(offers):
+            m.d.sync += [beat.eq(next_beat), more.eq(next_more), far.eq(next_more[inner:].any())]
         return m

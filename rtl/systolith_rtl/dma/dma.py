@@ -139,7 +139,8 @@ class Dma(wiring.Component):
                     "active",
                 )
             ),
-            writes.stopped.eq(self.store.halt | self.store.fault),
+            writes.stopped.eq(storer.stopped),
+            storer.beat_next.eq(writes.beat_next),
         ]
         m.d.sync += self.quiet.eq(
             ~(reads.fetch_active | reads.stream_active | reads.load_active | writes.active)

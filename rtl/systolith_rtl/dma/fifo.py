@@ -1,19 +1,53 @@
-"""Buffers between the stages of the DMA."""
+"""Buffers between the stages of the DMA, and counts of what they hold."""
 
-from amaranth.hdl import Module, ShapeLike, Signal, Value
+from types import SimpleNamespace
+
+from amaranth.hdl import Cat, Const, Module, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from systolith_rtl.memory.block_ram import BlockRam
+
+
+def count(
+    m: Module, name: str, *, up: Value, down: Value, limit: int, init: int = 0
+) -> SimpleNamespace:
+    """Count up to `limit`, with a register for whether there is anything, and one for room.
+
+    Both are as exact as comparisons of the count, which would be in front of all that asks them.
+
+    Args:
+        m: the module to count in.
+        name: of what is counted.
+        up: one more; only while there is room.
+        down: one less; only while there is something.
+        limit: the largest count.
+        init: the first one.
+
+    Returns:
+        `level`, `some` (it is above 0) and `room` (it is below `limit`).
+    """
+    level = Signal(range(limit + 1), name=f"{name}_level", init=init)
+    some = Signal(name=f"{name}_some", init=init > 0)
+    room = Signal(name=f"{name}_room", init=init < limit)
+    # Late signals pass one gate here, and none but the lowest bit's adder in `level`.
+    with m.If(up != down):
+        m.d.sync += level.eq(level + Cat(Const(1, 1), (~up).replicate(len(level) - 1)))
+    m.d.sync += [
+        some.eq(up | (some & ~(down & (level == 1)))),
+        room.eq(down | (room & ~(up & (level == limit - 1)))),
+    ]
+    return SimpleNamespace(level=level, some=some, room=room)
 
 
 class Queue(wiring.Component):
     """A first-in first-out queue in LUT RAM; a payload can leave the cycle after it came.
 
     Members:
-        i: payloads; `ready` depends on the level alone.
-        o: the same, in order.
+        i: payloads; `ready` is a register.
+        o: the same, in order; `valid` is a register.
         empty: `Out(1)`, nothing is held.
     """
 
@@ -23,6 +57,7 @@ class Queue(wiring.Component):
 
     def __init__(self, shape: ShapeLike, *, depth: int) -> None:
         self.depth = depth
+        exact_log2(depth)
         super().__init__(
             {
                 "i": In(stream.Signature(shape)),
@@ -32,19 +67,25 @@ class Queue(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Wrap Amaranth's."""
+        """Two pointers that wrap around by themselves."""
         m = Module()
         i, o = Value.cast(self.i.payload), Value.cast(self.o.payload)
-        m.submodules.fifo = fifo = SyncFIFO(width=len(i), depth=self.depth)
+        m.submodules.storage = storage = Memory(shape=len(i), depth=self.depth, init=[])
+        write, read = storage.write_port(), storage.read_port(domain="comb")
+        put, take = Signal(), Signal()
+        held = count(m, "held", up=put, down=take, limit=self.depth)
         m.d.comb += [
-            fifo.w_data.eq(i),
-            fifo.w_en.eq(self.i.valid),
-            self.i.ready.eq(fifo.w_rdy),
-            o.eq(fifo.r_data),
-            self.o.valid.eq(fifo.r_rdy),
-            fifo.r_en.eq(self.o.ready),
-            self.empty.eq(~fifo.r_rdy),
+            put.eq(self.i.valid & held.room),
+            take.eq(self.o.ready & held.some),
+            # Into a free place anything may be written.
+            write.en.eq(held.room),
+            write.data.eq(i),
+            o.eq(read.data),
+            self.i.ready.eq(held.room),
+            self.o.valid.eq(held.some),
+            self.empty.eq(~held.some),
         ]
+        m.d.sync += [write.addr.eq(write.addr + put), read.addr.eq(read.addr + take)]
         return m
 
 
@@ -53,20 +94,26 @@ class BeatFifo(wiring.Component):
 
     There is no way to refuse a beat: who issues reads must never ask for more than `depth` beats
     beyond those that have left at `o`. One beat per cycle in and out, 5 cycles from one to the
-    other.
+    other. A beat that is an error does not leave, nor does any behind it.
 
     Members:
         data: `In(width)`.
+        error: `In(1)`.
         push: `In(1)`.
-        o: beats, in order.
+        o: beats, in order; `valid` is a register.
+        left: `Out(1)`, a beat left in the cycle before.
+        failed: `Out(1)`, the next beat is an error.
     """
 
     PREFETCH = 8
-    """Beats read ahead of the output; four cover the round trip of a credit."""
+    """Beats read ahead of the output; five cover the round trip of a credit."""
 
     data: Signal
+    error: Signal
     push: Signal
     o: stream.Interface
+    left: Signal
+    failed: Signal
 
     def __init__(self, *, width: int, depth: int) -> None:
         if depth < 2 or depth & (depth - 1):
@@ -74,48 +121,52 @@ class BeatFifo(wiring.Component):
         self.width = width
         self.depth = depth
         super().__init__(
-            {"data": In(width), "push": In(1), "o": Out(stream.Signature(width))},
+            {
+                "data": In(width),
+                "error": In(1),
+                "push": In(1),
+                "o": Out(stream.Signature(width)),
+                "left": Out(1),
+                "failed": Out(1),
+            },
         )
 
     def elaborate(self, platform: object) -> Module:
         """Move beats from the block RAM into a small queue as that has room."""
         m = Module()
-        m.submodules.ram = ram = BlockRam(width=self.width, depth=self.depth)
+        m.submodules.ram = ram = BlockRam(width=self.width + 1, depth=self.depth)
         m.submodules.ahead = ahead = Queue(self.width, depth=self.PREFETCH)
         write = Signal(range(self.depth))
         read = Signal(range(self.depth))
-        stored = Signal(range(self.depth + 1))
-        # Room in `ahead` that no read under way has claimed.
-        room = Signal(range(self.PREFETCH + 1), init=self.PREFETCH)
         fetch = Signal()
         under_way = Signal(BlockRam.LATENCY)
-        leave = Signal()
+        left = Signal()
+        # A beat is never read while it is being written, since it counts a cycle later.
+        stored = count(m, "stored", up=self.push, down=fetch, limit=self.depth)
+        # Room in `ahead` that no read under way has claimed.
+        room = count(m, "ahead", up=left, down=fetch, limit=self.PREFETCH, init=self.PREFETCH)
+        broken = Signal()
+        fails = under_way[-1] & ram.read_data[-1]
         m.d.comb += [
-            # `stored` is a cycle late, so a beat is never read while it is being written.
-            fetch.eq((stored != 0) & (room != 0)),
-            leave.eq(self.o.valid & self.o.ready),
+            fetch.eq(stored.some & room.some),
             ram.write_address.eq(write),
-            ram.write_data.eq(self.data),
+            ram.write_data.eq(Cat(self.data, self.error)),
             ram.write_enable.eq(self.push),
             ram.read_address.eq(read),
             ram.read_enable.eq(fetch),
             ahead.i.payload.eq(ram.read_data),
-            ahead.i.valid.eq(under_way[-1]),
+            ahead.i.valid.eq(under_way[-1] & ~fails & ~broken),
             self.o.payload.eq(ahead.o.payload),
             self.o.valid.eq(ahead.o.valid),
             ahead.o.ready.eq(self.o.ready),
+            self.left.eq(left),
+            self.failed.eq(broken & ~ahead.o.valid),
         ]
         m.d.sync += [
             write.eq(write + self.push),
             read.eq(read + fetch),
             under_way.eq((under_way << 1) | fetch),
+            left.eq(self.o.valid & self.o.ready),
+            broken.eq(broken | fails),
         ]
-        with m.If(self.push & ~fetch):
-            m.d.sync += stored.eq(stored + 1)
-        with m.Elif(fetch & ~self.push):
-            m.d.sync += stored.eq(stored - 1)
-        with m.If(fetch & ~leave):
-            m.d.sync += room.eq(room - 1)
-        with m.Elif(leave & ~fetch):
-            m.d.sync += room.eq(room + 1)
         return m

@@ -10,9 +10,9 @@ from amaranth.utils import exact_log2
 from systolith.config import COLUMN_RECORD_BYTES, CoreConfig
 from systolith.isa import Opcode
 from systolith.regs import FaultCause
-from systolith_rtl.dma.bounds import ENTRY_BYTES, size_width, walk_layout
+from systolith_rtl.dma.bounds import ENTRY_BYTES, size_width
 from systolith_rtl.dma.burst import Splitter, burst_layout
-from systolith_rtl.dma.fifo import BeatFifo, Queue
+from systolith_rtl.dma.fifo import BeatFifo, count
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.dma.walk import Walker
 from systolith_rtl.dma.writer import LoadWriter, tag_layout
@@ -95,16 +95,21 @@ class LoadEngine(wiring.Component):
             size_width=size_width(config),
             space_width=len(Signal(range(FIFO_BEATS + 1))),
         )
-        m.submodules.runs = runs = Queue(walk_layout(config), depth=RUNS)
-        m.submodules.fifo = fifo = BeatFifo(width=config.axi_data_bits + 1, depth=FIFO_BEATS)
+        m.submodules.fifo = fifo = BeatFifo(width=config.axi_data_bits, depth=FIFO_BEATS)
         m.submodules.realigner = realigner = Realigner(
-            width=config.axi_bytes, size_width=size_width(config), tag=tag_layout(config)
+            width=config.axi_bytes,
+            size_width=size_width(config),
+            tag=tag_layout(config),
+            runs=RUNS,
         )
         m.submodules.writer = writer = LoadWriter(config)
         stopped = Signal()
-        m.d.comb += stopped.eq(engine.halt | engine.fault)
+        m.d.sync += stopped.eq(engine.halt | engine.fault)
+        # No burst goes out in the very cycle of the halt; the rest stops a cycle later.
+        may_start = ~(engine.halt | engine.fault)
         m.submodules.skid = skid = Skid(realigner.o.payload.shape())
         wiring.connect(m, realigner.o, skid.i)
+        m.d.comb += realigner.o_next.eq(skid.i_next)
 
         for port, mine in zip(walker.lookup, self.lookup, strict=True):
             wiring.connect(m, port, wiring.flipped(mine))
@@ -117,46 +122,50 @@ class LoadEngine(wiring.Component):
             skid.o.ready.eq(writer.i.ready & ~stopped),
         ]
 
-        # Each run goes to the queue of runs, and if there is something to read, is cut.
-        asks = ~(walker.o.p.zero | walker.o.p.refused)
+        # Each run goes to the queue of runs, and if there is something to read, is cut. One that
+        # is refused stays where it is.
+        run = walker.o.p
+        asks = ~(run.zero | run.refused)
+        may_cut = splitter.i.ready | ~asks
         m.d.comb += [
-            runs.i.payload.eq(walker.o.payload),
-            runs.i.valid.eq(walker.o.valid & (splitter.i.ready | ~asks)),
-            splitter.i.p.address.eq(walker.o.p.address),
-            splitter.i.p.more.eq(walker.o.p.more),
-            splitter.i.valid.eq(walker.o.valid & runs.i.ready & asks),
-            walker.o.ready.eq(runs.i.ready & (splitter.i.ready | ~asks)),
+            realigner.run.valid.eq(walker.o.valid & may_cut & ~run.refused),
+            splitter.i.p.address.eq(run.address),
+            splitter.i.p.more.eq(run.more),
+            splitter.i.valid.eq(walker.o.valid & realigner.run.ready & asks),
+            walker.o.ready.eq(realigner.run.ready & may_cut & ~run.refused),
             walker.halt.eq(stopped),
             self.burst.payload.eq(splitter.o.payload),
-            self.burst.valid.eq(splitter.o.valid & ~stopped),
-            splitter.o.ready.eq(self.burst.ready & ~stopped),
-            fifo.data.eq(Cat(self.beat.data, self.beat.error)),
+            self.burst.valid.eq(splitter.o.valid & may_start),
+            splitter.o.ready.eq(self.burst.ready & may_start),
+            fifo.data.eq(self.beat.data),
+            fifo.error.eq(self.beat.error),
             fifo.push.eq(self.beat_valid),
         ]
+        # Late by a cycle on either side, which is early enough for the splitter.
         space = Signal(range(FIFO_BEATS + 1), init=FIFO_BEATS)
         reserved = Signal(len(splitter.o.p.length) + 1)
-        with m.If(splitter.reserve):
-            m.d.comb += reserved.eq(splitter.o.p.length + 1)
-        m.d.sync += space.eq(space + (fifo.o.valid & fifo.o.ready) - reserved)
+        m.d.sync += [
+            reserved.eq(Mux(splitter.reserve, splitter.o.p.length + 1, 0)),
+            space.eq(space + fifo.left - reserved),
+        ]
         m.d.comb += splitter.space.eq(space)
 
-        self._realign(m, runs, fifo, realigner, stopped)
-        self._find_fault(m, runs, fifo, realigner, writer, skid.empty, stopped)
+        self._realign(m, walker, realigner)
+        wiring.connect(m, fifo.o, realigner.i)
+        self._find_fault(m, walker, fifo, realigner, writer, skid.empty, stopped)
 
         taken = Signal()
-        unretired = Signal(range(MAX_INSTRUCTIONS + 1))
-        room = unretired != MAX_INSTRUCTIONS
+        unretired = count(m, "unretired", up=taken, down=writer.retire, limit=MAX_INSTRUCTIONS)
         m.d.comb += [
             walker.command.payload.eq(engine.command.payload),
-            walker.command.valid.eq(engine.command.valid & room),
-            engine.command.ready.eq(walker.command.ready & room),
+            walker.command.valid.eq(engine.command.valid & unretired.room),
+            engine.command.ready.eq(walker.command.ready & unretired.room),
             taken.eq(walker.command.valid & walker.command.ready),
-            walker.drained.eq(unretired == 0),
+            walker.drained.eq(~unretired.some),
             engine.retire.eq(writer.retire),
-            engine.busy.eq(unretired != 0),
+            engine.busy.eq(unretired.some),
             engine.idle.eq(~self.active & ~self.write.valid),
         ]
-        m.d.sync += unretired.eq(unretired + taken - writer.retire)
         moving = ~realigner.drained | skid.o.valid | (space != FIFO_BEATS)
         self._report_stalls(m, fifo, realigner, writer, moving)
         return m
@@ -178,13 +187,11 @@ class LoadEngine(wiring.Component):
         # While beats move, a refusal costs nothing before it holds one of them.
         m.d.comb += engine.stall.bank.eq(held | (ends & (self.write.refused | self.read.refused)))
 
-    def _realign(
-        self, m: Module, runs: Queue, fifo: BeatFifo, realigner: Realigner, stopped: Signal
-    ) -> None:
-        """Say where each run's bytes go, and hand over the beats that are no errors."""
+    def _realign(self, m: Module, walker: Walker, realigner: Realigner) -> None:
+        """Say where each run's bytes go."""
         lane_bits = exact_log2(self.config.axi_bytes)
         granule_bits = exact_log2(self.config.columns)
-        run = runs.o.p
+        run = walker.o.p
         # A byte address on the core; column memory and tables are written in 32-bit words, which
         # take the place of beats.
         byte = Cat(Const(0, granule_bits), run.place)
@@ -202,17 +209,12 @@ class LoadEngine(wiring.Component):
             tag.tables.eq(run.tables),
             tag.last.eq(run.last),
             tag.address.eq(run.address[lane_bits:]),
-            realigner.run.valid.eq(runs.o.valid & ~run.refused & ~stopped),
-            runs.o.ready.eq(realigner.run.ready & ~run.refused & ~stopped),
-            realigner.i.payload.eq(fifo.o.payload[:-1]),
-            realigner.i.valid.eq(fifo.o.valid & ~fifo.o.payload[-1] & ~stopped),
-            fifo.o.ready.eq(realigner.i.ready & ~fifo.o.payload[-1] & ~stopped),
         ]
 
     def _find_fault(
         self,
         m: Module,
-        runs: Queue,
+        walker: Walker,
         fifo: BeatFifo,
         realigner: Realigner,
         writer: LoadWriter,
@@ -221,16 +223,19 @@ class LoadEngine(wiring.Component):
     ) -> None:
         """Wait for what came before the failing beat or run to be written and retired."""
         engine = self.engine
-        run = runs.o.p
+        run = walker.o.p
         lane_bits = exact_log2(self.config.axi_bytes)
-        beat = Signal(self.config.axi_address_bits - lane_bits)
-        next_beat = Signal.like(beat, reset_less=True)
-        m.d.comb += beat.eq(Mux(realigner.first, realigner.tag.address, next_beat))
+        # Beats that this run has had so far; once everything before the failing one has left, the
+        # tag is that of its run.
+        had = Signal(size_width(self.config) + 1 - lane_bits, reset_less=True)
+        beat = Signal(self.config.axi_address_bits - lane_bits, reset_less=True)
+        so_far = Mux(realigner.first, 0, had)
+        m.d.sync += beat.eq(realigner.tag.address + so_far)
         with m.If(realigner.i.valid & realigner.i.ready):
-            m.d.sync += next_beat.eq(beat + 1)
+            m.d.sync += had.eq(so_far + 1)
 
-        failed = fifo.o.valid & fifo.o.payload[-1] & realigner.i.ready & realigner.drained
-        refused = runs.o.valid & run.refused & realigner.idle
+        failed = fifo.failed & realigner.i.ready & realigner.drained
+        refused = walker.o.valid & run.refused & realigner.idle
         # A cycle late: what is at fault stays at the head of its queue.
         certain = Signal(2)
         m.d.sync += certain.eq(
@@ -239,6 +244,7 @@ class LoadEngine(wiring.Component):
         with m.If(~stopped):
             with m.If(certain[0]):
                 m.d.sync += [
+                    stopped.eq(1),
                     engine.fault.eq(1),
                     engine.fault_cause.eq(FaultCause.AXI_ERROR),
                     engine.fault_address.eq(Cat(Const(0, lane_bits), beat)),
@@ -246,6 +252,7 @@ class LoadEngine(wiring.Component):
             with m.Elif(certain[1]):
                 cause = Mux(run.outside, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND)
                 m.d.sync += [
+                    stopped.eq(1),
                     engine.fault.eq(1),
                     engine.fault_cause.eq(cause),
                     engine.fault_address.eq(run.address),

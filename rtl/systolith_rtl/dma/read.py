@@ -7,6 +7,7 @@ from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith_rtl.dma.burst import burst_layout
+from systolith_rtl.dma.fifo import count
 from systolith_rtl.interfaces import AxiSignature, FetchSignature
 
 INCR = 1
@@ -84,14 +85,13 @@ class ReadChannel(wiring.Component):
         last = Signal(reset_less=True)
         owner = Signal(AxiSignature.ID_WIDTH, reset_less=True)
         m.d.comb += [self.r.ready.eq(1), self.beat.eq(beat)]
-        m.d.sync += valid.eq(self.r.valid)
-        with m.If(self.r.valid):
-            m.d.sync += [
-                beat.data.eq(self.r.data),
-                beat.error.eq(self.r.resp != 0),
-                last.eq(self.r.last),
-                owner.eq(self.r.id),
-            ]
+        m.d.sync += [
+            valid.eq(self.r.valid),
+            beat.data.eq(self.r.data),
+            beat.error.eq(self.r.resp != 0),
+            last.eq(self.r.last),
+            owner.eq(self.r.id),
+        ]
         m.d.comb += [
             self.fetch.data.eq(beat.data),
             self.fetch.error.eq(beat.error),
@@ -99,17 +99,12 @@ class ReadChannel(wiring.Component):
             self.stream_beat.eq(valid & (owner == AxiSignature.STREAM_ID)),
             self.load_beat.eq(valid & (owner == AxiSignature.LOAD_ID)),
         ]
-        for arrived, issued, bursts, active in (
-            (self.fetch.data_valid, self._fetches, self._fetch_count, self.fetch_active),
-            (self.stream_beat, self._streams, self._stream_count, self.stream_active),
-            (self.load_beat, self._loads, self._load_count, self.load_active),
-        ):
-            done = arrived & last
-            with m.If(issued & ~done):
-                m.d.sync += bursts.eq(bursts + 1)
-            with m.Elif(done & ~issued):
-                m.d.sync += bursts.eq(bursts - 1)
-            m.d.comb += active.eq(bursts != 0)
+        ends = valid & last
+        m.d.comb += [
+            self._fetches_done.eq(ends & (owner == AxiSignature.FETCH_ID)),
+            self._streams_done.eq(ends & (owner == AxiSignature.STREAM_ID)),
+            self._loads_done.eq(ends & (owner == AxiSignature.LOAD_ID)),
+        ]
         return m
 
     def _arbitrate(self, m: Module) -> None:
@@ -117,9 +112,17 @@ class ReadChannel(wiring.Component):
         self._fetches, self._streams, self._loads = (
             Signal(name=f"issue_{name}") for name in ("fetch", "stream", "load")
         )
-        self._fetch_count = Signal(range(MAX_BURSTS + 1), name="fetch_bursts")
-        self._stream_count = Signal(range(self.stream_bursts + 1), name="stream_bursts")
-        self._load_count = Signal(range(self.load_bursts + 1), name="load_bursts")
+        self._fetches_done, self._streams_done, self._loads_done = (
+            Signal(name=f"{name}_done") for name in ("fetch", "stream", "load")
+        )
+        fetches, streams, loads = (
+            count(m, name, up=up, down=down, limit=limit)
+            for name, up, down, limit in (
+                ("fetches", self._fetches, self._fetches_done, MAX_BURSTS),
+                ("streams", self._streams, self._streams_done, self.stream_bursts),
+                ("loads", self._loads, self._loads_done, self.load_bursts),
+            )
+        )
         ar = self.ar
         width = self.config.axi_bytes
         valid = Signal()
@@ -128,9 +131,9 @@ class ReadChannel(wiring.Component):
         owner = Signal(AxiSignature.ID_WIDTH, reset_less=True)
         loads_turn = Signal()
         fetch, stream_burst, load_burst = self.fetch.request, self.stream_burst, self.load_burst
-        want_stream = stream_burst.valid & (self._stream_count != self.stream_bursts)
-        want_load = load_burst.valid & (self._load_count != self.load_bursts)
-        want_fetch = fetch.valid & (self._fetch_count != MAX_BURSTS)
+        want_stream = stream_burst.valid & streams.room
+        want_load = load_burst.valid & loads.room
+        want_fetch = fetch.valid & fetches.room
         m.d.comb += [
             self._fetches.eq(~valid & want_fetch),
             self._loads.eq(~valid & ~want_fetch & want_load & (loads_turn | ~want_stream)),
@@ -138,6 +141,9 @@ class ReadChannel(wiring.Component):
             fetch.ready.eq(self._fetches),
             stream_burst.ready.eq(self._streams),
             load_burst.ready.eq(self._loads),
+            self.fetch_active.eq(fetches.some),
+            self.stream_active.eq(streams.some),
+            self.load_active.eq(loads.some),
             ar.valid.eq(valid),
             ar.addr.eq(address),
             ar.len.eq(length),

@@ -2,11 +2,12 @@
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
-from systolith_rtl.dma.fifo import Queue
+from systolith_rtl.dma.fifo import count
 from systolith_rtl.interfaces import ReadSignature
 
 WORDS = 16
@@ -50,59 +51,76 @@ class WordReader(wiring.Component):
         lane_bits = exact_log2(config.axi_bytes)
         word_bits = exact_log2(config.rows)
         position_bits = word_bits - lane_bits
-        m.submodules.words = words = Queue(8 * config.rows, depth=WORDS)
-        spans = data.StructLayout({"first": position_bits, "last": position_bits})
-        m.submodules.spans = spans = Queue(spans, depth=WORDS)
+        m.submodules.words = words = Memory(shape=8 * config.rows, depth=WORDS, init=[])
+        span = data.StructLayout({"first": position_bits, "last": position_bits})
+        m.submodules.spans = spans = Memory(shape=span, depth=WORDS, init=[])
+        write_word, read_word = words.write_port(), words.read_port(domain="comb")
+        write_span, read_span = spans.write_port(), spans.read_port(domain="comb")
 
         address = Signal(range(config.words), reset_less=True)
         left = Signal(self.size_width + 1 - word_bits, reset_less=True)
         first = Signal(position_bits, reset_less=True)
         last = Signal(position_bits, reset_less=True)
-        room = Signal(range(WORDS + 1), init=WORDS)
-        granted = Signal()
-        freed = Signal()
+        granted, freed, left_queue = Signal(), Signal(), Signal()
+        # Room for words, a cycle late, and words that are here. A word's span is here before it.
+        room = count(m, "room", up=left_queue, down=granted, limit=WORDS, init=WORDS)
+        here_words = count(m, "words", up=self.read.data_valid, down=freed, limit=WORDS)
+        # A pointer each, which Yosys would merge without `keep`: what a span decides comes early.
+        span_at, word_at = (
+            Signal(range(WORDS), name=name, attrs={"keep": 1}) for name in ("span_at", "word_at")
+        )
         m.d.comb += [
             self.read.address.eq(address),
-            granted.eq(self.read.valid & self.read.ready),
-            spans.i.valid.eq(granted),
-            spans.i.p.first.eq(first),
-            spans.i.p.last.eq(Mux(left == 0, last, (1 << position_bits) - 1)),
-            words.i.valid.eq(self.read.data_valid),
-            words.i.payload.eq(self.read.data),
+            # Into a free place anything may be written.
+            write_span.en.eq(room.some),
+            write_span.data.first.eq(first),
+            write_span.data.last.eq(Mux(left == 0, last, (1 << position_bits) - 1)),
+            write_word.en.eq(self.read.data_valid),
+            write_word.data.eq(self.read.data),
+            read_span.addr.eq(span_at),
+            read_word.addr.eq(word_at),
         ]
-        m.d.sync += room.eq(room + freed - granted)
-        with m.FSM():
-            with m.State("TAKE"):
-                m.d.comb += self.i.ready.eq(1)
-                with m.If(self.i.valid):
-                    run = self.i.p
-                    end = (run.byte[:word_bits] + run.more)[: self.size_width + 1]
-                    m.d.sync += [
-                        address.eq(run.byte[word_bits:]),
-                        left.eq(end[word_bits:]),
-                        first.eq(run.byte[lane_bits:word_bits]),
-                        last.eq(end[lane_bits:word_bits]),
-                    ]
-                    m.next = "READ"
-            with m.State("READ"):
-                m.d.comb += self.read.valid.eq((room != 0) & ~self.halt)
-                with m.If(granted):
-                    m.d.sync += [address.eq(address + 1), left.eq(left - 1), first.eq(0)]
-                    with m.If(left == 0):
-                        m.next = "TAKE"
+        m.d.sync += [
+            left_queue.eq(freed),
+            write_span.addr.eq(write_span.addr + granted),
+            write_word.addr.eq(write_word.addr + self.read.data_valid),
+            span_at.eq(span_at + freed),
+            word_at.eq(word_at + freed),
+        ]
+        reads = Signal()
+        run = self.i.p
+        end = (run.byte[:word_bits] + run.more)[: self.size_width + 1]
+        m.d.comb += [
+            self.i.ready.eq(~reads),
+            self.read.valid.eq(reads & room.some & ~self.halt),
+            granted.eq(self.read.valid & self.read.ready),
+        ]
+        with m.If(~reads):
+            m.d.sync += [
+                reads.eq(self.i.valid),
+                address.eq(run.byte[word_bits:]),
+                left.eq(end[word_bits:]),
+                first.eq(run.byte[lane_bits:word_bits]),
+                last.eq(end[lane_bits:word_bits]),
+            ]
+        with m.Elif(granted):
+            m.d.sync += [
+                reads.eq(left != 0),
+                address.eq(address + 1),
+                left.eq(left - 1),
+                first.eq(0),
+            ]
 
         begun = Signal()
         position = Signal(position_bits, reset_less=True)
-        here = Mux(begun, position, spans.o.p.first)
-        ends = here == spans.o.p.last
+        here = Mux(begun, position, read_span.data.first)
+        ends = here == read_span.data.last
         sent = Signal()
         m.d.comb += [
-            self.o.valid.eq(words.o.valid),
-            self.o.payload.eq(words.o.payload.word_select(here, config.axi_data_bits)),
+            self.o.valid.eq(here_words.some),
+            self.o.payload.eq(read_word.data.word_select(here, config.axi_data_bits)),
             sent.eq(self.o.valid & self.o.ready),
             freed.eq(sent & ends),
-            words.o.ready.eq(freed),
-            spans.o.ready.eq(freed),
         ]
         with m.If(sent):
             m.d.sync += [position.eq(here + 1), begun.eq(~ends)]

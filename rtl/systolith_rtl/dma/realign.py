@@ -1,11 +1,11 @@
 """Bytes from any place in a beat to any place in a beat."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, ShapeLike, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from systolith_rtl.pipeline import Pipeline
+from systolith_rtl.dma.fifo import Queue
 from systolith_rtl.skid import Skid
 
 
@@ -18,13 +18,20 @@ class Realigner(wiring.Component):
     Bytes are rotated within their beat; those that wrap around belong to the next one, so each
     result takes its lower bytes from the beat before and the upper ones from the latest.
 
+    Args:
+        width: bytes of a beat.
+        size_width: bits of the bytes behind a run's first one.
+        tag: shape of the tag.
+        runs: how many may be here; without a tag, four more.
+
     Members:
         run: `In`, the first byte's lane at the source and at the destination, bytes behind
             the first one, whether they are zeros instead of being read from `i`, and a tag.
         i: source beats, run after run.
+        o_next: `In(1)`, `o.ready` of the next cycle.
         o: beats, with a strobe for each byte, whether it is the first or the last beat of its
             run, and the run's tag.
-        tag: `Out`, tag of the run that takes the next beat from `i`.
+        tag: `Out`, tag of the run that makes the next result.
         first: `Out(1)`, that beat is the run's first.
         drained: `Out(1)`, every result made so far has left.
         idle: `Out(1)`, the same, and no run is here.
@@ -33,13 +40,15 @@ class Realigner(wiring.Component):
     run: stream.Interface
     i: stream.Interface
     o: stream.Interface
+    o_next: Signal
     tag: Value
     first: Signal
     drained: Signal
     idle: Signal
 
-    def __init__(self, *, width: int, size_width: int, tag: ShapeLike = 0) -> None:
+    def __init__(self, *, width: int, size_width: int, tag: ShapeLike = 0, runs: int = 4) -> None:
         self.width = width
+        self.runs = runs
         self.lane_bits = exact_log2(width)
         self.size_width = size_width
         self.tag_shape = tag
@@ -60,6 +69,7 @@ class Realigner(wiring.Component):
                 "run": In(stream.Signature(run)),
                 "i": In(stream.Signature(8 * width)),
                 "o": Out(stream.Signature(beat)),
+                "o_next": In(1),
                 "tag": Out(tag),
                 "first": Out(1),
                 "drained": Out(1),
@@ -70,6 +80,9 @@ class Realigner(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Plan, step and rotate, merge."""
         m = Module()
+        self._planning = Signal()
+        self._leaves = Signal()
+        self._tag = Signal(Shape.cast(self.tag_shape).width)
         plans = self._plan(m)
         width = self.width
         ones = Const((1 << width) - 1, width)
@@ -78,72 +91,79 @@ class Realigner(wiring.Component):
         plan = Signal(self._plan_layout, reset_less=True)
         steps = Signal(len(plan.more), reset_less=True)
         active = Signal()
-        starts = Signal()
-        fresh = Signal()
-        step = Signal()
-        advance = Signal()
+        starts = Signal(reset_less=True)
+        fresh = Signal(reset_less=True)
+        step, could = Signal(), Signal()
+        stepped, produced, valid = Signal(), Signal(), Signal()
+        # Whether results advance, and a copy for all lanes. Yosys merges what lacks `keep`.
+        advance, move = (
+            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("advance", "move")
+        )
+        advances = self.o_next | ~Mux(advance, produced, valid)
         last = Signal(reset_less=True)
-        consume = ~(last & plan.flush) & ~plan.zero
+        # Whether the step takes a source beat.
+        consume = Signal(reset_less=True)
         produce = ~(starts & plan.skip)
         m.d.comb += [
-            advance.eq(self.o.ready | ~self.o.valid),
-            step.eq(active & advance & (self.i.valid | ~consume)),
+            could.eq(advance & (self.i.valid | ~consume)),
+            step.eq(active & could),
             self.i.ready.eq(active & advance & consume),
-            plans.ready.eq(~active | (step & last)),
+            plans.ready.eq(~active | (could & last)),
             self.first.eq(starts),
-            Value.cast(self.tag).eq(Value.cast(plan.tag)),
         ]
-        with m.If(step):
-            m.d.sync += [steps.eq(steps - 1), last.eq(steps == 1)]
-            m.d.sync += [starts.eq(0), fresh.eq(fresh & ~produce)]
+        m.d.sync += [advance.eq(advances), move.eq(advances)]
         with m.If(plans.ready):
-            m.d.sync += active.eq(plans.valid)
-            with m.If(plans.valid):
-                m.d.sync += [
-                    plan.eq(plans.payload),
-                    steps.eq(plans.p.more),
-                    last.eq(plans.p.more == 0),
-                    starts.eq(1),
-                    fresh.eq(1),
-                ]
+            m.d.sync += [active.eq(plans.valid), plan.eq(plans.payload)]
+        # What comes next is known before it is known whether it comes now.
+        begins = ~active | last
+        ends = Mux(begins, plans.p.single, steps == 1)
+        flush = Mux(begins, plans.p.flush, plan.flush)
+        zero = Mux(begins, plans.p.zero, plan.zero)
+        with m.If(~active | could):
+            m.d.sync += [
+                steps.eq(Mux(begins, plans.p.more, steps - 1)),
+                last.eq(ends),
+                consume.eq(~((ends & flush) | zero)),
+                starts.eq(begins),
+                fresh.eq(begins | (fresh & ~produce)),
+            ]
 
         rotated = Signal(8 * width, reset_less=True)
         wrapped = Signal(width, reset_less=True)
         strobe = Signal(width, reset_less=True)
         is_first = Signal(reset_less=True)
         is_last = Signal(reset_less=True)
-        tag = Signal.like(Value.cast(plan.tag), reset_less=True)
-        stepped = Signal()
-        produced = Signal()
-        with m.If(advance):
-            m.d.sync += [stepped.eq(step), produced.eq(step & produce)]
-        with m.If(step):
+        # Without a step, anything goes here: nobody looks at it.
+        with m.If(move):
             head = Mux(fresh, (ones << plan.destination)[:width], ones)
             tail = Mux(last, ~(Const((1 << width) - 2, width) << plan.end)[:width], ones)
             m.d.sync += [
+                stepped.eq(step),
+                produced.eq(step & produce),
                 rotated.eq(_rotate(Mux(plan.zero, 0, self.i.payload), plan.shift)),
                 wrapped.eq(~(ones << plan.shift)[:width]),
                 strobe.eq(head & tail),
                 is_first.eq(fresh),
                 is_last.eq(last),
-                tag.eq(Value.cast(plan.tag)),
             ]
 
         before = Signal(8 * width, reset_less=True)
-        valid = Signal()
         result = Signal(self.o.payload.shape(), reset_less=True)
         with m.If(advance):
             m.d.sync += valid.eq(produced)
-            with m.If(stepped):
-                m.d.sync += [
-                    before.eq(rotated),
-                    result.data.eq(_choose(wrapped, before, rotated)),
-                    result.strobe.eq(strobe),
-                    result.first.eq(is_first),
-                    result.last.eq(is_last),
-                    Value.cast(result.tag).eq(tag),
-                ]
+        with m.If(move):
+            m.d.sync += [
+                result.data.eq(_choose(wrapped, before, rotated)),
+                result.strobe.eq(strobe),
+                result.first.eq(is_first),
+                result.last.eq(is_last),
+                Value.cast(result.tag).eq(self._tag),
+            ]
+        with m.If(move & stepped):
+            m.d.sync += before.eq(rotated)
         m.d.comb += [
+            self._leaves.eq(advance & stepped & is_last),
+            Value.cast(self.tag).eq(self._tag),
             self.o.valid.eq(valid),
             self.o.payload.eq(result),
             self.drained.eq(~(valid | stepped)),
@@ -152,59 +172,73 @@ class Realigner(wiring.Component):
         return m
 
     def _plan(self, m: Module) -> stream.Interface:
-        """Work out the steps of each run, in two stages."""
+        """Work out the steps of each run, in two stages around the queue of those that wait."""
         lane_bits = self.lane_bits
         run = self.run.p
         self._plan_layout = data.StructLayout(
             {
                 "more": self.size_width + 2 - lane_bits,
+                "single": 1,
                 "skip": 1,
                 "flush": 1,
                 "shift": lane_bits,
                 "destination": lane_bits,
                 "end": lane_bits,
                 "zero": 1,
-                "tag": self.tag_shape,
             }
         )
-        ends = stream.Signature(
-            data.StructLayout(
-                {
-                    "target": self.size_width + 1,
-                    "source": lane_bits + 1,
-                    "skip": 1,
-                    "shift": lane_bits,
-                    "destination": lane_bits,
-                    "zero": 1,
-                    "tag": self.tag_shape,
-                }
-            )
-        ).create(path=("ends",))
-        pipe = Pipeline(m, i=self.run, o=ends)
-        s = pipe.stage(
-            "ends",
-            # Last byte, counted from lane 0 of the first beat, at either side.
-            target=(run.destination + run.more)[: self.size_width + 1],
-            source=(run.source + run.more)[: lane_bits + 1],
-            skip=run.destination < run.source,
-            shift=(run.destination - run.source)[:lane_bits],
-            destination=run.destination,
-            zero=run.zero,
-            tag=Value.cast(run.tag),
+        layout = data.StructLayout(
+            {
+                "target": self.size_width + 1,
+                "source": lane_bits + 1,
+                "skip": 1,
+                "shift": lane_bits,
+                "destination": lane_bits,
+                "zero": 1,
+            }
         )
-        end = Signal(ends.payload.shape())
-        m.d.comb += [Value.cast(end[name]).eq(getattr(s, name)) for name in end.shape().members]
-        pipe.drive(end)
-        self._planning = ends.valid
+        # In front of the queue, since its outputs come late enough.
+        sums = Signal(layout)
+        m.d.comb += [
+            # Last byte, counted from lane 0 of the first beat, at either side.
+            sums.target.eq(run.destination + run.more),
+            sums.source.eq(run.source + run.more),
+            sums.skip.eq(run.destination < run.source),
+            sums.shift.eq(run.destination - run.source),
+            sums.destination.eq(run.destination),
+            sums.zero.eq(run.zero),
+        ]
+        m.submodules.queue = queue = Queue(layout, depth=self.runs)
+        waiting = queue.o
+        m.d.comb += [
+            queue.i.valid.eq(self.run.valid & self.run.ready),
+            queue.i.payload.eq(sums),
+            self.run.ready.eq(queue.i.ready),
+        ]
+        if len(self._tag):
+            # Tags meet the results of their runs; while they are here, there is room for plans.
+            m.submodules.tags = tags = Queue(len(self._tag), depth=self.runs)
+            m.d.comb += [
+                tags.i.valid.eq(self.run.valid),
+                tags.i.payload.eq(Value.cast(run.tag)),
+                self.run.ready.eq(tags.i.ready),
+                self._tag.eq(tags.o.payload),
+                tags.o.ready.eq(self._leaves),
+            ]
 
         # The second stage is a skid, since taking a plan depends on all that goes on behind it.
         m.submodules.plans = plans = Skid(self._plan_layout)
-        last, plan = ends.p, plans.i.p
+        last, plan = Signal(layout, reset_less=True), plans.i.p
+        valid = Signal()
+        with m.If(plans.i.ready):
+            m.d.sync += [last.eq(waiting.payload), valid.eq(waiting.valid)]
         m.d.comb += [
-            plans.i.valid.eq(ends.valid),
-            ends.ready.eq(plans.i.ready),
+            waiting.ready.eq(plans.i.ready),
+            self._planning.eq(valid | waiting.valid),
+            plans.i.valid.eq(valid),
             # A run whose first beat makes no result has one step more than results.
             plan.more.eq(last.target[lane_bits:] + last.skip),
+            plan.single.eq(~(last.target[lane_bits:].any() | last.skip)),
             plan.skip.eq(last.skip),
             # It has as many steps as source beats, or one more, so the lowest bits tell.
             plan.flush.eq(last.target[lane_bits] ^ last.skip ^ last.source[lane_bits]),
@@ -212,7 +246,6 @@ class Realigner(wiring.Component):
             plan.destination.eq(last.destination),
             plan.end.eq(last.target[:lane_bits]),
             plan.zero.eq(last.zero),
-            Value.cast(plan.tag).eq(Value.cast(last.tag)),
         ]
         return plans.o
 

@@ -12,7 +12,7 @@ from systolith.isa import Opcode
 from systolith.regs import FaultCause
 from systolith_rtl.dma.bounds import size_width
 from systolith_rtl.dma.burst import MAX_BEATS, Splitter, burst_layout
-from systolith_rtl.dma.fifo import Queue
+from systolith_rtl.dma.fifo import count
 from systolith_rtl.dma.reader import WordReader
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.dma.walk import Walker
@@ -35,6 +35,8 @@ class StoreEngine(wiring.Component):
         lookup: the settings.
         read: the scratchpad.
         burst, beat: what to write, and its beats.
+        beat_next: `In(1)`, `beat.ready` of the next cycle.
+        stopped: `Out(1)`, nothing more may be written.
         held: `In(1)`, the memory is in the way of `beat`.
         sending: `In(1)`, not all beats of the bursts have been taken.
         done, done_last, done_error, done_address: responses, in order.
@@ -46,6 +48,8 @@ class StoreEngine(wiring.Component):
     read: wiring.PureInterface
     burst: stream.Interface
     beat: stream.Interface
+    beat_next: Signal
+    stopped: Signal
     held: Signal
     sending: Signal
     done: Signal
@@ -64,6 +68,8 @@ class StoreEngine(wiring.Component):
                 "read": Out(ReadSignature(config)),
                 "burst": Out(stream.Signature(burst_layout(config))),
                 "beat": Out(stream.Signature(beat)),
+                "beat_next": In(1),
+                "stopped": Out(1),
                 "held": In(1),
                 "sending": In(1),
                 "done": In(1),
@@ -84,11 +90,13 @@ class StoreEngine(wiring.Component):
         m.submodules.walker = walker = Walker(config, Opcode.STORE)
         m.submodules.splitter = splitter = Splitter(config, size_width=sizes, space_width=8)
         m.submodules.reader = reader = WordReader(config, size_width=sizes)
-        m.submodules.realigner = realigner = Realigner(width=config.axi_bytes, size_width=sizes)
-        moves = data.StructLayout({"source": lane_bits, "destination": lane_bits, "more": sizes})
-        m.submodules.moves = moves = Queue(moves, depth=RUNS)
-        stopped = Signal()
-        m.d.comb += stopped.eq(engine.halt | engine.fault)
+        m.submodules.realigner = realigner = Realigner(
+            width=config.axi_bytes, size_width=sizes, runs=RUNS
+        )
+        stopped = self.stopped
+        m.d.sync += stopped.eq(engine.halt | engine.fault)
+        # No burst goes out in the very cycle of the halt; the rest stops a cycle later.
+        may_start = ~(engine.halt | engine.fault)
         for port, mine in zip(walker.lookup, self.lookup, strict=True):
             wiring.connect(m, port, wiring.flipped(mine))
         wiring.connect(m, wiring.flipped(self.read), reader.read)
@@ -98,7 +106,7 @@ class StoreEngine(wiring.Component):
         source = Cat(Const(0, exact_log2(config.columns)), run.place)
         everybody = Signal()
         m.d.comb += [
-            everybody.eq(splitter.i.ready & reader.i.ready & moves.i.ready & ~run.refused),
+            everybody.eq(splitter.i.ready & reader.i.ready & realigner.run.ready & ~run.refused),
             walker.o.ready.eq(everybody),
             walker.halt.eq(stopped),
             splitter.i.valid.eq(walker.o.valid & everybody),
@@ -110,40 +118,31 @@ class StoreEngine(wiring.Component):
             reader.i.p.byte.eq(source),
             reader.i.p.more.eq(run.more),
             reader.halt.eq(stopped),
-            moves.i.valid.eq(walker.o.valid & everybody),
-            moves.i.p.source.eq(source[:lane_bits]),
-            moves.i.p.destination.eq(run.address[:lane_bits]),
-            moves.i.p.more.eq(run.more),
-            realigner.run.valid.eq(moves.o.valid),
-            moves.o.ready.eq(realigner.run.ready),
-            *(
-                realigner.run.p[name].eq(moves.o.p[name])
-                for name in ("source", "destination", "more")
-            ),
+            realigner.run.valid.eq(walker.o.valid & everybody),
+            realigner.run.p.source.eq(source[:lane_bits]),
+            realigner.run.p.destination.eq(run.address[:lane_bits]),
+            realigner.run.p.more.eq(run.more),
             self.burst.payload.eq(splitter.o.payload),
-            self.burst.valid.eq(splitter.o.valid & ~stopped),
-            splitter.o.ready.eq(self.burst.ready & ~stopped),
+            self.burst.valid.eq(splitter.o.valid & may_start),
+            splitter.o.ready.eq(self.burst.ready & may_start),
             self.beat.valid.eq(realigner.o.valid),
             self.beat.p.data.eq(realigner.o.p.data),
             self.beat.p.strobe.eq(realigner.o.p.strobe),
             realigner.o.ready.eq(self.beat.ready),
+            realigner.o_next.eq(self.beat_next),
         ]
 
         taken = Signal()
-        unretired = Signal(range(MAX_INSTRUCTIONS + 1))
-        room = unretired != MAX_INSTRUCTIONS
+        unretired = count(m, "unretired", up=taken, down=engine.retire, limit=MAX_INSTRUCTIONS)
         m.d.comb += [
             walker.command.payload.eq(engine.command.payload),
-            walker.command.valid.eq(engine.command.valid & room),
-            engine.command.ready.eq(walker.command.ready & room),
+            walker.command.valid.eq(engine.command.valid & unretired.room),
+            engine.command.ready.eq(walker.command.ready & unretired.room),
             taken.eq(walker.command.valid & walker.command.ready),
-            engine.busy.eq(unretired != 0),
+            engine.busy.eq(unretired.some),
             engine.idle.eq(~self.active),
         ]
-        m.d.sync += [
-            engine.retire.eq(self.done & self.done_last & ~self.done_error & ~stopped),
-            unretired.eq(unretired + taken - engine.retire),
-        ]
+        m.d.sync += engine.retire.eq(self.done & self.done_last & ~self.done_error & ~stopped)
 
         # A word that is there `READ_LATENCY + 1` cycles after its grant is missing as long after a
         # refusal.
@@ -170,6 +169,7 @@ class StoreEngine(wiring.Component):
         with m.If(~stopped):
             with m.If(self.done & self.done_error):
                 m.d.sync += [
+                    stopped.eq(1),
                     engine.fault.eq(1),
                     engine.fault_cause.eq(FaultCause.AXI_ERROR),
                     engine.fault_address.eq(self.done_address),
@@ -177,6 +177,7 @@ class StoreEngine(wiring.Component):
             with m.Elif(refused & ~engine.retire):
                 cause = Mux(run.outside, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND)
                 m.d.sync += [
+                    stopped.eq(1),
                     engine.fault.eq(1),
                     engine.fault_cause.eq(cause),
                     engine.fault_address.eq(run.address),

@@ -1,12 +1,12 @@
 """The write half of the AXI master: bursts of one writer, in order."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
-from systolith_rtl.dma.burst import burst_layout
+from systolith_rtl.dma.burst import MAX_BEATS, burst_layout
 from systolith_rtl.dma.fifo import Queue
 from systolith_rtl.dma.read import INCR, NORMAL_MEMORY
 from systolith_rtl.interfaces import AxiSignature
@@ -26,6 +26,7 @@ class WriteChannel(wiring.Component):
         aw, w, b: `Out`, AXI.
         burst: what to write; an offer may be withdrawn.
         beat: its beats, data and strobes; an offer may be withdrawn once `stopped`.
+        beat_next: `Out(1)`, `beat.ready` of the next cycle.
         stopped: `In(1)`.
         held: `Out(1)`, no beat is taken because AW, W or too many owed responses are in the way.
         sending: `Out(1)`, not all beats of the bursts have been taken.
@@ -41,6 +42,7 @@ class WriteChannel(wiring.Component):
     b: wiring.PureInterface
     burst: stream.Interface
     beat: stream.Interface
+    beat_next: Signal
     stopped: Signal
     held: Signal
     sending: Signal
@@ -61,6 +63,7 @@ class WriteChannel(wiring.Component):
                 "b": axi["b"],
                 "burst": In(stream.Signature(burst_layout(config))),
                 "beat": In(stream.Signature(beat)),
+                "beat_next": Out(1),
                 "stopped": In(1),
                 "held": Out(1),
                 "sending": Out(1),
@@ -76,9 +79,13 @@ class WriteChannel(wiring.Component):
         """AW, W and B, with queues of what they owe each other."""
         m = Module()
         config = self.config
-        m.submodules.lengths = lengths = Queue(8, depth=MAX_BURSTS)
+        lane_bits = exact_log2(config.axi_bytes)
+        m.submodules.lengths = lengths = Queue(
+            data.StructLayout({"length": range(MAX_BEATS), "single": 1}), depth=MAX_BURSTS
+        )
         m.submodules.owed = owed = Queue(
-            data.StructLayout({"address": config.axi_address_bits, "last": 1}), depth=MAX_BURSTS
+            data.StructLayout({"address": config.axi_address_bits - lane_bits, "last": 1}),
+            depth=MAX_BURSTS,
         )
         aw, burst = self.aw, self.burst
         raised = Signal()
@@ -90,10 +97,11 @@ class WriteChannel(wiring.Component):
             start.eq(burst.valid & burst.ready),
             burst.ready.eq(~raised & owed.i.ready & lengths.i.ready),
             owed.i.valid.eq(start),
-            owed.i.p.address.eq(burst.p.address),
+            owed.i.p.address.eq(burst.p.address[lane_bits:]),
             owed.i.p.last.eq(burst.p.last),
             lengths.i.valid.eq(start),
-            lengths.i.payload.eq(burst.p.length),
+            lengths.i.p.length.eq(burst.p.length),
+            lengths.i.p.single.eq(burst.p.length == 0),
             aw.valid.eq(raised),
             aw.addr.eq(address),
             aw.len.eq(length),
@@ -101,10 +109,9 @@ class WriteChannel(wiring.Component):
             aw.burst.eq(INCR),
             aw.cache.eq(NORMAL_MEMORY),
         ]
-        with m.If(start):
-            m.d.sync += [raised.eq(1), address.eq(burst.p.address), length.eq(burst.p.length)]
-        with m.Elif(aw.ready):
-            m.d.sync += raised.eq(0)
+        with m.If(~raised):
+            m.d.sync += [address.eq(burst.p.address), length.eq(burst.p.length)]
+        m.d.sync += raised.eq(start | (raised & ~aw.ready))
 
         self._send_beats(m, lengths)
 
@@ -117,7 +124,7 @@ class WriteChannel(wiring.Component):
             self.done.eq(answered),
             self.done_error.eq(error),
             self.done_last.eq(owed.o.p.last),
-            self.done_address.eq(owed.o.p.address),
+            self.done_address.eq(Cat(Const(0, lane_bits), owed.o.p.address)),
             self.active.eq(~owed.empty),
         ]
         return m
@@ -130,9 +137,10 @@ class WriteChannel(wiring.Component):
         )
         m.submodules.beats = skid = Skid(layout)
         in_burst = Signal()
-        left = Signal(8, reset_less=True)
+        left = Signal(range(MAX_BEATS), reset_less=True)
+        # None is left behind the next one.
+        ends = Signal(reset_less=True)
         send = Signal()
-        ends = left == 0
         m.d.comb += [
             skid.i.p.data.eq(self.beat.p.data),
             skid.i.p.strobe.eq(Mux(self.stopped, 0, self.beat.p.strobe)),
@@ -151,9 +159,13 @@ class WriteChannel(wiring.Component):
             w.valid.eq(skid.o.valid),
             skid.o.ready.eq(w.ready),
         ]
-        with m.If(send):
-            m.d.sync += left.eq(left - 1)
-        with m.If(lengths.o.ready):
-            m.d.sync += in_burst.eq(lengths.o.valid)
-            with m.If(lengths.o.valid):
-                m.d.sync += left.eq(lengths.o.payload)
+        # What comes next is known before it is known whether it comes now.
+        begins = ~in_burst | ends
+        in_burst_next = (in_burst & ~(send & ends)) | lengths.o.valid
+        m.d.comb += self.beat_next.eq(in_burst_next & skid.i_next)
+        m.d.sync += in_burst.eq(in_burst_next)
+        with m.If(~in_burst | send):
+            m.d.sync += [
+                left.eq(Mux(begins, lengths.o.p.length, left - 1)),
+                ends.eq(Mux(begins, lengths.o.p.single, left == 1)),
+            ]

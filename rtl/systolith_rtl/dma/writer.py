@@ -84,12 +84,11 @@ class LoadWriter(wiring.Component):
         m = Module()
         words = self._write_words(m)
         pieces = self._write_pieces(m)
+        side = self.i.p.tag.side
         m.d.comb += [
-            words.take.eq(self.i.valid & ~self.i.p.tag.side & words.ready & ~pieces.busy),
-            pieces.take.eq(self.i.valid & self.i.p.tag.side & pieces.ready & ~words.busy),
-            self.i.ready.eq(
-                Mux(self.i.p.tag.side, pieces.ready & ~words.busy, words.ready & ~pieces.busy)
-            ),
+            words.take.eq(self.i.valid & ~side & words.ready & ~pieces.busy),
+            pieces.take.eq(self.i.valid & side & ~pieces.busy & ~words.busy),
+            self.i.ready.eq(~pieces.busy & Mux(side, ~words.busy, words.ready)),
         ]
         # A write that is granted now has landed for a read that is granted WRITE_LATENCY later.
         landing = Signal(WRITE_LATENCY - 1)
@@ -144,9 +143,10 @@ class LoadWriter(wiring.Component):
         with m.If(way.ready):
             m.d.sync += valid.eq(way.take & completes)
         with m.If(way.take):
+            m.d.sync += [place.eq(here + 1), empty.eq(completes)]
+        # A beat that must wait may be copied all the same: it will be again.
+        with m.If(self.i.valid & way.ready):
             m.d.sync += [
-                place.eq(here + 1),
-                empty.eq(completes),
                 held.address.eq(here[exact_log2(beats) :]),
                 held.last.eq(beat.last & beat.tag.last),
             ]
@@ -164,36 +164,35 @@ class LoadWriter(wiring.Component):
         pieces = config.axi_data_bits // SIDE_BITS
         way = SimpleNamespace(
             take=Signal(name="take_pieces"),
-            ready=Signal(name="pieces_ready"),
             busy=Signal(name="pieces_busy"),
             last=Signal(name="last_piece"),
         )
         bits = Signal(config.axi_data_bits, reset_less=True)
-        # A bit for each piece that is still to be sent, in order; whole pieces have strobes.
+        # A bit for each piece that is still to be sent, in order; whole pieces have strobes, the
+        # first one of a beat always.
         left = Signal(pieces)
         address = Signal(len(self.side.p.address), reset_less=True)
         tables = Signal(reset_less=True)
         last = Signal(reset_less=True)
         m.d.comb += [
-            way.ready.eq(left == 0),
-            way.busy.eq(left != 0),
+            way.busy.eq(left[0]),
             way.last.eq((left == 1) & self.side.ready & last),
             self.side.valid.eq(left[0]),
             self.side.p.data.eq(bits[:SIDE_BITS]),
             self.side.p.address.eq(address),
             self.side.p.tables.eq(tables),
         ]
-        with m.If(way.take):
-            strobes = beat.strobe[:: SIDE_BITS // 8]
+        # While nothing is sent, whatever is there is copied.
+        with m.If(~left[0]):
             m.d.sync += [
                 bits.eq(beat.data),
-                left.eq(strobes),
+                left.eq(beat.strobe[:: SIDE_BITS // 8] & way.take.replicate(pieces)),
                 tables.eq(beat.tag.tables),
                 last.eq(beat.last & beat.tag.last),
             ]
-            with m.If(beat.first):
+            with m.If(self.i.valid & beat.first):
                 m.d.sync += address.eq(beat.tag.place)
-        with m.Elif(self.side.valid & self.side.ready):
+        with m.Elif(self.side.ready):
             m.d.sync += [
                 bits.eq(bits >> SIDE_BITS),
                 left.eq(left >> 1),

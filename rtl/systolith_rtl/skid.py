@@ -11,12 +11,14 @@ class Skid(wiring.Component):
     Members:
         i: payloads; `ready` is a register.
         i_next: `Out(1)`, `i.ready` of the next cycle.
+        i_enable: `Out(1)`, a copy of `i.ready` for all registers that move when it is high.
         o: the same; payload and `valid` are registers.
         empty: `Out(1)`, nothing is held.
     """
 
     i: stream.Interface
     i_next: Signal
+    i_enable: Signal
     o: stream.Interface
     empty: Signal
 
@@ -25,6 +27,7 @@ class Skid(wiring.Component):
             {
                 "i": In(stream.Signature(shape)),
                 "i_next": Out(1),
+                "i_enable": Out(1),
                 "o": Out(stream.Signature(shape)),
                 "empty": Out(1),
             }
@@ -38,13 +41,15 @@ class Skid(wiring.Component):
         spare = Signal(len(i), reset_less=True)
         # Copies, which Yosys would merge without `keep`: what decides has no wires to all bits.
         spare_valid = Signal()
-        takes = Signal(init=1, attrs={"keep": 1})
-        ready = Signal(init=1, attrs={"keep": 1})
+        takes, ready, enable = (
+            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("takes", "ready", "enable")
+        )
         valid = Signal(attrs={"keep": 1})
         full = Signal(attrs={"keep": 1})
         free = ~valid | self.o.ready
         m.d.comb += [
             self.i.ready.eq(ready),
+            self.i_enable.eq(enable),
             self.i_next.eq(free | (ready & ~self.i.valid)),
             self.o.valid.eq(valid),
             o.eq(held),
@@ -62,5 +67,6 @@ class Skid(wiring.Component):
             spare_valid.eq(~free & holds),
             takes.eq(self.i_next),
             ready.eq(self.i_next),
+            enable.eq(self.i_next),
         ]
         return m

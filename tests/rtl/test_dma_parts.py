@@ -290,6 +290,8 @@ def test_readers_take_turns_and_fetches_go_first() -> None:
         ctx.set(dut.ar.ready, 1)
         ctx.set(dut.stream_burst.valid, 1)
         ctx.set(dut.load_burst.valid, 1)
+        ctx.set(dut.stream_next, 1)
+        ctx.set(dut.load_next, 1)
         for cycle in range(40):
             ctx.set(dut.fetch.request.valid, int(cycle in range(20, 24)))
             _, _, valid, id_ = await ctx.tick().sample(dut.ar.valid, dut.ar.id)
@@ -315,7 +317,10 @@ class WatchedSplitter(Splitter):
         """Add the assertion."""
         m = super().elaborate(platform)
         several = (self.state & (self.state - 1)).any()
-        m.d.comb += Assert(self.state.any() & ~several, "not in one state")
+        m.d.comb += [
+            Assert(self.state.any() & ~several, "not in one state"),
+            Assert(self.offering == self.state[-1], "copies differ"),
+        ]
         return m
 
 

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, stream
 from amaranth.utils import bits_for, exact_log2
 
@@ -44,8 +44,9 @@ def place_width(config: CoreConfig) -> int:
 def walk_layout(config: CoreConfig) -> data.StructLayout:
     """A checked run: where in DRAM, bytes behind the first one, granule (slot, entry) on the core.
 
-    With `refused`, the walk ends here: the run lies beyond the limit if `outside`, else beyond the
-    core's memory, and `address` is the first byte or granule (slot, entry) that does.
+    It `reads` from memory unless it is of zeros. With `refused`, the walk ends here: the run lies
+    beyond the limit if `outside`, else beyond the core's memory, and `address` is the first byte or
+    granule (slot, entry) that does.
     """
     return data.StructLayout(
         {
@@ -56,6 +57,7 @@ def walk_layout(config: CoreConfig) -> data.StructLayout:
             "side": 1,
             "tables": 1,
             "last": 1,
+            "reads": 1,
             "refused": 1,
             "outside": 1,
         }
@@ -79,7 +81,7 @@ def check_runs(
     *,
     i: stream.Interface,
     o: stream.Interface,
-    command: data.View,
+    enable: Value,
     facts: SimpleNamespace,
     is_load: bool,
 ) -> int:
@@ -90,14 +92,24 @@ def check_runs(
         config: of the core.
         i: runs of `raw_layout`.
         o: runs of `walk_layout`.
-        command: their instruction's operands, steady while any run is in the pipeline.
-        facts: what a `Walker` derives from them.
+        enable: a copy of `o.ready`.
+        facts: what a `Walker` derives from their instruction's operands, steady while any run is in
+            the pipeline.
         is_load: whether it is a LOAD, which has more places to go to.
 
     Returns:
         How many runs the pipeline holds at most.
     """
-    pipe = Pipeline(m, i=i, o=o)
+    pipe = Pipeline(m, i=i, o=o, enable=enable)
+    table_entries = config.table_slots * TABLE_ENTRIES
+    # A place that does not fit here is that of the first run, or of an index.
+    places = _places(
+        facts,
+        i.p.granule[exact_log2(config.granules) :].any(),
+        i.p.granule[exact_log2(config.column_slots) :].any(),
+        _reaches(i.p.granule, table_entries),
+        is_load=is_load,
+    )
     s = pipe.stage(
         "sum",
         address=(facts.base + i.p.offset[: len(facts.base)])[: len(facts.base)],
@@ -105,48 +117,41 @@ def check_runs(
         room=(facts.limit - i.p.offset)[: OFFSET_WIDTH + 1],
         granule=i.p.granule,
         last_granule=i.p.granule + facts.more,
+        exact=places | facts.far | i.p.unlisted,
         last=i.p.last,
         unlisted=i.p.unlisted,
     )
     starts_outside = s.room[OFFSET_WIDTH]
-    # A place that does not fit here is that of the first run, or of an index.
-    exact = facts.far | s.unlisted
-    beyond = s.last_granule[exact_log2(config.granules) :].any()
-    first_beyond = _at_least(s.granule, config.granules, exact)
-    high = command.address[GRANULE_WIDTH:]
-    if is_load:
-        slots = s.last_granule[exact_log2(config.column_slots) :].any()
-        table_entries = config.table_slots * TABLE_ENTRIES
-        entries = _reaches(s.last_granule, table_entries)
-        beyond = Mux(facts.side, Mux(facts.tables, entries, slots), beyond)
-        first_beyond = Mux(
-            facts.side,
-            Mux(
-                facts.tables,
-                Mux(_reaches(s.granule, table_entries) | exact, s.granule, table_entries),
-                _at_least(s.granule, config.column_slots, exact),
-            ),
-            first_beyond,
-        )
-        high = Mux(s.unlisted, command.index[GRANULE_WIDTH:], high)
+    beyond = _places(
+        facts,
+        s.last_granule[exact_log2(config.granules) :].any(),
+        s.last_granule[exact_log2(config.column_slots) :].any(),
+        _reaches(s.last_granule, table_entries),
+        is_load=is_load,
+    )
+    end = _places(facts, config.granules, config.column_slots, table_entries, is_load=is_load)
+    high = Mux(s.unlisted, facts.high_index, facts.high) if is_load else facts.high
     s = pipe.stage(
         "verdict",
         address=s.address,
         # A run that begins within the limit leaves it at the limit.
         at_limit=~starts_outside,
+        too_long=facts.size > s.room[:OFFSET_WIDTH],
+        within=facts.zero | s.unlisted,
         granule=s.granule,
-        first_beyond=Cat(first_beyond[:GRANULE_WIDTH], high),
-        outside=(starts_outside | (command.n0 > s.room[:OFFSET_WIDTH])) & ~facts.zero & ~s.unlisted,
+        first_beyond=Cat(Mux(s.exact, s.granule, end)[:GRANULE_WIDTH], high),
         beyond=beyond | facts.far | facts.huge | s.unlisted,
         last=s.last,
     )
-    at_fault = Mux(s.outside, Mux(s.at_limit, facts.end, s.address), s.first_beyond)
+    outside = (s.too_long | ~s.at_limit) & ~s.within
+    at_fault = Mux(outside, Mux(s.at_limit, facts.end, s.address), s.first_beyond)
     s = pipe.stage(
         "run",
-        address=Mux(s.outside | s.beyond, at_fault, s.address)[: len(facts.base)],
+        address=Mux(outside | s.beyond, at_fault, s.address)[: len(facts.base)],
         place=s.granule[: place_width(config)],
-        outside=s.outside,
-        refused=s.outside | s.beyond,
+        outside=outside,
+        refused=outside | s.beyond,
+        reads=~(outside | s.beyond | facts.zero),
         last=s.last,
     )
     run = Signal(walk_layout(config))
@@ -158,6 +163,7 @@ def check_runs(
         run.side.eq(facts.side),
         run.tables.eq(facts.tables),
         run.last.eq(s.last),
+        run.reads.eq(s.reads),
         run.refused.eq(s.refused),
         run.outside.eq(s.outside),
     ]
@@ -172,6 +178,15 @@ def _reaches(value: Value, bound: int) -> Value:
     return value[high:].any() | (value[low:high] >= bound >> low)
 
 
-def _at_least(value: Value, bound: int, exact: Value) -> Value:
-    """Return the larger of a value and a power of two, or if `exact`, the value."""
-    return Mux(value[exact_log2(bound) :].any() | exact, value, bound)
+def _places(
+    facts: SimpleNamespace,
+    scratchpad: ValueLike,
+    columns: ValueLike,
+    tables: ValueLike,
+    *,
+    is_load: bool,
+) -> ValueLike:
+    """Return what applies to the memory that the run goes to."""
+    if not is_load:
+        return scratchpad
+    return Mux(facts.side, Mux(facts.tables, tables, columns), scratchpad)

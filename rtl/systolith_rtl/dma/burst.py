@@ -55,10 +55,12 @@ class Splitter(wiring.Component):
         reserve: `Out(1)`, the beats of the burst that is offered next (`o.p.length + 1`) are
             reserved now.
         o: bursts.
+        o_next: `Out(1)`, `o.valid` of the next cycle, unless a burst is taken now.
         idle: `Out(1)`, no run is being cut.
 
     Attributes:
         state: one of four bits: idle, counts, checks, offers. Each enables registers as it is.
+        offering: a copy of `offers` for those, which Yosys would merge without `keep`.
     """
 
     i: stream.Interface
@@ -66,6 +68,7 @@ class Splitter(wiring.Component):
     held: Signal
     reserve: Signal
     o: stream.Interface
+    o_next: Signal
     idle: Signal
 
     def __init__(
@@ -75,7 +78,8 @@ class Splitter(wiring.Component):
         self.config = config
         self.max_beats = max_beats
         self.size_width = size_width
-        self.state = Signal(4, init=1)
+        self.state = Signal(4, init=1, attrs={"keep": 1})
+        self.offering = Signal(attrs={"keep": 1})
         super().__init__(
             {
                 "i": In(stream.Signature(run_layout(config, size_width))),
@@ -83,6 +87,7 @@ class Splitter(wiring.Component):
                 "held": Out(1),
                 "reserve": Out(1),
                 "o": Out(stream.Signature(burst_layout(config))),
+                "o_next": Out(1),
                 "idle": Out(1),
             }
         )
@@ -116,6 +121,7 @@ class Splitter(wiring.Component):
             within.eq(~far & (more[:inner] <= to_boundary)),
             fits.eq(self.space > length),
             self.reserve.eq(checks & fits),
+            self.o_next.eq((checks & fits) | offers),
             self.held.eq(checks & ~fits),
             self.o.p.address.eq(Cat(Const(0, lane_bits), burst)),
             self.o.p.length.eq(length),
@@ -126,6 +132,7 @@ class Splitter(wiring.Component):
             counts.eq((idle & self.i.valid) | (offers & self.o.ready & ~ends)),
             checks.eq(counts | (checks & ~fits)),
             offers.eq((checks & fits) | (offers & ~self.o.ready)),
+            self.offering.eq((checks & fits) | (offers & ~self.o.ready)),
         ]
         with m.If(idle):
             low = lane_bits + inner
@@ -144,6 +151,6 @@ class Splitter(wiring.Component):
                 next_beat.eq(beat + length + 1),
                 next_more.eq(more - length - 1),
             ]
-        with m.If(offers):
+        with m.If(self.offering):
             m.d.sync += [beat.eq(next_beat), more.eq(next_more), far.eq(next_more[inner:].any())]
         return m

@@ -123,6 +123,8 @@ class Dma(wiring.Component):
         m.d.comb += [
             streamer.beat.eq(reads.beat),
             streamer.beat_valid.eq(reads.stream_beat),
+            reads.stream_next.eq(streamer.burst_next),
+            reads.load_next.eq(loader.burst_next),
             streamer.active.eq(reads.stream_active),
             loader.beat.eq(reads.beat),
             loader.beat_valid.eq(reads.load_beat),

@@ -49,6 +49,7 @@ class LoadEngine(wiring.Component):
         engine: `Out(EngineSignature(Opcode.LOAD))`.
         lookup: the settings.
         burst: what to read.
+        burst_next: `Out(1)`, it is offered in the next cycle, unless it is taken now or halted.
         beat: a beat and whether its response was an error, in order.
         beat_valid: `In(1)`.
         active: `In(1)`, beats are owed.
@@ -60,6 +61,7 @@ class LoadEngine(wiring.Component):
     engine: wiring.PureInterface
     lookup: Sequence[wiring.PureInterface]
     burst: stream.Interface
+    burst_next: Signal
     beat: data.View
     beat_valid: Signal
     active: Signal
@@ -75,6 +77,7 @@ class LoadEngine(wiring.Component):
                 "engine": Out(EngineSignature(Opcode.LOAD)),
                 "lookup": Out(LookupSignature()).array(MEMORIES),
                 "burst": Out(stream.Signature(burst_layout(config))),
+                "burst_next": Out(1),
                 "beat": In(beat),
                 "beat_valid": In(1),
                 "active": In(1),
@@ -117,24 +120,25 @@ class LoadEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.write), writer.write)
         wiring.connect(m, wiring.flipped(self.side), writer.side)
         m.d.comb += [
+            writer.i.valid.eq(skid.o.valid),
             writer.i.payload.eq(skid.o.payload),
-            writer.i.valid.eq(skid.o.valid & ~stopped),
-            skid.o.ready.eq(writer.i.ready & ~stopped),
+            skid.o.ready.eq(writer.i.ready),
+            writer.halt.eq(stopped),
         ]
 
         # Each run goes to the queue of runs, and if there is something to read, is cut. One that
         # is refused stays where it is.
         run = walker.o.p
-        asks = ~(run.zero | run.refused)
-        may_cut = splitter.i.ready | ~asks
+        may_cut = splitter.i.ready | ~run.reads
         m.d.comb += [
             realigner.run.valid.eq(walker.o.valid & may_cut & ~run.refused),
             splitter.i.p.address.eq(run.address),
             splitter.i.p.more.eq(run.more),
-            splitter.i.valid.eq(walker.o.valid & realigner.run.ready & asks),
+            splitter.i.valid.eq(walker.o.valid & realigner.run.ready & run.reads),
             walker.o.ready.eq(realigner.run.ready & may_cut & ~run.refused),
-            walker.halt.eq(stopped),
+            walker.halt.eq(~may_start),
             self.burst.payload.eq(splitter.o.payload),
+            self.burst_next.eq(splitter.o_next),
             self.burst.valid.eq(splitter.o.valid & may_start),
             splitter.o.ready.eq(self.burst.ready & may_start),
             fifo.data.eq(self.beat.data),

@@ -34,7 +34,8 @@ class ReadChannel(wiring.Component):
         ar: `Out`, AXI.
         r: `Out`, AXI.
         fetch: `In(FetchSignature)`.
-        stream_burst, load_burst: what to read. An offer may be withdrawn.
+        stream_burst, load_burst: what to read. An offer may be withdrawn, and then stay so.
+        stream_next, load_next: `In(1)`, it is offered in the next cycle, unless it is taken now.
         beat: `Out`, data of this cycle's beat and whether its response was an error.
         stream_beat, load_beat: `Out(1)`, it is theirs.
         stream_active, load_active, fetch_active: `Out(1)`, beats are owed, or AR is raised.
@@ -45,6 +46,8 @@ class ReadChannel(wiring.Component):
     fetch: wiring.PureInterface
     stream_burst: stream.Interface
     load_burst: stream.Interface
+    stream_next: Signal
+    load_next: Signal
     beat: data.View
     stream_beat: Signal
     load_beat: Signal
@@ -66,6 +69,8 @@ class ReadChannel(wiring.Component):
                 "fetch": In(FetchSignature(config)),
                 "stream_burst": In(stream.Signature(burst_layout(config))),
                 "load_burst": In(stream.Signature(burst_layout(config))),
+                "stream_next": In(1),
+                "load_next": In(1),
                 "beat": Out(data.StructLayout({"data": config.axi_data_bits, "error": 1})),
                 "stream_beat": Out(1),
                 "load_beat": Out(1),
@@ -125,19 +130,26 @@ class ReadChannel(wiring.Component):
         )
         ar = self.ar
         width = self.config.axi_bytes
-        valid = Signal()
+        # A copy for the payload, which Yosys would merge without `keep`.
+        valid, busy = (Signal(name=name, attrs={"keep": 1}) for name in ("valid", "busy"))
         address = Signal(self.config.axi_address_bits, reset_less=True)
         length = Signal(8, reset_less=True)
         owner = Signal(AxiSignature.ID_WIDTH, reset_less=True)
         loads_turn = Signal()
         fetch, stream_burst, load_burst = self.fetch.request, self.stream_burst, self.load_burst
-        want_stream = stream_burst.valid & streams.room
-        want_load = load_burst.valid & loads.room
+        # Whose turn it would be is known a cycle ahead: after a burst, AR is busy for a cycle.
+        picks_stream, picks_load = Signal(), Signal()
+        next_stream = self.stream_next & (streams.room | self._streams_done)
+        next_load = self.load_next & (loads.room | self._loads_done)
+        m.d.sync += [
+            picks_stream.eq(next_stream & ~(loads_turn & next_load)),
+            picks_load.eq(next_load & (loads_turn | ~next_stream)),
+        ]
         want_fetch = fetch.valid & fetches.room
         m.d.comb += [
             self._fetches.eq(~valid & want_fetch),
-            self._loads.eq(~valid & ~want_fetch & want_load & (loads_turn | ~want_stream)),
-            self._streams.eq(~valid & ~want_fetch & want_stream & ~(loads_turn & want_load)),
+            self._loads.eq(~valid & ~want_fetch & picks_load & load_burst.valid),
+            self._streams.eq(~valid & ~want_fetch & picks_stream & stream_burst.valid),
             fetch.ready.eq(self._fetches),
             stream_burst.ready.eq(self._streams),
             load_burst.ready.eq(self._loads),
@@ -152,26 +164,25 @@ class ReadChannel(wiring.Component):
             ar.burst.eq(INCR),
             ar.cache.eq(NORMAL_MEMORY),
         ]
-        with m.If(valid):
-            m.d.sync += valid.eq(~ar.ready)
-        with m.Else():
+        raises = Mux(valid, ~ar.ready, self._fetches | self._streams | self._loads)
+        m.d.sync += [valid.eq(raises), busy.eq(raises)]
+        with m.If(~busy):
             aligned = Cat(
                 Const(0, exact_log2(FETCH_BYTES)),
                 fetch.payload[exact_log2(FETCH_BYTES) : self.config.axi_address_bits],
             )
-            burst = Mux(self._loads, load_burst.payload, stream_burst.payload)
+            burst = Mux(picks_load, load_burst.payload, stream_burst.payload)
             burst = data.View(burst_layout(self.config), burst)
             m.d.sync += [
-                valid.eq(self._fetches | self._streams | self._loads),
-                address.eq(Mux(self._fetches, aligned, burst.address)),
-                length.eq(Mux(self._fetches, FETCH_BYTES // width - 1, burst.length)),
+                address.eq(Mux(want_fetch, aligned, burst.address)),
+                length.eq(Mux(want_fetch, FETCH_BYTES // width - 1, burst.length)),
                 owner.eq(
                     Mux(
-                        self._fetches,
+                        want_fetch,
                         AxiSignature.FETCH_ID,
-                        Mux(self._loads, AxiSignature.LOAD_ID, AxiSignature.STREAM_ID),
+                        Mux(picks_load, AxiSignature.LOAD_ID, AxiSignature.STREAM_ID),
                     )
                 ),
             ]
-            with m.If(self._streams | self._loads):
-                m.d.sync += loads_turn.eq(self._streams)
+        with m.If(self._streams | self._loads):
+            m.d.sync += loads_turn.eq(picks_stream)

@@ -87,7 +87,10 @@ class WordReader(wiring.Component):
             span_at.eq(span_at + freed),
             word_at.eq(word_at + freed),
         ]
-        reads = Signal()
+        # A copy for data, which Yosys would merge without `keep`.
+        reads, reading = (Signal(name=name, attrs={"keep": 1}) for name in ("reads", "reading"))
+        reads_next = Mux(reads, ~granted | (left != 0), self.i.valid)
+        m.d.sync += [reads.eq(reads_next), reading.eq(reads_next)]
         run = self.i.p
         end = (run.byte[:word_bits] + run.more)[: self.size_width + 1]
         m.d.comb += [
@@ -95,9 +98,8 @@ class WordReader(wiring.Component):
             self.read.valid.eq(reads & room.some & ~self.halt),
             granted.eq(self.read.valid & self.read.ready),
         ]
-        with m.If(~reads):
+        with m.If(~reading):
             m.d.sync += [
-                reads.eq(self.i.valid),
                 address.eq(run.byte[word_bits:]),
                 left.eq(end[word_bits:]),
                 first.eq(run.byte[lane_bits:word_bits]),
@@ -105,7 +107,6 @@ class WordReader(wiring.Component):
             ]
         with m.Elif(granted):
             m.d.sync += [
-                reads.eq(left != 0),
                 address.eq(address + 1),
                 left.eq(left - 1),
                 first.eq(0),

@@ -95,9 +95,10 @@ class Realigner(wiring.Component):
         fresh = Signal(reset_less=True)
         step, could = Signal(), Signal()
         stepped, produced, valid = Signal(), Signal(), Signal()
-        # Whether results advance, and a copy for all lanes. Yosys merges what lacks `keep`.
-        advance, move = (
-            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("advance", "move")
+        # Whether results advance, and copies for the next plan and for all lanes. Yosys merges what
+        # lacks `keep`.
+        advance, planned, move = (
+            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("advance", "planned", "move")
         )
         advances = self.o_next | ~Mux(advance, produced, valid)
         last = Signal(reset_less=True)
@@ -108,10 +109,10 @@ class Realigner(wiring.Component):
             could.eq(advance & (self.i.valid | ~consume)),
             step.eq(active & could),
             self.i.ready.eq(active & advance & consume),
-            plans.ready.eq(~active | (could & last)),
+            plans.ready.eq(~active | (last & planned & (self.i.valid | ~consume))),
             self.first.eq(starts),
         ]
-        m.d.sync += [advance.eq(advances), move.eq(advances)]
+        m.d.sync += [advance.eq(advances), planned.eq(advances), move.eq(advances)]
         with m.If(plans.ready):
             m.d.sync += [active.eq(plans.valid), plan.eq(plans.payload)]
         # What comes next is known before it is known whether it comes now.

@@ -108,7 +108,7 @@ class StoreEngine(wiring.Component):
         m.d.comb += [
             everybody.eq(splitter.i.ready & reader.i.ready & realigner.run.ready & ~run.refused),
             walker.o.ready.eq(everybody),
-            walker.halt.eq(stopped),
+            walker.halt.eq(~may_start),
             splitter.i.valid.eq(walker.o.valid & everybody),
             splitter.i.p.address.eq(run.address),
             splitter.i.p.more.eq(run.more),

@@ -11,7 +11,7 @@ from systolith.config import CoreConfig
 from systolith.isa import Opcode
 from systolith.regs import FaultCause
 from systolith_rtl.dma.burst import MAX_BEATS, Splitter, burst_layout
-from systolith_rtl.dma.fifo import Queue
+from systolith_rtl.dma.fifo import Queue, count
 from systolith_rtl.interfaces import EngineSignature, RingSignature
 from systolith_rtl.reset import without_reset
 from systolith_rtl.settings import BASE, BASE_HIGH, LIMIT, MEMORIES, LookupSignature
@@ -43,6 +43,7 @@ class StreamEngine(wiring.Component):
         lookup: the settings.
         ring: the words.
         burst: what to read.
+        burst_next: `Out(1)`, it is offered in the next cycle, unless it is taken now or halted.
         beat: a beat and whether its response was an error, in order.
         beat_valid: `In(1)`.
         active: `In(1)`, beats are owed.
@@ -52,6 +53,7 @@ class StreamEngine(wiring.Component):
     lookup: Sequence[wiring.PureInterface]
     ring: wiring.PureInterface
     burst: stream.Interface
+    burst_next: Signal
     beat: data.View
     beat_valid: Signal
     active: Signal
@@ -65,6 +67,7 @@ class StreamEngine(wiring.Component):
                 "lookup": Out(LookupSignature()).array(MEMORIES),
                 "ring": Out(RingSignature(config)),
                 "burst": Out(stream.Signature(burst_layout(config))),
+                "burst_next": Out(1),
                 "beat": In(beat),
                 "beat_valid": In(1),
                 "active": In(1),
@@ -89,13 +92,14 @@ class StreamEngine(wiring.Component):
                 {
                     "address": config.axi_address_bits,
                     "more": SIZE_WIDTH - exact_log2(config.rows),
+                    "single": 1,
                     "outside": 1,
                 }
             ),
             depth=INSTRUCTIONS_UNDER_WAY,
         )
         stopped = Signal()
-        m.d.comb += stopped.eq(self.engine.halt | self.engine.fault)
+        m.d.sync += stopped.eq(self.engine.halt | self.engine.fault)
         taken = self._ask(m, splitter, instructions, stopped)
         self._answer(m, instructions, stopped)
 
@@ -105,17 +109,22 @@ class StreamEngine(wiring.Component):
         reserved = Signal(range(MAX_BEATS + 1))
         pushed = Signal(range(word_beats + 1))
         m.d.comb += pushed.eq(self.ring.push << exact_log2(word_beats))
-        with m.If(splitter.reserve):
-            m.d.comb += reserved.eq(splitter.o.p.length + 1)
+        # A burst counts two cycles after it was reserved, which is before the next one is checked.
         m.d.sync += [
+            reserved.eq(Mux(splitter.reserve, splitter.o.p.length + 1, 0)),
             under_way.eq(under_way + reserved - pushed),
             splitter.space.eq((self.ring.free << exact_log2(word_beats)) - under_way),
         ]
 
-        unretired = Signal(range(2 * INSTRUCTIONS_UNDER_WAY))
-        m.d.sync += unretired.eq(unretired + taken - self.engine.retire)
+        unretired = count(
+            m,
+            "unretired",
+            up=taken,
+            down=self.engine.retire,
+            limit=2 * INSTRUCTIONS_UNDER_WAY - 1,
+        )
         m.d.comb += [
-            self.engine.busy.eq(unretired != 0),
+            self.engine.busy.eq(unretired.some),
             self.engine.idle.eq(~self.active),
         ]
 
@@ -147,59 +156,57 @@ class StreamEngine(wiring.Component):
         address = Signal(address_bits, reset_less=True)
         end = Signal(33, reset_less=True)
         outside = Signal(reset_less=True)
+        # There is no word behind the next one.
+        single = Signal(reset_less=True)
+        # One register for each state: all others are enabled by one of them. No state is left once
+        # an instruction is refused: its fault comes once earlier ones are done.
+        take, add, compare, cut = (
+            Signal(name=name, init=name == "take") for name in ("take", "add", "compare", "cut")
+        )
+        may_start = ~(self.engine.halt | self.engine.fault)
+        word_bits = exact_log2(self.config.rows)
+        done = cut & instructions.i.ready & splitter.i.ready
         m.d.comb += [
             splitter.i.p.address.eq(Cat(Const(0, lane_bits), address[lane_bits:])),
             splitter.i.p.more.eq(more),
             instructions.i.p.address.eq(address),
-            instructions.i.p.more.eq(more[exact_log2(self.config.rows) :]),
+            instructions.i.p.more.eq(more[word_bits:]),
+            instructions.i.p.single.eq(single),
             instructions.i.p.outside.eq(outside),
             self.burst.payload.eq(splitter.o.payload),
-            self.burst.valid.eq(splitter.o.valid & ~stopped),
-            splitter.o.ready.eq(self.burst.ready & ~stopped),
+            self.burst_next.eq(splitter.o_next),
+            self.burst.valid.eq(splitter.o.valid & may_start),
+            splitter.o.ready.eq(self.burst.ready & may_start),
         ]
-        with m.FSM():
-            with m.State("TAKE"):
-                m.d.comb += [
-                    command.ready.eq(~stopped),
-                    taken.eq(command.valid & ~stopped),
-                    low.place.eq(BASE + command.p.base[:3]),
-                    high.place.eq(BASE_HIGH + command.p.base[:3]),
-                ]
-                with m.If(taken):
-                    m.d.sync += [
-                        base.eq(Cat(low.value, high.value)),
-                        index.eq(command.p.base),
-                        offset.eq(command.p.dram_offset),
-                        more.eq(command.p.size - 1),
-                    ]
-                    m.next = "ADD"
-            with m.State("ADD"):
-                m.d.comb += low.place.eq(LIMIT + index)
-                m.d.sync += [
-                    limit.eq(low.value),
-                    address.eq(base + offset),
-                    end.eq(offset + more),
-                ]
-                m.next = "COMPARE"
-            with m.State("COMPARE"):
-                m.d.sync += outside.eq(end >= limit)
-                # The first byte at fault: the instruction's, or the one behind the limit.
-                with m.If((end >= limit) & (offset < limit)):
-                    m.d.sync += address.eq(base + limit)
-                m.next = "CUT"
-            with m.State("CUT"):
-                ready = instructions.i.ready & splitter.i.ready
-                m.d.comb += [
-                    splitter.i.valid.eq(instructions.i.ready & ~outside),
-                    instructions.i.valid.eq(splitter.i.ready),
-                ]
-                with m.If(ready):
-                    m.next = "TAKE"
-                    with m.If(outside):
-                        m.next = "REFUSED"
-            with m.State("REFUSED"):
-                # Nothing more is asked for; the fault comes once earlier instructions are done.
-                pass
+        m.d.comb += [
+            command.ready.eq(take & ~stopped),
+            taken.eq(command.valid & take & ~stopped),
+            low.place.eq(Mux(take, BASE + command.p.base[:3], LIMIT + index)),
+            high.place.eq(BASE_HIGH + command.p.base[:3]),
+            splitter.i.valid.eq(cut & instructions.i.ready & ~outside),
+            instructions.i.valid.eq(cut & splitter.i.ready),
+        ]
+        m.d.sync += [
+            take.eq((take & ~taken) | (done & ~outside)),
+            add.eq(taken),
+            compare.eq(add),
+            cut.eq(compare | (cut & ~done)),
+        ]
+        # Whatever is there is copied until it is taken.
+        with m.If(take):
+            m.d.sync += [
+                base.eq(Cat(low.value, high.value)),
+                index.eq(command.p.base),
+                offset.eq(command.p.dram_offset),
+                more.eq(command.p.size - 1),
+            ]
+        with m.If(add):
+            m.d.sync += [limit.eq(low.value), end.eq(offset + more), address.eq(base + offset)]
+        with m.If(compare):
+            m.d.sync += [outside.eq(end >= limit), single.eq(more[word_bits:] == 0)]
+            # The first byte at fault: the instruction's, or the one behind the limit.
+            with m.If((end >= limit) & (offset < limit)):
+                m.d.sync += address.eq(base + limit)
         return taken
 
     def _answer(self, m: Module, instructions: Queue, stopped: Signal) -> None:
@@ -232,24 +239,31 @@ class StreamEngine(wiring.Component):
         # Words behind the next one.
         more = Signal(SIZE_WIDTH - exact_log2(config.rows), reset_less=True)
         outside = Signal(reset_less=True)
-        ends = push & (more == 0)
+        # A copy for the counter, which Yosys would merge without `keep`.
+        final, reloads = (
+            Signal(name=name, reset_less=True, attrs={"keep": 1}) for name in ("final", "reloads")
+        )
+        ends = push & final
         m.d.sync += engine.retire.eq(ends)
-        with m.If(arrived):
-            m.d.sync += address.eq(address + config.axi_bytes)
-        with m.If(push):
-            m.d.sync += more.eq(more - 1)
+        m.d.comb += head.ready.eq(~present | ends)
+        m.d.sync += present.eq(head.valid | (present & ~ends))
+        # What comes next is known before it is known whether it comes now.
+        begins = ~present | reloads
+        ends_next = Mux(begins, head.p.single, more == 1)
+        with m.If(~present | push):
+            m.d.sync += [
+                more.eq(Mux(begins, head.p.more, more - 1)),
+                final.eq(ends_next),
+                reloads.eq(ends_next),
+            ]
         with m.If(~present | ends):
-            m.d.comb += head.ready.eq(1)
-            m.d.sync += present.eq(head.valid)
-            with m.If(head.valid):
-                m.d.sync += [
-                    address.eq(head.p.address),
-                    more.eq(head.p.more),
-                    outside.eq(head.p.outside),
-                ]
+            m.d.sync += [address.eq(head.p.address), outside.eq(head.p.outside)]
+        with m.Elif(arrived):
+            m.d.sync += address.eq(address + config.axi_bytes)
 
         with m.If(~stopped & present & (outside | failed)):
             m.d.sync += [
+                stopped.eq(1),
                 engine.fault.eq(1),
                 engine.fault_cause.eq(Mux(outside, FaultCause.DRAM_LIMIT, FaultCause.AXI_ERROR)),
                 engine.fault_address.eq(address),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -18,12 +18,27 @@ from systolith_rtl.dma.bounds import (
     size_width,
     walk_layout,
 )
+from systolith_rtl.dma.fifo import count
 from systolith_rtl.interfaces import ReadSignature, operand_layout
 from systolith_rtl.settings import BASE, BASE_HIGH, LIMIT, MEMORIES, SCALAR, LookupSignature
 from systolith_rtl.skid import Skid
 
 INDEX_BYTES = 4
 """Bytes of an entry of an index list."""
+
+STATES = (
+    "take",
+    "setup",
+    "scalar",
+    "first",
+    "block",
+    "run",
+    "index",
+    "awaits",
+    "product",
+)
+"""Take a command, look up its settings, multiply its scalar, begin its first block or another one,
+send a run; ask for an index, wait for it, multiply it."""
 
 
 class Walker(wiring.Component):
@@ -70,90 +85,127 @@ class Walker(wiring.Component):
         command = Signal(self.command.payload.shape(), reset_less=True)
         raw = stream.Signature(raw_layout()).create(path=("raw",))
         checked = stream.Signature(walk_layout(self.config)).create(path=("checked",))
-        facts = self._facts(m, command)  # pyright: ignore[reportArgumentType]
+        # All states but one are registers of their own, and enable others as they are.
+        state = SimpleNamespace(
+            **{name: Signal(name=name, init=name == "take") for name in STATES},
+            # A copy for the command, which Yosys would merge without `keep`.
+            takes=Signal(name="takes", init=1, attrs={"keep": 1}),
+            # That a block begins, first or not.
+            begins=Signal(name="begins"),
+        )
+        state.take.attrs["keep"] = 1
+        facts = self._facts(m, command, state)  # pyright: ignore[reportArgumentType]
+        m.submodules.skid = skid = Skid(walk_layout(self.config))
+        # All registers of the checks depend on whether a run is taken.
         depth = check_runs(
             m,
             self.config,
             i=raw,
             o=checked,
-            command=command,  # pyright: ignore[reportArgumentType]
+            enable=skid.i_enable,
             facts=facts,
             is_load=self.is_load,
         )
-
-        # The constants of a command must not change while the pipeline holds its runs.
-        checking = Signal(range(depth + 1))
-        m.d.sync += checking.eq(
-            checking + (raw.valid & raw.ready) - (checked.valid & checked.ready)
-        )
-        refused = Signal()
-        with m.If(checked.valid & checked.p.refused):
-            m.d.sync += refused.eq(1)
-        # All registers of the checks depend on whether a run is taken.
-        m.submodules.skid = skid = Skid(walk_layout(self.config))
         wiring.connect(m, checked, skid.i)
         wiring.connect(m, skid.o, wiring.flipped(self.o))
-        may_take = Signal()
-        m.d.comb += may_take.eq((checking == 0) & ~refused & ~self.halt)
-        self._walk(m, command, facts, raw, may_take)  # pyright: ignore[reportArgumentType]
+
+        # The constants of a command must not change while the pipeline holds its runs.
+        checking = count(
+            m,
+            "checking",
+            up=raw.valid & raw.ready,
+            down=checked.valid & checked.ready,
+            limit=depth,
+        )
+        refused = checked.valid & checked.p.refused
+        blocked = Signal()
+        m.d.sync += blocked.eq(self.halt | refused | blocked)
+        may_take = ~checking.some & ~blocked
+        self._walk(
+            m,
+            command,  # pyright: ignore[reportArgumentType]
+            facts,
+            raw,
+            state,
+            may_take,
+        )
         return m
 
-    def _facts(self, m: Module, command: data.View) -> SimpleNamespace:
-        """Registers of what an instruction says indirectly, loaded while `setup` is high."""
+    def _facts(self, m: Module, command: data.View, state: SimpleNamespace) -> SimpleNamespace:
+        """Registers of what an instruction says, loaded in its second cycle and steady until then.
+
+        The command itself changes as soon as the next one may be taken.
+        """
         facts = SimpleNamespace(
-            setup=Signal(),
             base=Signal(self.config.axi_address_bits, reset_less=True),
             limit=Signal(32, reset_less=True),
             # Where what may be accessed ends.
             end=Signal(self.config.axi_address_bits, reset_less=True),
             # Bytes of a run, less one; granules, slots or entries of it, less one, and whether they
             # are more than that.
+            size=Signal(command.n0.shape(), reset_less=True),
             more_bytes=Signal(size_width(self.config), reset_less=True),
             more=Signal(GRANULE_WIDTH, reset_less=True),
             huge=Signal(reset_less=True),
             # Whether the first place has more bits than places are walked in.
             far=Signal(reset_less=True),
-            zero=Signal(),
-            gather=Signal(),
-            side=Signal(),
-            tables=Signal(),
+            # The bits above of the first place, and of the first place of an index list.
+            high=Signal(32 - GRANULE_WIDTH, reset_less=True),
+            high_index=Signal(32 - GRANULE_WIDTH, reset_less=True),
+            single_run=Signal(reset_less=True),
+            zero=Signal(reset_less=True),
+            gather=Signal(reset_less=True),
+            side=Signal(reset_less=True),
+            tables=Signal(reset_less=True),
         )
         more = Value.cast(command.n0 - 1)[:32]
         units = more >> exact_log2(self.config.columns)
+        places = []
         if self.is_load:
-            m.d.comb += [
+            side, tables = command.space != Space.SCRATCHPAD, command.space == Space.TABLES
+            places = [
                 facts.zero.eq(command.fill == Fill.ZERO),
                 facts.gather.eq(command.fill == Fill.GATHER),
-                facts.side.eq(command.space != Space.SCRATCHPAD),
-                facts.tables.eq(command.space == Space.TABLES),
+                facts.side.eq(side),
+                facts.tables.eq(tables),
+                facts.high_index.eq(command.index[GRANULE_WIDTH:]),
             ]
             records = Mux(
-                facts.tables,
-                more[exact_log2(ENTRY_BYTES) :],
-                more[exact_log2(COLUMN_RECORD_BYTES) :],
+                tables, more[exact_log2(ENTRY_BYTES) :], more[exact_log2(COLUMN_RECORD_BYTES) :]
             )
-            units = Mux(facts.side, records, units)
-        # Base (low word) and scalar are read while `setup` is high, limit and high word behind it.
+            units = Mux(side, records, units)
+        # Base (low word) and scalar are read in the second cycle, limit and high word in the third.
+        # The places are registers, since there is something to be done with a scalar.
         low, high = self.lookup
-        base = command.base[:3]
-        m.d.comb += [
-            low.place.eq(Mux(facts.setup, BASE + base, LIMIT + base)),
-            high.place.eq(Mux(facts.setup, SCALAR + (command.scalar - 1)[:2], BASE_HIGH + base)),
-        ]
-        with m.If(facts.setup):
+        low_place, high_place = (
+            Signal.like(port.place, name=f"{name}_place", reset_less=True)
+            for name, port in (("low", low), ("high", high))
+        )
+        m.d.comb += [low.place.eq(low_place), high.place.eq(high_place)]
+        taken, base = self.command.p, command.base[:3]
+        with m.If(state.take):
+            m.d.sync += [
+                low_place.eq(BASE + taken.base[:3]),
+                high_place.eq(SCALAR + (taken.scalar - 1)[:2]),
+            ]
+        with m.Else():
+            m.d.sync += [low_place.eq(LIMIT + base), high_place.eq(BASE_HIGH + base)]
+        with m.If(state.setup):
             m.d.sync += [
                 facts.base[:32].eq(low.value),
+                facts.size.eq(command.n0),
                 facts.more.eq(units),
                 facts.more_bytes.eq(more),
+                facts.huge.eq(units[GRANULE_WIDTH:].any()),
+                facts.far.eq(command.address[GRANULE_WIDTH:].any()),
+                facts.high.eq(command.address[GRANULE_WIDTH:]),
+                facts.single_run.eq(command.n1 == 1),
+                *places,
             ]
-            m.d.sync += facts.huge.eq(units[GRANULE_WIDTH:].any())
-        with m.Else():
+        with m.If(state.scalar):
             m.d.sync += [facts.limit.eq(low.value), facts.base[32:].eq(high.value)]
-        # Two cycles late, which is early enough for the first run.
-        m.d.sync += [
-            facts.end.eq(facts.base + facts.limit),
-            facts.far.eq(command.address[GRANULE_WIDTH:].any()),
-        ]
+        # Three cycles late, which is early enough for the first run.
+        m.d.sync += facts.end.eq(facts.base + facts.limit)
         return facts
 
     def _walk(
@@ -162,20 +214,129 @@ class Walker(wiring.Component):
         command: data.View,
         facts: SimpleNamespace,
         raw: stream.Interface,
-        may_take: Signal,
+        state: SimpleNamespace,
+        may_take: Value,
     ) -> None:
         """Blocks, runs, and for each as many steps of a product as it needs."""
         offset = Signal(OFFSET_WIDTH, reset_less=True)
         block_offset = Signal(OFFSET_WIDTH, reset_less=True)
         granule = Signal(GRANULE_WIDTH, reset_less=True)
         block_granule = Signal(GRANULE_WIDTH, reset_less=True)
-        # How many are left, this one included.
+        # How many are left, this one included, and whether it is the last.
         runs = Signal(16, reset_less=True)
         blocks = Signal(16, reset_less=True)
+        last_run, last_block = Signal(reset_less=True), Signal(reset_less=True)
         multiplier = Signal(32, reset_less=True)
         # While nothing is multiplied, the stride from run to run: one adder does both.
         addend = Signal(OFFSET_WIDTH, reset_less=True)
-        unlisted = Signal()
+        unlisted = Signal(reset_less=True)
+        gather = facts.gather if self.is_load else Const(0, 1)
+        m.d.comb += [
+            raw.valid.eq(state.run),
+            raw.p.offset.eq(offset),
+            raw.p.granule.eq(granule),
+            raw.p.last.eq(last_run & last_block),
+            raw.p.unlisted.eq(unlisted),
+        ]
+        waits = (self.command.p.fill == Fill.GATHER) & ~self.drained if self.is_load else 0
+        m.d.comb += self.command.ready.eq(state.take & may_take & ~waits)
+        taken = self.command.valid & self.command.ready
+        begins = state.first | state.block
+        went = state.run & raw.ready
+        ended = went & last_run
+        multiplied = multiplier == 0
+        index = self._read_index(m, command, state) if self.is_load else None
+
+        take = (state.take & ~taken) | (went & ((last_run & last_block) | unlisted))
+        m.d.sync += [
+            state.take.eq(take),
+            state.takes.eq(take),
+            state.setup.eq(taken),
+            state.scalar.eq(state.setup | (state.scalar & ~multiplied)),
+            state.first.eq(state.scalar & multiplied),
+            state.block.eq(ended & ~last_block & ~unlisted),
+            state.begins.eq((state.scalar & multiplied) | (ended & ~last_block & ~unlisted)),
+        ]
+        goes_on = (begins & ~gather) | (state.run & ~(raw.ready & (last_run | unlisted | gather)))
+        if index is not None:
+            next_index = (begins | (went & ~last_run & ~unlisted)) & gather
+            m.d.sync += [
+                state.index.eq(
+                    next_index | (state.index & ~index.missing & ~index.asked) | index.half
+                ),
+                state.awaits.eq((state.index & index.asked) | (state.awaits & ~index.come)),
+                state.product.eq(index.whole | (state.product & ~multiplied)),
+            ]
+            goes_on |= (state.product & multiplied) | (state.index & index.missing)
+        m.d.sync += state.run.eq(goes_on)
+
+        # The command changes as long as it may, so that its registers have an enable of their own.
+        with m.If(state.takes):
+            m.d.sync += command.eq(self.command.payload)
+        following = (offset + addend)[:OFFSET_WIDTH]
+        multiplies = state.scalar | (state.product if index is not None else 0)
+        back = state.block | (state.run & gather)
+        with m.If(state.setup | state.block | went | (multiplies & multiplier[0])):
+            m.d.sync += offset.eq(
+                Mux(state.setup, command.dram_offset, Mux(back, block_offset, following))
+            )
+        with m.If(state.first):
+            m.d.sync += block_offset.eq(offset)
+        with m.Elif(ended):
+            m.d.sync += block_offset.eq(block_offset + command.dram_stride2)
+        with m.If(state.begins):
+            m.d.sync += [
+                granule.eq(block_granule),
+                runs.eq(command.n1),
+                last_run.eq(facts.single_run),
+            ]
+        with m.Elif(went):
+            m.d.sync += [
+                granule.eq(granule + command.stride1),
+                runs.eq(runs - 1),
+                last_run.eq(runs == 2),
+            ]
+        with m.If(state.setup):
+            m.d.sync += [
+                block_granule.eq(command.address),
+                blocks.eq(command.n2),
+                last_block.eq(command.n2 == 1),
+                unlisted.eq(0),
+            ]
+        with m.Elif(ended):
+            m.d.sync += [
+                block_granule.eq(block_granule + command.stride2),
+                blocks.eq(blocks - 1),
+                last_block.eq(blocks == 2),
+            ]
+        with m.If(state.setup):
+            m.d.sync += multiplier.eq(Mux(command.scalar == 0, 0, self.lookup[1].value))
+        with m.Elif(multiplies):
+            m.d.sync += multiplier.eq(multiplier >> 1)
+        with m.If(multiplies):
+            m.d.sync += addend.eq(addend << 1)
+        with m.Elif(state.setup):
+            m.d.sync += addend.eq(command.scalar_stride)
+        with m.Else():
+            m.d.sync += addend.eq(command.dram_stride1)
+        if index is not None:
+            with m.If(state.index & index.missing):
+                m.d.sync += [unlisted.eq(1), granule.eq(index.place)]
+            with m.If(index.come):
+                m.d.sync += multiplier.eq(Cat(multiplier, index.part)[len(index.part) :])
+
+    def _read_index(
+        self,
+        m: Module,
+        command: data.View,
+        state: SimpleNamespace,
+    ) -> SimpleNamespace:
+        """Read entries of an index list, one after the other.
+
+        Returns:
+            That there is no next one in the scratchpad (`missing`), at which `place`; that it is
+            `asked` for; that a `part` of it has `come`, the `whole` or only `half` of it.
+        """
         # Entries of an index list lie on granules, so a small granule holds half of one.
         piece_bytes = min(self.config.columns, INDEX_BYTES)
         piece_bits = exact_log2(self.config.columns // piece_bytes)
@@ -186,114 +347,30 @@ class Walker(wiring.Component):
         halves = Signal()
         # Whether `piece` lies beyond the scratchpad: found out while it is set, since the way from
         # here through the scratchpad's arbiters is long enough.
-        beyond = Signal()
+        beyond = Signal(reset_less=True)
+        come = state.awaits & self.read.data_valid
+        is_half = ~halves if piece_bytes < INDEX_BYTES else Const(0, 1)
         m.d.comb += [
+            self.read.valid.eq(state.index & ~beyond & ~self.halt),
             self.read.address.eq(piece[word_bits:]),
-            raw.p.offset.eq(offset),
-            raw.p.granule.eq(granule),
-            raw.p.last.eq((runs == 1) & (blocks == 1)),
-            raw.p.unlisted.eq(unlisted),
         ]
-
-        following = (offset + addend)[:OFFSET_WIDTH]
-
-        def multiply() -> None:
-            m.d.sync += [multiplier.eq(multiplier >> 1), addend.eq(addend << 1)]
-            with m.If(multiplier[0]):
-                m.d.sync += offset.eq(following)
-
-        def begin() -> None:
-            m.d.sync += [granule.eq(block_granule), runs.eq(command.n1)]
-            m.next = "RUN"
-            if self.is_load:
-                m.d.sync += [
-                    piece.eq(command.index << piece_bits),
-                    beyond.eq(command.index[inside_bits - piece_bits :].any()),
-                ]
-                with m.If(facts.gather):
-                    m.next = "INDEX"
-
-        with m.FSM():
-            with m.State("TAKE"):
-                waits = (self.command.p.fill == Fill.GATHER) & ~self.drained if self.is_load else 0
-                m.d.comb += self.command.ready.eq(may_take & ~waits)
-                with m.If(self.command.valid & self.command.ready):
-                    m.d.sync += command.eq(self.command.payload)
-                    m.next = "SETUP"
-            with m.State("SETUP"):
-                m.d.comb += facts.setup.eq(1)
-                m.d.sync += [
-                    offset.eq(command.dram_offset),
-                    block_granule.eq(command.address),
-                    blocks.eq(command.n2),
-                    multiplier.eq(Mux(command.scalar == 0, 0, self.lookup[1].value)),
-                    addend.eq(command.scalar_stride),
-                    unlisted.eq(0),
-                ]
-                m.next = "SCALAR"
-            with m.State("SCALAR"):
-                multiply()
-                with m.If(multiplier == 0):
-                    m.next = "FIRST"
-            with m.State("FIRST"):
-                m.d.sync += [block_offset.eq(offset), addend.eq(command.dram_stride1)]
-                begin()
-            with m.State("BLOCK"):
-                m.d.sync += offset.eq(block_offset)
-                begin()
-            with m.State("RUN"):
-                m.d.comb += raw.valid.eq(1)
-                with m.If(raw.ready):
-                    m.d.sync += [
-                        runs.eq(runs - 1),
-                        offset.eq(following),
-                        granule.eq(granule + command.stride1),
-                    ]
-                    if self.is_load:
-                        with m.If(facts.gather):
-                            m.d.sync += offset.eq(block_offset)
-                            m.next = "INDEX"
-                    with m.If(runs == 1):
-                        m.d.sync += [
-                            blocks.eq(blocks - 1),
-                            block_offset.eq(block_offset + command.dram_stride2),
-                            block_granule.eq(block_granule + command.stride2),
-                        ]
-                        m.next = "BLOCK"
-                        with m.If(blocks == 1):
-                            m.next = "TAKE"
-                    with m.If(unlisted):
-                        m.next = "TAKE"
-            if self.is_load:
-                with m.State("INDEX"):
-                    m.d.comb += self.read.valid.eq(~beyond & ~self.halt)
-                    with m.If(beyond):
-                        m.d.sync += [
-                            unlisted.eq(1),
-                            granule.eq(
-                                Cat(
-                                    piece[piece_bits:],
-                                    command.index[inside_bits + 1 - piece_bits :],
-                                )
-                            ),
-                        ]
-                        m.next = "RUN"
-                    with m.Elif(self.read.valid & self.read.ready):
-                        m.next = "AWAIT"
-                with m.State("AWAIT"), m.If(self.read.data_valid):
-                    part = self.read.data.word_select(piece[:word_bits], 8 * piece_bytes)
-                    m.d.sync += [
-                        piece.eq(piece + 1),
-                        beyond.eq(piece[:inside_bits].all()),
-                        multiplier.eq(Cat(multiplier, part)[8 * piece_bytes :]),
-                        addend.eq(command.dram_stride1),
-                        halves.eq(~halves),
-                    ]
-                    m.next = "PRODUCT"
-                    if piece_bytes < INDEX_BYTES:
-                        with m.If(~halves):
-                            m.next = "INDEX"
-                with m.State("PRODUCT"):
-                    multiply()
-                    with m.If(multiplier == 0):
-                        m.next = "RUN"
+        with m.If(state.begins):
+            m.d.sync += [
+                piece.eq(command.index << piece_bits),
+                beyond.eq(command.index[inside_bits - piece_bits :].any()),
+            ]
+        with m.Elif(come):
+            m.d.sync += [
+                piece.eq(piece + 1),
+                beyond.eq(piece[:inside_bits].all()),
+                halves.eq(~halves),
+            ]
+        return SimpleNamespace(
+            missing=beyond,
+            place=Cat(piece[piece_bits:], command.index[inside_bits + 1 - piece_bits :]),
+            asked=self.read.valid & self.read.ready,
+            part=self.read.data.word_select(piece[:word_bits], 8 * piece_bytes),
+            come=come,
+            whole=come & ~is_half,
+            half=come & is_half,
+        )

@@ -93,9 +93,10 @@ class WriteChannel(wiring.Component):
         length = Signal(8, reset_less=True)
         start = Signal()
         m.d.comb += [
-            # A burst is owed from here on, though its AW is raised in the next cycle.
+            # A burst is owed from here on, though its AW is raised in the next cycle. Its length is
+            # among those that are owed, so there is room for it.
             start.eq(burst.valid & burst.ready),
-            burst.ready.eq(~raised & owed.i.ready & lengths.i.ready),
+            burst.ready.eq(~raised & owed.i.ready),
             owed.i.valid.eq(start),
             owed.i.p.address.eq(burst.p.address[lane_bits:]),
             owed.i.p.last.eq(burst.p.last),

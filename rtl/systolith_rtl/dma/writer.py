@@ -43,6 +43,7 @@ class LoadWriter(wiring.Component):
 
     Members:
         i: beats of runs, from a `Realigner`.
+        halt: `In(1)`, take no beat.
         write: the scratchpad.
         side: column memory and tables.
         held: `Out(1)`, no beat is taken, because a word before it is refused.
@@ -51,6 +52,7 @@ class LoadWriter(wiring.Component):
     """
 
     i: stream.Interface
+    halt: Signal
     write: wiring.PureInterface
     side: stream.Interface
     held: Signal
@@ -71,6 +73,7 @@ class LoadWriter(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(beat)),
+                "halt": In(1),
                 "write": Out(WriteSignature(config)),
                 "side": Out(SIDE_SIGNATURE),
                 "held": Out(1),
@@ -86,9 +89,9 @@ class LoadWriter(wiring.Component):
         pieces = self._write_pieces(m)
         side = self.i.p.tag.side
         m.d.comb += [
-            words.take.eq(self.i.valid & ~side & words.ready & ~pieces.busy),
-            pieces.take.eq(self.i.valid & side & ~pieces.busy & ~words.busy),
-            self.i.ready.eq(~pieces.busy & Mux(side, ~words.busy, words.ready)),
+            words.take.eq(self.i.valid & ~side & words.ready & ~pieces.busy & ~self.halt),
+            pieces.take.eq(self.i.valid & side & ~pieces.busy & ~words.busy & ~self.halt),
+            self.i.ready.eq(~(pieces.busy | self.halt) & Mux(side, ~words.busy, words.ready)),
         ]
         # A write that is granted now has landed for a read that is granted WRITE_LATENCY later.
         landing = Signal(WRITE_LATENCY - 1)
@@ -121,7 +124,8 @@ class LoadWriter(wiring.Component):
         )
         m.submodules.words = skid = Skid(word)
         held = Signal(word, reset_less=True)
-        valid = Signal()
+        # Copies, which Yosys would merge without `keep`: what decides has no wires to all bits.
+        valid, full = (Signal(name=name, attrs={"keep": 1}) for name in ("valid", "full"))
         # The word is complete and gone, or has never begun.
         empty = Signal(init=1)
         place = Signal(len(beat.tag.place), reset_less=True)
@@ -141,11 +145,11 @@ class LoadWriter(wiring.Component):
             skid.o.ready.eq(self.write.ready),
         ]
         with m.If(way.ready):
-            m.d.sync += valid.eq(way.take & completes)
+            m.d.sync += [valid.eq(way.take & completes), full.eq(way.take & completes)]
         with m.If(way.take):
             m.d.sync += [place.eq(here + 1), empty.eq(completes)]
         # A beat that must wait may be copied all the same: it will be again.
-        with m.If(self.i.valid & way.ready):
+        with m.If(self.i.valid & (~full | skid.i_enable)):
             m.d.sync += [
                 held.address.eq(here[exact_log2(beats) :]),
                 held.last.eq(beat.last & beat.tag.last),
@@ -170,12 +174,13 @@ class LoadWriter(wiring.Component):
         bits = Signal(config.axi_data_bits, reset_less=True)
         # A bit for each piece that is still to be sent, in order; whole pieces have strobes, the
         # first one of a beat always.
-        left = Signal(pieces)
+        left = Signal(pieces, attrs={"keep": 1})
+        busy = Signal(attrs={"keep": 1})
         address = Signal(len(self.side.p.address), reset_less=True)
         tables = Signal(reset_less=True)
         last = Signal(reset_less=True)
         m.d.comb += [
-            way.busy.eq(left[0]),
+            way.busy.eq(busy),
             way.last.eq((left == 1) & self.side.ready & last),
             self.side.valid.eq(left[0]),
             self.side.p.data.eq(bits[:SIDE_BITS]),
@@ -187,6 +192,7 @@ class LoadWriter(wiring.Component):
             m.d.sync += [
                 bits.eq(beat.data),
                 left.eq(beat.strobe[:: SIDE_BITS // 8] & way.take.replicate(pieces)),
+                busy.eq(beat.strobe[0] & way.take),
                 tables.eq(beat.tag.tables),
                 last.eq(beat.last & beat.tag.last),
             ]
@@ -196,6 +202,7 @@ class LoadWriter(wiring.Component):
             m.d.sync += [
                 bits.eq(bits >> SIDE_BITS),
                 left.eq(left >> 1),
+                busy.eq((left >> 1)[0]),
                 address.eq(address + 1),
             ]
         return way

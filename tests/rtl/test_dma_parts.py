@@ -288,10 +288,11 @@ def test_readers_take_turns_and_fetches_go_first() -> None:
 
     async def bench(ctx: SimulatorContext) -> None:
         ctx.set(dut.ar.ready, 1)
-        ctx.set(dut.stream_burst.valid, 1)
-        ctx.set(dut.load_burst.valid, 1)
         ctx.set(dut.stream_next, 1)
         ctx.set(dut.load_next, 1)
+        await ctx.tick()
+        ctx.set(dut.stream_burst.valid, 1)
+        ctx.set(dut.load_burst.valid, 1)
         for cycle in range(40):
             ctx.set(dut.fetch.request.valid, int(cycle in range(20, 24)))
             _, _, valid, id_ = await ctx.tick().sample(dut.ar.valid, dut.ar.id)

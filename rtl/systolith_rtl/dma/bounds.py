@@ -144,10 +144,11 @@ def check_runs(
         last=s.last,
     )
     outside = (s.too_long | ~s.at_limit) & ~s.within
-    at_fault = Mux(outside, Mux(s.at_limit, facts.end, s.address), s.first_beyond)
+    at_limit = s.too_long & s.at_limit & ~s.within
+    address = Mux(s.beyond & ~outside, s.first_beyond, Mux(at_limit, facts.end, s.address))
     s = pipe.stage(
         "run",
-        address=Mux(outside | s.beyond, at_fault, s.address)[: len(facts.base)],
+        address=address[: len(facts.base)],
         place=s.granule[: place_width(config)],
         outside=outside,
         refused=outside | s.beyond,

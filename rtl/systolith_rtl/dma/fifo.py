@@ -45,6 +45,11 @@ def count(
 class Queue(wiring.Component):
     """A first-in first-out queue in LUT RAM; a payload can leave the cycle after it came.
 
+    Args:
+        shape: of a payload.
+        depth: how many it holds, a power of two.
+        trusted: whoever fills it never does so without room.
+
     Members:
         i: payloads; `ready` is a register.
         o: the same, in order; `valid` is a register.
@@ -55,8 +60,9 @@ class Queue(wiring.Component):
     o: stream.Interface
     empty: Signal
 
-    def __init__(self, shape: ShapeLike, *, depth: int) -> None:
+    def __init__(self, shape: ShapeLike, *, depth: int, trusted: bool = False) -> None:
         self.depth = depth
+        self.trusted = trusted
         exact_log2(depth)
         super().__init__(
             {
@@ -75,7 +81,7 @@ class Queue(wiring.Component):
         put, take = Signal(), Signal()
         held = count(m, "held", up=put, down=take, limit=self.depth)
         m.d.comb += [
-            put.eq(self.i.valid & held.room),
+            put.eq(self.i.valid & (held.room | self.trusted)),
             take.eq(self.o.ready & held.some),
             # Into a free place anything may be written.
             write.en.eq(held.room),

@@ -147,9 +147,10 @@ class LoadEngine(wiring.Component):
         ]
         # Late by a cycle on either side, which is early enough for the splitter.
         space = Signal(range(FIFO_BEATS + 1), init=FIFO_BEATS)
-        reserved = Signal(len(splitter.o.p.length) + 1)
+        reserves = Signal()
+        reserved = Mux(reserves, splitter.o.p.length + 1, 0)
         m.d.sync += [
-            reserved.eq(Mux(splitter.reserve, splitter.o.p.length + 1, 0)),
+            reserves.eq(splitter.reserve),
             space.eq(space + fifo.left - reserved),
         ]
         m.d.comb += splitter.space.eq(space)

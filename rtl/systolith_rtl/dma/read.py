@@ -86,30 +86,16 @@ class ReadChannel(wiring.Component):
         self._arbitrate(m)
 
         beat = Signal.like(self.beat, reset_less=True)
-        valid = Signal()
-        last = Signal(reset_less=True)
-        owner = Signal(AxiSignature.ID_WIDTH, reset_less=True)
         m.d.comb += [self.r.ready.eq(1), self.beat.eq(beat)]
-        m.d.sync += [
-            valid.eq(self.r.valid),
-            beat.data.eq(self.r.data),
-            beat.error.eq(self.r.resp != 0),
-            last.eq(self.r.last),
-            owner.eq(self.r.id),
-        ]
-        m.d.comb += [
-            self.fetch.data.eq(beat.data),
-            self.fetch.error.eq(beat.error),
-            self.fetch.data_valid.eq(valid & (owner == AxiSignature.FETCH_ID)),
-            self.stream_beat.eq(valid & (owner == AxiSignature.STREAM_ID)),
-            self.load_beat.eq(valid & (owner == AxiSignature.LOAD_ID)),
-        ]
-        ends = valid & last
-        m.d.comb += [
-            self._fetches_done.eq(ends & (owner == AxiSignature.FETCH_ID)),
-            self._streams_done.eq(ends & (owner == AxiSignature.STREAM_ID)),
-            self._loads_done.eq(ends & (owner == AxiSignature.LOAD_ID)),
-        ]
+        m.d.comb += [self.fetch.data.eq(beat.data), self.fetch.error.eq(beat.error)]
+        m.d.sync += [beat.data.eq(self.r.data), beat.error.eq(self.r.resp != 0)]
+        for owner, arrived, done in (
+            (AxiSignature.FETCH_ID, self.fetch.data_valid, self._fetches_done),
+            (AxiSignature.STREAM_ID, self.stream_beat, self._streams_done),
+            (AxiSignature.LOAD_ID, self.load_beat, self._loads_done),
+        ):
+            mine = self.r.valid & (self.r.id == owner)
+            m.d.sync += [arrived.eq(mine), done.eq(mine & self.r.last)]
         return m
 
     def _arbitrate(self, m: Module) -> None:
@@ -145,11 +131,10 @@ class ReadChannel(wiring.Component):
             picks_stream.eq(next_stream & ~(loads_turn & next_load)),
             picks_load.eq(next_load & (loads_turn | ~next_stream)),
         ]
-        want_fetch = fetch.valid & fetches.room
         m.d.comb += [
-            self._fetches.eq(~valid & want_fetch),
-            self._loads.eq(~valid & ~want_fetch & picks_load & load_burst.valid),
-            self._streams.eq(~valid & ~want_fetch & picks_stream & stream_burst.valid),
+            self._fetches.eq(~valid & fetch.valid & fetches.room),
+            self._loads.eq(~valid & ~fetch.valid & picks_load & load_burst.valid),
+            self._streams.eq(~valid & ~fetch.valid & picks_stream & stream_burst.valid),
             fetch.ready.eq(self._fetches),
             stream_burst.ready.eq(self._streams),
             load_burst.ready.eq(self._loads),
@@ -174,11 +159,11 @@ class ReadChannel(wiring.Component):
             burst = Mux(picks_load, load_burst.payload, stream_burst.payload)
             burst = data.View(burst_layout(self.config), burst)
             m.d.sync += [
-                address.eq(Mux(want_fetch, aligned, burst.address)),
-                length.eq(Mux(want_fetch, FETCH_BYTES // width - 1, burst.length)),
+                address.eq(Mux(fetch.valid, aligned, burst.address)),
+                length.eq(Mux(fetch.valid, FETCH_BYTES // width - 1, burst.length)),
                 owner.eq(
                     Mux(
-                        want_fetch,
+                        fetch.valid,
                         AxiSignature.FETCH_ID,
                         Mux(picks_load, AxiSignature.LOAD_ID, AxiSignature.STREAM_ID),
                     )

@@ -113,7 +113,7 @@ class Realigner(wiring.Component):
             self.first.eq(starts),
         ]
         m.d.sync += [advance.eq(advances), planned.eq(advances), move.eq(advances)]
-        with m.If(plans.ready):
+        with m.If(~active | (could & last)):
             m.d.sync += [active.eq(plans.valid), plan.eq(plans.payload)]
         # What comes next is known before it is known whether it comes now.
         begins = ~active | last
@@ -209,7 +209,7 @@ class Realigner(wiring.Component):
             sums.destination.eq(run.destination),
             sums.zero.eq(run.zero),
         ]
-        m.submodules.queue = queue = Queue(layout, depth=self.runs)
+        m.submodules.queue = queue = Queue(layout, depth=self.runs, trusted=True)
         waiting = queue.o
         m.d.comb += [
             queue.i.valid.eq(self.run.valid & self.run.ready),

@@ -106,12 +106,13 @@ class StreamEngine(wiring.Component):
         # Beats that are reserved and not yet pushed as words. `free` falls with it, a cycle after
         # a push, so `space` is never more than there is.
         under_way = Signal(range(ring_beats + 1))
-        reserved = Signal(range(MAX_BEATS + 1))
+        reserves = Signal()
+        reserved = Mux(reserves, splitter.o.p.length + 1, 0)
         pushed = Signal(range(word_beats + 1))
         m.d.comb += pushed.eq(self.ring.push << exact_log2(word_beats))
         # A burst counts two cycles after it was reserved, which is before the next one is checked.
         m.d.sync += [
-            reserved.eq(Mux(splitter.reserve, splitter.o.p.length + 1, 0)),
+            reserves.eq(splitter.reserve),
             under_way.eq(under_way + reserved - pushed),
             splitter.space.eq((self.ring.free << exact_log2(word_beats)) - under_way),
         ]
@@ -216,7 +217,11 @@ class StreamEngine(wiring.Component):
         word_beats = config.rows // config.axi_bytes
 
         word = Signal(8 * config.rows, reset_less=True)
-        push = Signal()
+        # Copies of two for what goes on with the head, which Yosys would merge without `keep`.
+        push, pushed, final, reloads = (
+            Signal(name=name, attrs={"keep": 1}) for name in ("push", "pushed", "final", "reloads")
+        )
+        pushes = Signal()
         arrived = Signal()
         failed = Signal()
         position = Signal(range(word_beats))
@@ -224,8 +229,10 @@ class StreamEngine(wiring.Component):
         m.d.sync += [
             arrived.eq(self.beat_valid),
             failed.eq(self.beat_valid & self.beat.error),
-            push.eq(complete & ~self.beat.error & ~failed & ~stopped),
+            push.eq(pushes),
+            pushed.eq(pushes),
         ]
+        m.d.comb += pushes.eq(complete & ~self.beat.error & ~failed & ~stopped)
         with m.If(self.beat_valid):
             # The first beat of a word ends up in its lowest bytes.
             m.d.sync += word.eq(Cat(word, self.beat.data)[config.axi_data_bits :])
@@ -239,10 +246,6 @@ class StreamEngine(wiring.Component):
         # Words behind the next one.
         more = Signal(SIZE_WIDTH - exact_log2(config.rows), reset_less=True)
         outside = Signal(reset_less=True)
-        # A copy for the counter, which Yosys would merge without `keep`.
-        final, reloads = (
-            Signal(name=name, reset_less=True, attrs={"keep": 1}) for name in ("final", "reloads")
-        )
         ends = push & final
         m.d.sync += engine.retire.eq(ends)
         m.d.comb += head.ready.eq(~present | ends)
@@ -250,13 +253,13 @@ class StreamEngine(wiring.Component):
         # What comes next is known before it is known whether it comes now.
         begins = ~present | reloads
         ends_next = Mux(begins, head.p.single, more == 1)
-        with m.If(~present | push):
+        with m.If(~present | pushed):
             m.d.sync += [
                 more.eq(Mux(begins, head.p.more, more - 1)),
                 final.eq(ends_next),
                 reloads.eq(ends_next),
             ]
-        with m.If(~present | ends):
+        with m.If(~present | (pushed & reloads)):
             m.d.sync += [address.eq(head.p.address), outside.eq(head.p.outside)]
         with m.Elif(arrived):
             m.d.sync += address.eq(address + config.axi_bytes)

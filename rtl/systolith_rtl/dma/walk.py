@@ -90,10 +90,11 @@ class Walker(wiring.Component):
             **{name: Signal(name=name, init=name == "take") for name in STATES},
             # A copy for the command, which Yosys would merge without `keep`.
             takes=Signal(name="takes", init=1, attrs={"keep": 1}),
-            # That a block begins, first or not.
+            # The same of a run, and that a block begins, first or not.
+            goes=Signal(name="goes", attrs={"keep": 1}),
             begins=Signal(name="begins"),
         )
-        state.take.attrs["keep"] = 1
+        state.take.attrs["keep"] = state.run.attrs["keep"] = 1
         facts = self._facts(m, command, state)  # pyright: ignore[reportArgumentType]
         m.submodules.skid = skid = Skid(walk_layout(self.config))
         # All registers of the checks depend on whether a run is taken.
@@ -268,15 +269,16 @@ class Walker(wiring.Component):
                 state.product.eq(index.whole | (state.product & ~multiplied)),
             ]
             goes_on |= (state.product & multiplied) | (state.index & index.missing)
-        m.d.sync += state.run.eq(goes_on)
+        m.d.sync += [state.run.eq(goes_on), state.goes.eq(goes_on)]
 
         # The command changes as long as it may, so that its registers have an enable of their own.
         with m.If(state.takes):
             m.d.sync += command.eq(self.command.payload)
+        steps = state.goes & raw.ready
         following = (offset + addend)[:OFFSET_WIDTH]
         multiplies = state.scalar | (state.product if index is not None else 0)
-        back = state.block | (state.run & gather)
-        with m.If(state.setup | state.block | went | (multiplies & multiplier[0])):
+        back = state.block | (state.goes & gather)
+        with m.If(state.setup | state.block | steps | (multiplies & multiplier[0])):
             m.d.sync += offset.eq(
                 Mux(state.setup, command.dram_offset, Mux(back, block_offset, following))
             )
@@ -290,7 +292,7 @@ class Walker(wiring.Component):
                 runs.eq(command.n1),
                 last_run.eq(facts.single_run),
             ]
-        with m.Elif(went):
+        with m.Elif(steps):
             m.d.sync += [
                 granule.eq(granule + command.stride1),
                 runs.eq(runs - 1),

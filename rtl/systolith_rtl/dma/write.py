@@ -81,14 +81,18 @@ class WriteChannel(wiring.Component):
         config = self.config
         lane_bits = exact_log2(config.axi_bytes)
         m.submodules.lengths = lengths = Queue(
-            data.StructLayout({"length": range(MAX_BEATS), "single": 1}), depth=MAX_BURSTS
+            data.StructLayout({"length": range(MAX_BEATS), "single": 1}),
+            depth=MAX_BURSTS,
+            trusted=True,
         )
         m.submodules.owed = owed = Queue(
             data.StructLayout({"address": config.axi_address_bits - lane_bits, "last": 1}),
             depth=MAX_BURSTS,
+            trusted=True,
         )
         aw, burst = self.aw, self.burst
-        raised = Signal()
+        # A copy for the payload, which Yosys would merge without `keep`.
+        raised, busy = (Signal(name=name, attrs={"keep": 1}) for name in ("raised", "busy"))
         address = Signal(config.axi_address_bits, reset_less=True)
         length = Signal(8, reset_less=True)
         start = Signal()
@@ -110,9 +114,9 @@ class WriteChannel(wiring.Component):
             aw.burst.eq(INCR),
             aw.cache.eq(NORMAL_MEMORY),
         ]
-        with m.If(~raised):
+        with m.If(~busy):
             m.d.sync += [address.eq(burst.p.address), length.eq(burst.p.length)]
-        m.d.sync += raised.eq(start | (raised & ~aw.ready))
+        m.d.sync += [signal.eq(start | (raised & ~aw.ready)) for signal in (raised, busy)]
 
         self._send_beats(m, lengths)
 

@@ -1,4 +1,4 @@
-"""The parts of the DMA on their own: realigner, splitter, queues."""
+"""The parts of the DMA on their own: realigner, splitter, arbiter of reads."""
 
 import random
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from amaranth.lib.wiring import In, Out
 
 from systolith.config import preset
 from systolith_rtl.dma.burst import BOUNDARY, Splitter, check_max_beats
-from systolith_rtl.dma.fifo import BeatFifo
 from systolith_rtl.dma.read import ReadChannel
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.interfaces import AxiSignature
@@ -226,61 +225,6 @@ def test_splitter_rejects_bursts_that_are_illegal(max_beats: int, message: str) 
         check_max_beats(CONFIG, max_beats)
 
 
-@pytest.mark.parametrize("stall", [0.0, 0.5])
-def test_beat_fifo_holds_what_was_reserved(stall: float) -> None:
-    """As many beats as it has room for, in order; at full rate without a gap."""
-    depth, count = 32, 200
-    dut = BeatFifo(width=16, depth=depth)
-    free = depth
-    values: list[int] = []
-
-    async def writer(ctx: SimulatorContext) -> None:
-        nonlocal free
-        stall_i = stalls(stall, seed=1)
-        sent = 0
-        while sent < count:
-            push = free > 0 and not next(stall_i)
-            ctx.set(dut.push, push)
-            ctx.set(dut.data, 1000 + sent)
-            free -= push
-            sent += push
-            await ctx.tick()
-        ctx.set(dut.push, 0)
-
-    async def reader(ctx: SimulatorContext) -> None:
-        nonlocal free
-        stall_o = stalls(stall, seed=2)
-        for _ in range(60):
-            await ctx.tick()
-        while len(values) < count:
-            values.extend(await receive(ctx, dut.o, 1, stall=stall_o))
-            free += 1
-
-    monitor = StreamMonitor(dut.o)
-    simulate(dut, writer, reader, monitors=[monitor], max_cycles=2000)
-    assert values == list(range(1000, 1000 + count))
-    if not stall:
-        assert monitor.cycles == list(range(60, 60 + count))
-
-
-@pytest.mark.parametrize("stall", [0.0, 0.5])
-def test_skid_keeps_order_and_rate(stall: float) -> None:
-    dut = Skid(8)
-    values: list[int] = []
-
-    async def sender(ctx: SimulatorContext) -> None:
-        await send(ctx, dut.i, range(100), stall=stalls(stall, seed=3))
-
-    async def receiver(ctx: SimulatorContext) -> None:
-        values.extend(await receive(ctx, dut.o, 100, stall=stalls(stall, seed=4)))
-
-    monitor = StreamMonitor(dut.o)
-    simulate(dut, sender, receiver, monitors=[monitor], max_cycles=1000)
-    assert values == list(range(100))
-    if not stall:
-        assert monitor.cycles == list(range(1, 101))
-
-
 def test_readers_take_turns_and_fetches_go_first() -> None:
     """All three want to read all the time."""
     dut = ReadChannel(CONFIG)
@@ -318,7 +262,10 @@ class WatchedSplitter(Splitter):
         """Add the assertion."""
         m = super().elaborate(platform)
         several = (self.state & (self.state - 1)).any()
+        foretold = Signal()
+        m.d.sync += foretold.eq(self.o_next & ~(self.o.valid & self.o.ready))
         m.d.comb += [
+            Assert(self.o.valid == foretold, "an offer came untold"),
             Assert(self.state.any() & ~several, "not in one state"),
             Assert(self.offering == self.state[-1], "copies differ"),
         ]

@@ -147,11 +147,10 @@ class Surroundings:
                 ctx.set(engine.halt, 1)
             seen = await self._tick(ctx)
             if self.halted:
-                # A write that is in the port's register may leave in the cycle of the halt.
+                # The engine looks at the halt in the next cycle.
                 assert self._manners.halt is not None
-                late = seen.write and now > self._manners.halt
-                accesses = late or seen.x or seen.r or seen.enable
-                assert not accesses, "access after a halt"
+                accesses = seen.x or seen.r or seen.write or seen.enable
+                assert now <= self._manners.halt + 1 or not accesses, "access after a halt"
                 assert not seen.idle or not any(self._answers), "idle with reads under way"
                 if seen.idle:
                     run.retired = now
@@ -173,10 +172,12 @@ class Surroundings:
                     break
             was_busy = bool(seen.busy)
             if seen.fault:
-                for _ in range(50):
+                for cycle in range(50):
                     seen = await self._tick(ctx)
                     assert seen.fault, "a fault does not last"
-                    assert not seen.active, "access after a fault"
+                    assert not seen.retire, "retired after a fault"
+                    # The other parts learn of it in the next cycle.
+                    assert cycle == 0 or not seen.active, "access after a fault"
                     assert not seen.ready, "a command was taken after a fault"
                 run.fault = seen.fault_address
                 run.retired = now

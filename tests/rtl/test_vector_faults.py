@@ -101,7 +101,7 @@ def test_a_faulty_row_of_y_is_not_written() -> None:
 @pytest.mark.parametrize("cycle", [0, 1, 2, 5, 9, 10, 15, 24, 27, 30, 40])
 @pytest.mark.parametrize("drained", [False, True])
 def test_halt(cycle: int, drained: bool) -> None:
-    """No access is started from the halt on, but for a write in the same cycle; then it is idle."""
+    """No access is started later than in the cycle after the halt; then it is idle."""
     fields = {"m": 8, "x_format": XFormat.ACCUMULATOR if drained else XFormat.S8}
     sums = [[[1] * 4] * 8] * 2 if drained else []
     seen, _ = run(fields, Manners(halt=cycle), sums=sums)

@@ -14,6 +14,7 @@ from systolith_rtl.array.exponents import shifted_width
 from systolith_rtl.array.pe import partial_width
 from systolith_rtl.interfaces import ACC_READ_LATENCY, DrainSignature
 from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.pipeline import unless_idle
 
 HALVES = 2
 
@@ -87,7 +88,7 @@ class Accumulators(wiring.Component):
         if self.int4:
             m.d.sync += high.eq(Cat(upper, high))
         for c in range(self.columns):
-            rows = self._column(m, c, valid[c:], stages[c:], draining, upper)
+            rows = self._column(m, c, valid[c:], stages[c:], draining, upper, platform)
             halves = [Mux(reading[-1], second, first) for first, second in rows]
             drained = Mux(high[-1], halves[1], halves[0]) if self.int4 else halves[0]
             m.d.comb += self.drain.data[c].eq(drained)
@@ -134,6 +135,7 @@ class Accumulators(wiring.Component):
         stages: list[data.View],
         draining: Signal,
         upper: Signal,
+        platform: object,
     ) -> list[list[Value]]:
         """Build one column, for which stage 0 asks for the old sum and stage 5 writes the new.
 
@@ -146,7 +148,7 @@ class Accumulators(wiring.Component):
             adding = valid[0] & (stages[0].half == half)
             asked = self.drain.enable & (draining == half)
             address = Signal(range(self.depth), name=f"address{c}_{half}", reset_less=True)
-            with m.If(adding | asked):
+            with m.If(unless_idle(platform, adding | asked)):
                 m.d.sync += address.eq(Mux(adding, stages[0].row, self.drain.row))
             addresses.append(address)
             asks.append(asked)

@@ -25,7 +25,6 @@ from systolith.numerics import (
     Format,
     Source,
 )
-from systolith_rtl.arith import saturate
 from systolith_rtl.interfaces import ROW_LAYOUT
 from systolith_rtl.pipeline import Pipeline
 
@@ -130,7 +129,13 @@ class Affine(wiring.Component):
         """Build the stages drawn in the class docstring, left to right."""
         m = Module()
         pipe = Pipeline(m, i=self.i, o=self.o)
-        result = affine_stages(pipe, self.i.p, auxiliary=self.config.auxiliary)
+        payload = self.i.p
+        operands = SimpleNamespace(
+            **{name: payload[name] for name in self.config.input_layout.members},
+            is_product=payload.source == Source.PRODUCT,
+            is_scratchpad=payload.source == Source.SCRATCHPAD,
+        )
+        result = affine_stages(pipe, operands, auxiliary=self.config.auxiliary)
         assert pipe.depth == self.config.latency
         pipe.drive(result.value)
         return m
@@ -169,7 +174,8 @@ def affine_stages(
 
     Args:
         pipe: where to.
-        i: has the members of `AffineConfig.input_layout`.
+        i: has the members of `AffineConfig.input_layout`, with `is_product` and `is_scratchpad` for
+            `source`.
         auxiliary: as in `AffineConfig`.
         loan: who uses the auxiliary multiplier besides, if anybody.
 
@@ -207,16 +213,24 @@ def affine_stages(
         value=(s.value + s.off)[FRACTION:TOTAL_WIDTH].as_signed(),
         out_format=s.out_format,
     )
-    # Every format lies within S16, so clamping twice is clamping once.
-    s = pipe.stage("word", value=saturate(s.value, WORD_WIDTH), out_format=s.out_format)
-    s = pipe.stage("result", value=to_format(s.value, s.out_format))
+    # Every format lies within S16, so one clamp does. What is above a word is looked at first.
+    s = pipe.stage(
+        "word",
+        value=s.value[:WORD_WIDTH],
+        sign=s.value[-1],
+        beyond=_any_differs(s.value[WORD_WIDTH - 1 : -1], s.value[-1]),
+        middle=s.value[8 : WORD_WIDTH - 1] != s.value[-1].replicate(WORD_WIDTH - 9),
+        out_format=s.out_format,
+    )
+    clamps = s.beyond.any() | exceeds_byte(s.value, s.sign, s.middle, s.out_format)
+    s = pipe.stage("result", value=clamp(s.value, s.sign, clamps, s.out_format))
     return SimpleNamespace(value=s.value, aux=aux)
 
 
 def _scale_by_column(i: Any) -> SimpleNamespace:
     """Return the operands of the main multipliers and of the stages behind them."""
     return SimpleNamespace(
-        x=Mux(i.source == Source.SCRATCHPAD, i.x.shift_left(FRACTION), i.x)[:ACC_WIDTH],
+        x=Mux(i.is_scratchpad, i.x.shift_left(FRACTION), i.x)[:ACC_WIDTH],
         scale=i.column.mant.shift_left(1),
         shift=_clamp_unsigned(i.column.shift, RIGHT_SHIFT_WIDTH),
         off=_total_offset(i.column.off, i.r),
@@ -232,7 +246,7 @@ def _scale_by_row(pipe: Stages, i: Any, loan: Loan | None) -> SimpleNamespace:
     so its scale takes no multiplier, nor does any other while the multiplier is lent; for other
     payloads without a row, `NO_ROW` gives the same scale.
     """
-    is_product = i.source == Source.PRODUCT
+    is_product = i.is_product
     a = Mux(is_product, i.x[:WORD_WIDTH].as_signed(), i.column.mant)
     b = Mux(is_product, i.r, i.row.mant)
     if loan is not None:
@@ -242,7 +256,7 @@ def _scale_by_row(pipe: Stages, i: Any, loan: Loan | None) -> SimpleNamespace:
     s = pipe.stage(
         "aux_operand",
         x=Mux(
-            i.source == Source.SCRATCHPAD,
+            i.is_scratchpad,
             i.x[:WORD_WIDTH].as_signed().shift_left(FRACTION) - i.row.off,
             i.x,
         ),
@@ -292,7 +306,32 @@ def _clamp_unsigned(value: Value, width: int) -> Value:
     return Mux(value[-1], 0, value[:width] | value[width:].any().replicate(width))
 
 
-def to_format(value: Value, out_format: Value) -> Value:
-    """Saturate a word to `out_format`."""
-    signed_or_not = Mux(out_format == Format.U8, _clamp_unsigned(value, 8), saturate(value, 8))
-    return Mux(out_format == Format.S16, value, signed_or_not)
+def _any_differs(bits: Value, sign: Value) -> Value:
+    """Return, for every dozen of bits, whether any of them is not the sign."""
+    ranges = (bits[start : start + 12] for start in range(0, len(bits), 12))
+    return Cat(part != sign.replicate(len(part)) for part in ranges)
+
+
+def exceeds_byte(word: Value, sign: Value, middle: Value, out_format: Value) -> Value:
+    """Return whether a word is out of the range of `out_format`, which is high if that is U8 or S8.
+
+    Args:
+        word: `WORD_WIDTH` bits.
+        sign: of the number.
+        middle: whether any of the bits from 8 on, but the highest, is not the sign.
+        out_format: `Format`.
+    """
+    low = Mux(out_format == Format.U8, sign, word[7] ^ sign)
+    return (out_format != Format.S16) & (middle | low)
+
+
+def clamp(word: Value, sign: Value, clamps: Value, out_format: Value) -> Value:
+    """Return a word, or the number of `out_format` that is next to what does not fit.
+
+    Bit by bit: 0111.. or 1000.. for S16, 0..01..1 or 1..10..0 for S8, 0..01..1 or 0 for U8.
+    """
+    is_s8, is_s16 = out_format == Format.S8, out_format == Format.S16
+    high = Mux(is_s16, ~sign, sign & is_s8)
+    top = sign & (out_format != Format.U8)
+    nearest = Cat((~sign).replicate(7), sign ^ ~is_s8, high.replicate(WORD_WIDTH - 9), top)
+    return Mux(clamps, nearest, word).as_signed()

@@ -31,7 +31,8 @@ class ColumnRecords(wiring.Component):
         shared: `In(1)`, one record for all columns.
         exp: `In(1)`, the record of EXP; with `shared`.
         unit: `In(1)`, for EXP.
-        ready: `Out(1)`, the next group may be taken.
+        soon: `Out(1)`, the next group may be taken in the next cycle, unless there is a take or a
+            start in this one.
         take: `In(1)`, the next group's registers are going to be taken over; load one more.
         swap: `In(1)`, take them over; `SWAP_LATENCY` cycles after `take`.
         records: `Out`, C records, from the cycle after `swap` on.
@@ -47,7 +48,7 @@ class ColumnRecords(wiring.Component):
     shared: Signal
     exp: Signal
     unit: Signal
-    ready: Signal
+    soon: Signal
     take: Signal
     swap: Signal
     records: data.View
@@ -64,7 +65,7 @@ class ColumnRecords(wiring.Component):
                 "shared": In(1),
                 "exp": In(1),
                 "unit": In(1),
-                "ready": Out(1),
+                "soon": Out(1),
                 "take": In(1),
                 "swap": In(1),
                 "records": Out(data.ArrayLayout(COLUMN_LAYOUT, config.columns)),
@@ -90,14 +91,18 @@ class ColumnRecords(wiring.Component):
         assert self.SWAP_LATENCY == 1 + BlockRam.LATENCY
         address = Signal(range(config.column_slots), reset_less=True)
         missing = Signal(range(config.columns + 1))
-        reading = Signal()
+        refill = Signal()
+        more = Signal()
+        reading = refill | more
         read = Signal(BlockRam.LATENCY)
-        m.d.comb += [reading.eq(missing != 0), self.ready.eq(missing <= 1)]
+        m.d.comb += self.soon.eq(Mux(refill, config.columns, missing) <= 2)
         m.d.sync += read.eq(Cat(reading, read))
-        with m.If(self.start | (self.take & ~self.shared)):
-            m.d.sync += missing.eq(config.columns)
-        with m.Elif(reading):
-            m.d.sync += missing.eq(missing - 1)
+        # In the cycle of `refill`, all are missing.
+        m.d.sync += refill.eq(self.start | (self.take & ~self.shared))
+        with m.If(refill):
+            m.d.sync += [missing.eq(config.columns - 1), more.eq(1)]
+        with m.Elif(more):
+            m.d.sync += [missing.eq(missing - 1), more.eq(missing != 1)]
         with m.If(self.start):
             m.d.sync += address.eq(self.slot)
         with m.Elif(reading & ~self.shared):

@@ -38,6 +38,7 @@ from systolith_rtl.interfaces import (
     WriteSignature,
 )
 from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.settings import SCALAR, Settings, SettingSignature
 from systolith_rtl.vector.columns import ColumnRecords
 from systolith_rtl.vector.fetch import LATE, POP_LATENCY, OperandFetch
@@ -147,12 +148,14 @@ class VectorEngine(wiring.Component):
         wiring.connect(m, r_fetch.port, wiring.flipped(self.r))
         m.d.comb += [
             x_fetch.start.eq(start & ~drained),
+            x_fetch.unused.eq(drained),
             x_fetch.address.eq(op.x_address),
             x_fetch.stride.eq(op.x_row),
             x_fetch.words.eq(flags.x_words),
             x_fetch.signed.eq(flags.x_signed),
-            x_fetch.pop.eq(issue.issue & ~drained),
+            x_fetch.pop.eq(issue.pops_x),
             r_fetch.start.eq(start & flags.r_used),
+            r_fetch.unused.eq(~flags.r_used),
             r_fetch.address.eq(op.r_address),
             r_fetch.stride.eq(op.r_row),
             r_fetch.words.eq(1),
@@ -192,15 +195,17 @@ class VectorEngine(wiring.Component):
             issue.two_writes.eq(flags.y_words & (config.word_granules == 1)),
             issue.transpose.eq(op.transpose),
             issue.statistic.eq(flags.statistic),
-            issue.operands.eq((drained | x_fetch.available) & (~flags.r_used | r_fetch.available)),
-            issue.columns.eq(columns.ready),
+            issue.x.eq(x_fetch.available),
+            issue.r.eq(r_fetch.available),
+            issue.columns.eq(columns.soon),
+            issue.shared.eq(columns.shared),
             columns.swap.eq(first_row[-1]),
         ]
 
         # The row's record, or its maximum.
         wiring.connect(m, wiring.flipped(self.rows), row_file.rows)
         slot = Signal(range(config.row_slots), reset_less=True)
-        with m.If(issue.issue):
+        with m.If(unless_idle(platform, issue.issue)):
             m.d.sync += slot.eq(op.row_in + issue.row)
         m.d.comb += [
             row_file.record.read.eq(valid[1] & op.use_row[0]),
@@ -210,7 +215,7 @@ class VectorEngine(wiring.Component):
             row_file.extremes.slot.eq(Mux(is_exp, slot, statistics.extremes.slot)),
             statistics.extremes.data.eq(row_file.extremes.data),
         ]
-        self._operands(m, valid[MEETING], sequence, x_fetch, r_fetch, row_file, lanes)
+        self._operands(m, platform, valid[MEETING], sequence, x_fetch, r_fetch, row_file, lanes)
         m.d.comb += lanes.valid.eq(valid[LANES_AT:RESULT_AT])
         m.d.comb += lanes.column.eq(columns.records)
         with m.If(start):
@@ -283,6 +288,7 @@ class VectorEngine(wiring.Component):
     def _operands(
         self,
         m: Module,
+        platform: object,
         valid: Value,
         sequence: Sequence,
         x_fetch: OperandFetch,
@@ -295,7 +301,7 @@ class VectorEngine(wiring.Component):
         x = Signal(lanes.x.shape(), reset_less=True)
         r = Signal(lanes.r.shape(), reset_less=True)
         row = Signal(ROW_LAYOUT, reset_less=True)
-        with m.If(valid):
+        with m.If(unless_idle(platform, valid)):
             for lane in range(self.config.columns):
                 fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
                 second = Mux(flags.r_used, r_fetch.group[lane], 0)

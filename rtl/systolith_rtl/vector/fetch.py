@@ -53,15 +53,16 @@ class OperandFetch(wiring.Component):
     Members:
         port: `Out(ReadSignature(config))`.
         start: `In(1)`, begin with the operands, which stay as they are until the end.
+        unused: `In(1)`, there are no operands, and whoever pops may go on.
         address: `In(32)`, granule of the first element.
         stride: `In(16)`, granules from row to row.
         m: `In`, rows.
         n: `In`, columns.
         words: `In(1)`, elements are s16.
         signed: `In(1)`, bytes are s8, else u8.
-        stop: `In(1)`, start no read from now on.
+        stop: `In(1)`, start no read from the next cycle on.
         late: `Out(1)`, a refusal keeps a group from being available in `LATE` cycles.
-        available: `Out(1)`, a group may be popped.
+        available: `Out(1)`, a group may be popped, or a cycle ago there were no operands.
         pop: `In(1)`, take it.
         group: `Out`, C elements, `POP_LATENCY` cycles after `pop`; holds until the next.
         masked: `Out(C)`, with it: those of them that are -32768.
@@ -71,6 +72,7 @@ class OperandFetch(wiring.Component):
 
     port: wiring.PureInterface
     start: Signal
+    unused: Signal
     address: Signal
     stride: Signal
     m: Signal
@@ -92,6 +94,7 @@ class OperandFetch(wiring.Component):
             {
                 "port": Out(ReadSignature(config)),
                 "start": In(1),
+                "unused": In(1),
                 "address": In(ADDRESS_WIDTH),
                 "stride": In(STRIDE_WIDTH),
                 "m": In(rows_shape(config)),
@@ -125,26 +128,33 @@ class OperandFetch(wiring.Component):
         # What does not fit belongs to the first address, which is then the last.
         far = Signal(reset_less=True)
         at_fault = Signal(width, reset_less=True)
+        inside = Signal(init=1)  # So have been all addresses.
         credits = Signal(range(DEPTH + 1), init=DEPTH)
+        has_room = Signal(init=1)
         second = Signal()
+        goes = Signal()
         advance = Signal()
         outside = address[exact_log2(config.granules) :].any() | far
         last_beat = (second | ~self.words) if beats else 1
         m.d.comb += [
             loop.start.eq(self.start),
+            loop.stop.eq(self.stop | (advance & outside)),
             loop.m.eq(self.m),
             loop.n.eq(self.n),
-            loop.step.eq(advance & last_beat),
+            # Without `active`, which would be one more net to all that is loaded between loops.
+            loop.step.eq(goes & last_beat),
         ]
         next_group = Signal(width)
-        m.d.comb += next_group.eq(group_address + Mux(self.words, 2, 1))
-        with m.If(self.start):
-            m.d.sync += [address.eq(self.address), group_address.eq(self.address)]
+        words = Signal(reset_less=True)  # Near the sum.
+        m.d.sync += words.eq(self.words)
+        m.d.comb += next_group.eq(group_address + Mux(words, 2, 1))
+        with m.If(loop.idle):
+            m.d.sync += address.eq(self.address)
             m.d.sync += far.eq(self.address[width:].any())
         with m.Elif(loop.step):
             m.d.sync += address.eq(Mux(loop.last_row, next_group, address + self.stride))
-            with m.If(loop.last_row):
-                m.d.sync += group_address.eq(next_group)
+        with m.If(loop.idle | (loop.step & loop.last_row)):
+            m.d.sync += group_address.eq(Mux(loop.idle, self.address, next_group))
         if beats:
             with m.If(advance):
                 m.d.sync += second.eq(self.words & ~second)
@@ -157,13 +167,14 @@ class OperandFetch(wiring.Component):
         spare_word = Signal.like(word, reset_less=True)
         asking = Signal()
         spare = Signal()
-        free = ~asking | (self.port.ready & ~self.stop)
+        free = ~asking | self.port.ready
         new_word = Value.cast(address[sub_width:] | (second if beats else 0))[: len(word)]
         new_tag = last_beat if beats else address[:sub_width]
         m.d.comb += [
-            advance.eq(loop.active & (credits != 0) & ~spare & ~self.fault & ~self.stop),
+            goes.eq(has_room & ~spare),
+            advance.eq(loop.active & goes),
             self.port.address.eq(word),
-            self.port.valid.eq(asking & ~self.stop),
+            self.port.valid.eq(asking),
         ]
         with m.If(free):
             m.d.sync += asking.eq(spare | (advance & ~outside))
@@ -172,10 +183,15 @@ class OperandFetch(wiring.Component):
             m.d.sync += tag.eq(Mux(spare, spare_tag, new_tag))
         with m.Elif(advance):
             m.d.sync += spare.eq(~outside)
-        with m.If(advance):
+        with m.If(self.stop):
+            m.d.sync += [asking.eq(0), spare.eq(0)]
+        with m.If(~spare):
             m.d.sync += [spare_word.eq(new_word), spare_tag.eq(new_tag)]
         with m.If(advance & outside):
-            m.d.sync += [self.fault.eq(1), at_fault.eq(address)]
+            m.d.sync += [self.fault.eq(1), inside.eq(0)]
+        # Until there is a fault, every address may be that of one.
+        with m.If(inside):
+            m.d.sync += at_fault.eq(address)
         m.d.comb += self.fault_address.eq(Cat(at_fault, self.address[width:]))
 
         # A refused request is still there when the refusal is known. The second word of a group
@@ -205,6 +221,7 @@ class OperandFetch(wiring.Component):
         write = memory.write_port()
         read = memory.read_port(domain="comb")
         level = Signal(range(DEPTH + 1))
+        some = Signal()
         popped = Signal(POP_LATENCY - 1)
         taken = Signal.like(group, reset_less=True)
         m.d.comb += [
@@ -212,15 +229,22 @@ class OperandFetch(wiring.Component):
             write.data.eq(group),
             self.group.as_value().eq(taken),
         ]
-        with m.If(arrived & ~self.pop):
+        with m.If(arrived & ~popped[0]):
             m.d.sync += level.eq(level + 1)
-        with m.Elif(self.pop & ~arrived):
+        with m.Elif(popped[0] & ~arrived):
             m.d.sync += level.eq(level - 1)
-        # Knowing that `level` is not 0 costs a register, and saves a comparison before `pop`.
-        several = (level >> 1) != 0
-        m.d.sync += self.available.eq(arrived | several | (self.available & ~self.pop))
+        # Knowing that `level` is not 0 costs a register, and saves a comparison before `pop`; so it
+        # does with `credits`. Both counts are a cycle late for what is taken from them.
+        several = Mux(popped[0], level > 2, level > 1)
+        remains = arrived | several | (some & ~self.pop)
+        m.d.sync += [some.eq(remains), self.available.eq(remains | self.unused)]
+        lent = advance & last_beat
+        was_lent = Signal()
+        room = popped[-1] | Mux(was_lent, credits > 2, credits > 1) | (has_room & ~lent)
+        m.d.sync += has_room.eq(room)
         m.d.sync += [
-            credits.eq(credits + popped[-1] - (advance & last_beat)),
+            was_lent.eq(lent),
+            credits.eq(credits + popped[-1] - was_lent),
             popped.eq(Cat(self.pop, popped)),
         ]
         with m.If(stored):

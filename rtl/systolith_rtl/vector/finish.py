@@ -96,9 +96,17 @@ class Finish(wiring.Component):
         # Columns before the length, from the first of the group on; what exceeds the columns of
         # an instruction is all of them.
         unmasked = Signal(COLUMNS_WIDTH, reset_less=True)
-        everything = ~self.masked | self.length[COLUMNS_WIDTH:].any()
-        with m.If(self.start):
-            m.d.sync += unmasked.eq(self.length[:COLUMNS_WIDTH] | _repeat(everything))
+        # It comes out of a memory. The first result is further away.
+        begin = Signal(3)
+        length = Signal.like(self.length, reset_less=True)
+        everything = Signal(reset_less=True)
+        m.d.sync += [
+            begin.eq(Cat(self.start, begin)),
+            length.eq(self.length),
+            everything.eq(~self.masked | length[COLUMNS_WIDTH:].any()),
+        ]
+        with m.If(begin[-1]):
+            m.d.sync += unmasked.eq(length[:COLUMNS_WIDTH] | _repeat(everything))
         with m.Elif(self.coming & loop.last_row & self.masked):
             some_left = _exceeds(unmasked, config.columns)
             m.d.sync += unmasked.eq(Mux(some_left, unmasked - config.columns, 0))

@@ -27,11 +27,16 @@ class Issue(wiring.Component):
         two_writes: `In(1)`, a group takes two writes.
         transpose: `In(1)`, the result is transposed.
         statistic: `In(1)`, statistics are taken.
-        stop: `In(1)`, issue nothing from now on.
-        operands: `In(1)`, what comes from the scratchpad is there.
-        columns: `In(1)`, the records of the next group may be taken.
-        drain: `Out(DrainSignature(config))`; its data is somebody else's.
+        stop: `In(1)`, issue nothing from the next cycle on.
+        x: `In(1)`, x is there, or comes from an accumulator.
+        r: `In(1)`, so is the second operand, if there is one.
+        columns: `In(1)`, the records of the next group may be taken in the next cycle, unless one
+            is taken in this one.
+        shared: `In(1)`, all groups have the same records.
+        drain: `Out(DrainSignature(config))`; its data is somebody else's. A row is enabled as often
+            as it waits for the second operand.
         issue: `Out(1)`, an element group is sent.
+        pops_x: `Out(1)`, with an x from the scratchpad.
         first_row: `Out(1)`, it is the first one of its group of columns.
         row: `Out`, its row.
         unfilled: `Out(1)`, a group could be issued if its accumulator were complete.
@@ -46,10 +51,13 @@ class Issue(wiring.Component):
     transpose: Signal
     statistic: Signal
     stop: Signal
-    operands: Signal
+    x: Signal
+    r: Signal
     columns: Signal
+    shared: Signal
     drain: wiring.PureInterface
     issue: Signal
+    pops_x: Signal
     first_row: Signal
     row: Signal
     unfilled: Signal
@@ -67,10 +75,13 @@ class Issue(wiring.Component):
                 "transpose": In(1),
                 "statistic": In(1),
                 "stop": In(1),
-                "operands": In(1),
+                "x": In(1),
+                "r": In(1),
                 "columns": In(1),
+                "shared": In(1),
                 "drain": Out(DrainSignature(config)),
                 "issue": Out(1),
+                "pops_x": Out(1),
                 "first_row": Out(1),
                 "row": Out(range(config.row_slots)),
                 "unfilled": Out(1),
@@ -85,6 +96,7 @@ class Issue(wiring.Component):
         m.submodules.loop = loop = TileLoop(config)
         m.d.comb += [
             loop.start.eq(self.start),
+            loop.stop.eq(self.stop),
             loop.m.eq(self.m),
             loop.n.eq(self.n),
             loop.step.eq(self.issue),
@@ -97,27 +109,42 @@ class Issue(wiring.Component):
         m.d.comb += fill.eq(Mux(self.transpose, -self.m, 0))
         with m.If(self.statistic & (self.m < MIN_PERIOD)):
             m.d.comb += period.eq(MIN_PERIOD - self.m)
-        with m.If(self.start):
-            m.d.sync += gap.eq(Mux(fill > period, fill, period))
+        # The first group waits for its records for longer than these take.
+        has_gap = Signal(reset_less=True)
+        m.d.sync += [gap.eq(Mux(fill > period, fill, period)), has_gap.eq(gap != 0)]
 
-        hold = Signal.like(gap)
-        with m.If(self.issue & loop.last_row):
-            m.d.sync += hold.eq(gap)
-        with m.Elif(hold != 0):
-            m.d.sync += hold.eq(hold - 1)
-        busy = Signal()
-        m.d.sync += busy.eq(self.issue & self.two_writes)
+        ended = Signal()
+        left = Signal.like(gap)
+        hold = Mux(ended, gap, left)
+        m.d.sync += ended.eq(self.issue & loop.last_row)
+        m.d.sync += left.eq(Mux(hold == 0, 0, hold - 1))
 
-        full = self.drain.full | ~self.drained
-        open_ = (self.columns | ~loop.first_row) & (hold == 0) & ~busy & ~self.stop
+        # Whether a group may be issued in the next cycle if all that it takes is there, for the two
+        # cases that one is issued in this cycle or not. `hold` is 0 if one is.
+        taken = loop.first_row & ~self.shared
+        behind_issue = ~self.two_writes & (
+            ~loop.last_row | (~loop.last_group & ~has_gap & self.columns & ~taken)
+        )
+        behind_none = (hold[1:] == 0) & (self.columns | ~loop.first_row)
+        open_ = Signal()
+        waiting = loop.active & ~self.stop
+        m.d.sync += open_.eq(waiting & Mux(self.issue, behind_issue, behind_none))
+
+        # Written out, so that neither waits for the other's.
+        drained = Signal(reset_less=True)  # Near by.
+        m.d.sync += drained.eq(self.drained)
+        full = self.drain.full | ~drained
+        operands = self.x & self.r
+        from_half = open_ & drained & self.drain.full
         m.d.comb += [
-            self.unfilled.eq(loop.active & ~full & open_),
-            self.starved.eq(loop.active & full & ~self.operands & open_),
-            self.issue.eq(loop.active & full & self.operands & open_),
+            self.unfilled.eq(open_ & ~full),
+            self.starved.eq(open_ & full & ~operands),
+            self.issue.eq(open_ & full & operands),
             self.first_row.eq(loop.first_row),
             self.row.eq(loop.row),
-            self.drain.enable.eq(self.issue & self.drained),
-            self.drain.release.eq(self.issue & self.drained & loop.last_row),
+            self.pops_x.eq(open_ & ~drained & operands),
+            self.drain.enable.eq(from_half),
+            self.drain.release.eq(from_half & self.r & loop.last_row),
             self.drain.row.eq(loop.row),
         ]
         return m

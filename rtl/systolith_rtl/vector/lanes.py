@@ -31,7 +31,7 @@ class Lanes(wiring.Component):
         r: `In`, C second operands.
         column: `In`, C records.
         row: `In`, the row's record.
-        source: `In(Source)`.
+        source: `In(Source)`; steady from a cycle before the first operands on.
         out_format: `In(Format)`.
         value: `Out`, C results.
         lend: `In(1)`, the auxiliary multipliers square words for somebody else.
@@ -83,13 +83,17 @@ class Lanes(wiring.Component):
         m.d.sync += second.eq(self.square_valid)
         squaring = self.square_valid | second
         valid = unless_idle(platform, self.valid)
+        is_product, is_scratchpad = Signal(), Signal()
+        m.d.sync += is_product.eq(self.source == Source.PRODUCT)
+        m.d.sync += is_scratchpad.eq(self.source == Source.SCRATCHPAD)
         for lane in range(self.config.columns):
             operands = SimpleNamespace(
                 x=self.x[lane],
                 r=self.r[lane],
                 column=self.column[lane],
                 row=self.row,
-                source=self.source,
+                is_product=is_product,
+                is_scratchpad=is_scratchpad,
                 out_format=self.out_format,
             )
             pipe = LaneStages(m, f"lane{lane}", valid, {"aux": squaring})

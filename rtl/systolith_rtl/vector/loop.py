@@ -25,11 +25,14 @@ class TileLoop(wiring.Component):
     the element group that the next `step` finishes.
 
     Members:
-        start: `In(1)`, load `m` and `n`, which stay as they are until the loop is over.
+        start: `In(1)`, begin with `m` and `n`, which stay as they are until the loop is over.
         m: `In`, rows, at least 1.
         n: `In`, columns, at least 1.
-        step: `In(1)`, go on to the next row. Ignored when not `active`.
-        active: `Out(1)`, high from the cycle after `start` until the last step.
+        stop: `In(1)`, the loop is over.
+        step: `In(1)`, go on to the next row. Means nothing when not `active`.
+        active: `Out(1)`, high from the cycle after `start` until the last step. Other outputs
+            mean nothing while it is low.
+        idle: `Out(1)`, it is low; a register of its own, for what is loaded meanwhile.
         row: `Out`, from 0.
         left: `Out`, columns from the first of this group on, those of later groups included.
         first_row: `Out(1)`.
@@ -39,10 +42,12 @@ class TileLoop(wiring.Component):
     """
 
     start: Signal
+    stop: Signal
     m: Signal
     n: Signal
     step: Signal
     active: Signal
+    idle: Signal
     row: Signal
     left: Signal
     first_row: Signal
@@ -55,10 +60,12 @@ class TileLoop(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
+                "stop": In(1),
                 "m": In(rows_shape(config)),
                 "n": In(COLUMNS_WIDTH),
                 "step": In(1),
                 "active": Out(1),
+                "idle": Out(1, init=1),  # pyright: ignore[reportCallIssue]
                 "row": Out(range(config.row_slots)),
                 "left": Out(unsigned(COLUMNS_WIDTH)),
                 "first_row": Out(1),
@@ -71,31 +78,34 @@ class TileLoop(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the counters; the flags are computed a step ahead, so they come from registers."""
         m = Module()
-        without_reset(self.row, self.left)
+        without_reset(self.row, self.left, self.first_row, self.last_row)
+        without_reset(self.first_group, self.last_group)
         columns = self.config.columns
         before_last = Signal.like(self.row, reset_less=True)
         with m.If(self.start):
+            m.d.sync += [self.active.eq(1), self.idle.eq(0)]
+        with m.Elif((self.step & self.last_row & self.last_group) | self.stop):
+            m.d.sync += [self.active.eq(0), self.idle.eq(1)]
+        # Between loops, what the next one begins with is loaded again and again: `start` would be
+        # one more net to all of these.
+        with m.If(self.idle):
             m.d.sync += [
                 before_last.eq(self.m - 2),
-                self.active.eq(1),
                 self.row.eq(0),
-                self.left.eq(self.n),
                 self.first_row.eq(1),
                 self.last_row.eq(self.m == 1),
-                self.first_group.eq(1),
-                self.last_group.eq(self.n <= columns),
             ]
-        with m.Elif(self.step & self.active):
+        with m.Elif(self.step):
             m.d.sync += [
                 self.row.eq(Mux(self.last_row, 0, self.row + 1)),
                 self.first_row.eq(self.last_row),
                 self.last_row.eq(Mux(self.last_row, self.m == 1, self.row == before_last)),
             ]
-            with m.If(self.last_row):
-                m.d.sync += [
-                    self.left.eq(self.left - columns),
-                    self.first_group.eq(0),
-                    self.last_group.eq(self.left <= 2 * columns),
-                    self.active.eq(~self.last_group),
-                ]
+        # Not within the above, so that the enable does not come from theirs.
+        with m.If(self.idle | (self.step & self.last_row)):
+            m.d.sync += [
+                self.left.eq(Mux(self.idle, self.n, self.left - columns)),
+                self.first_group.eq(self.idle),
+                self.last_group.eq(Mux(self.idle, self.n <= columns, self.left <= 2 * columns)),
+            ]
         return m

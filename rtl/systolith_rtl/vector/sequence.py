@@ -44,10 +44,11 @@ class Sequence(wiring.Component):
 
     Members:
         engine: `Out(EngineSignature(Opcode.VECTOR))`.
-        op: `Out`, the instruction's operands, from `start` until it is retired.
+        op: `Out`, the instruction's operands, from `start` until it is retired. Between
+            instructions, they are those of whatever command is offered.
         flags: `Out(FLAGS)`, likewise.
         start: `Out(1)`, the first cycle of an instruction.
-        stop: `Out(1)`, nothing new may be started.
+        stop: `Out(1)`, nothing new may be started; high from the cycle after a halt or a fault on.
         final: `In(1)`, the last write is requested in the next cycle.
         fault: `In(PARTS)`, who has a fault.
         fault_address: `In`, the granule for each of them.
@@ -84,12 +85,16 @@ class Sequence(wiring.Component):
         command = engine.command
         op = Signal(operand_layout(Opcode.VECTOR), reset_less=True)
         accepted = command.valid & command.ready
+        vacant = Signal(init=1)
         m.d.comb += command.ready.eq(~engine.busy & ~self.stop)
         flags = Signal(FLAGS, reset_less=True)
         m.d.comb += [self.op.eq(op), self.flags.eq(flags)]
         m.d.sync += self.start.eq(accepted)
         with m.If(accepted):
-            m.d.sync += [op.eq(command.payload), engine.busy.eq(1)]
+            m.d.sync += [engine.busy.eq(1), vacant.eq(0)]
+        # Whether there is a command is known late, and this goes to hundreds of registers.
+        with m.If(vacant):
+            m.d.sync += op.eq(command.payload)
             new = command.payload
             comparisons = {
                 "x_drained": new.x_format == XFormat.ACCUMULATOR,
@@ -112,28 +117,32 @@ class Sequence(wiring.Component):
         both = max(WRITE_LATENCY, statistics_latency(self.config) - 1)
         settling = Signal()
         left = Signal(range(both))
+        settled = Signal()
+        assert write_only >= 2
         with m.If(self.final):
             m.d.sync += settling.eq(1)
             m.d.sync += left.eq(Mux(flags.statistic, both, write_only) - 1)
         with m.Elif(settling):
             m.d.sync += left.eq(left - 1)
-        m.d.comb += engine.retire.eq(settling & (left == 0) & ~engine.fault)
+        m.d.sync += settled.eq(settling & (left == 1))
+        # What has settled has not failed just now.
+        failed = Signal()
+        m.d.sync += failed.eq(engine.fault)
+        m.d.comb += engine.retire.eq(settled & ~failed)
         with m.If(engine.retire):
-            m.d.sync += [settling.eq(0), engine.busy.eq(0)]
+            m.d.sync += [settling.eq(0), engine.busy.eq(0), vacant.eq(1)]
 
         m.d.comb += [
             engine.fault.eq(self.fault.any()),
             engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND),
         ]
         # A fault stops the other parts a cycle later: they are ahead of it, or behind.
-        failed = Signal()
-        m.d.sync += failed.eq(engine.fault)
-        m.d.comb += self.stop.eq(engine.halt | failed)
+        m.d.sync += self.stop.eq(engine.halt | engine.fault)
         for part in reversed(range(PARTS)):
             with m.If(self.fault[part]):
                 m.d.comb += engine.fault_address.eq(self.fault_address[part])
 
-        # Reads that were granted before `halt` come back in `READ_LATENCY` cycles at most.
+        # The last read is granted a cycle after `halt`, and comes back `READ_LATENCY` cycles later.
         quiet = Signal(READ_LATENCY + 1)
         m.d.sync += quiet.eq(Cat(engine.halt, quiet))
         m.d.comb += engine.idle.eq(quiet.all() & engine.halt)

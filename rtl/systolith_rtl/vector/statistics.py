@@ -12,6 +12,7 @@ from systolith.isa import Statistic
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.multiplier import Multiplier
+from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.lanes import SQUARE_WIDTH
 from systolith_rtl.vector.row_file import (
@@ -50,7 +51,8 @@ class RowStatistics(wiring.Component):
         counted: `In(C)`, those that count; the others are -32768 or 0.
         slot: `In`, where the row's statistics are.
         first: `In(1)`, nothing has been taken of the row before.
-        kind: `In(Statistic)`; steady while anything is under way.
+        kind: `In(Statistic)`; steady from a cycle before the first words on, while anything is
+            under way.
         square_valid: `Out(1)`, `word` wants squaring.
         word: `Out`, C words.
         square: `In`, their squares, two cycles later.
@@ -101,16 +103,21 @@ class RowStatistics(wiring.Component):
 
         without_reset(self.word)
         # Where each row is that is on its way: element k is k cycles behind the words.
-        is_extremes = self.kind == Statistic.MAX
-        is_moments = self.kind == Statistic.MOMENTS
+        is_extremes, is_moments, is_any = Signal(), Signal(), Signal()
+        m.d.sync += [
+            is_extremes.eq(self.kind == Statistic.MAX),
+            is_moments.eq(self.kind == Statistic.MOMENTS),
+            is_any.eq(self.kind != Statistic.NONE),
+        ]
         chain = Signal(latency)
-        valid = Cat(self.valid & (self.kind != Statistic.NONE), chain)
+        valid = Cat(self.valid & is_any, chain)
         m.d.sync += chain.eq(valid)
+        runs = unless_idle(platform, valid)
         places = [(self.slot, self.first)]
         for stage in range(latency):
             slot = Signal.like(self.slot, name=f"slot{stage}", reset_less=True)
             first = Signal(name=f"first{stage}", reset_less=True)
-            with m.If(valid[stage]):
+            with m.If(runs[stage]):
                 m.d.sync += [slot.eq(places[-1][0]), first.eq(places[-1][1])]
             places.append((slot, first))
 
@@ -119,9 +126,9 @@ class RowStatistics(wiring.Component):
             magnitude = Signal(WORD_WIDTH, name=f"magnitude{lane}", reset_less=True)
             absolute = Mux(word[-1], -word, word)[:WORD_WIDTH]
             nothing = Mux(is_extremes, MASKED, 0)
-            with m.If(valid[0]):
+            with m.If(runs[0]):
                 m.d.sync += self.word[lane].eq(Mux(counts, word, nothing))
-            with m.If(valid[0] & is_extremes):
+            with m.If(unless_idle(platform, valid[0] & is_extremes)):
                 m.d.sync += magnitude.eq(Mux(counts, absolute, 0))
             magnitudes.append(magnitude)
         m.d.comb += self.square_valid.eq(valid[1] & is_moments)
@@ -130,12 +137,13 @@ class RowStatistics(wiring.Component):
         words = list(self.word)  # pyright: ignore[reportArgumentType]
         ready = 1 + 2 * levels
         enable = valid & is_extremes.replicate(latency + 1)
-        maximum = _tree(m, "maximum", words, enable[1:], 2, _larger)
-        absmax = _tree(m, "absmax", magnitudes, enable[1:], 2, _larger)
+        runs = unless_idle(platform, enable)
+        maximum = _tree(m, "maximum", words, runs[1:], 2, _larger)
+        absmax = _tree(m, "absmax", magnitudes, runs[1:], 2, _larger)
         first = places[ready][1]
         before = self.extremes.data
         written = self.extremes_write.data
-        stages = enable[ready : ready + 2]
+        stages = runs[ready : ready + 2]
         for name, value, earlier, target in (
             ("maximum", maximum, before.maximum, written.maximum),
             ("absmax", absmax, before.absmax, written.absmax),
@@ -145,25 +153,31 @@ class RowStatistics(wiring.Component):
 
         # Sums. The total waits for the squares, which a multiplier holds up.
         enable = valid & ~is_extremes.replicate(latency + 1)
-        total = _tree(m, "total", words, enable[1:], 1, _sum)
+        runs = unless_idle(platform, enable)
+        total = _tree(m, "total", words, runs[1:], 1, _sum)
         ready = 1 + levels
         for stage in range(Multiplier.LATENCY):
-            total = _register(m, f"total_waiting{stage}", total, enable[ready + stage])
+            total = _register(m, f"total_waiting{stage}", total, runs[ready + stage])
         ready += Multiplier.LATENCY
-        squared = (enable & is_moments.replicate(latency + 1))[1 + Multiplier.LATENCY :]
+        squared = unless_idle(platform, enable & is_moments.replicate(latency + 1))
+        squared = squared[1 + Multiplier.LATENCY :]
         squares = _tree(m, "squares", list(self.square), squared, 1, _sum)  # pyright: ignore[reportArgumentType]
         first = places[ready][1]
+        # Decided a cycle ahead, since it resets all of a register: MOMENTS keeps all squares, SUM
+        # none.
+        no_squares = Signal(reset_less=True)
+        m.d.sync += no_squares.eq(places[ready - 1][1] | ~is_moments)
         before = self.sums.data
         written = self.sums_write.data
         for name, value, earlier, target in (
             ("total", total, before.total, written.total),
             ("squares", Mux(is_moments, squares, 0), before.squares, written.squares),
         ):
-            # Only what is kept is of use: MOMENTS keeps all squares, SUM none.
-            kept = Mux(first | ((name == "squares") & ~is_moments), 0, earlier)
-            kept = _register(m, f"{name}_before", kept, enable[ready])
-            value = _register(m, f"{name}_new", value, enable[ready])
-            result = _register(m, f"{name}_combined", kept + value, enable[ready + 1])
+            # Only what is kept is of use.
+            kept = Mux(no_squares if name == "squares" else first, 0, earlier)
+            kept = _register(m, f"{name}_before", kept, runs[ready])
+            value = _register(m, f"{name}_new", value, runs[ready])
+            result = _register(m, f"{name}_combined", kept + value, runs[ready + 1])
             m.d.comb += target.eq(result)
         self._connect(m, self.sums, self.sums_write, enable, places, ready)
         return m

@@ -8,6 +8,7 @@ from amaranth.utils import exact_log2
 from systolith.config import CoreConfig
 from systolith.numerics import WORD_WIDTH
 from systolith_rtl.interfaces import WriteSignature
+from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.fetch import ADDRESS_WIDTH, STRIDE_WIDTH, walk_width
 from systolith_rtl.vector.transpose import Transposer
@@ -29,7 +30,7 @@ class Store(wiring.Component):
         stride: `In(16)`, granules from row to row as stored.
         wide: `In(1)`, elements are s16.
         transpose: `In(1)`, rows are columns.
-        stop: `In(1)`, write nothing from now on.
+        stop: `In(1)`, request no write from now on.
         rows: `In(1)`, there are words, and they are stored in rows.
         turned: `In(1)`, there are words, and they are stored transposed.
         words: `In`, C words.
@@ -146,27 +147,36 @@ class Store(wiring.Component):
         # What does not fit belongs to the first address, which is then the last.
         far = Signal(reset_less=True)
         at_fault = Signal(width, reset_less=True)
+        # Copies near by; the first words are further away.
+        started, begin, two = Signal(), Signal(), Signal(reset_less=True)
+        m.d.sync += [started.eq(self.start), begin.eq(started), two.eq(self.wide)]
         m.d.comb += [
-            next_middle.eq(middle + Mux(self.wide, 2, 1)),
+            next_middle.eq(middle + Mux(two, 2, 1)),
             next_outer.eq(outer + (self.stride << exact_log2(config.columns))),
         ]
-        with m.If(self.start):
-            m.d.sync += [part.eq(self.address) for part in (address, middle, outer)]
+        with m.If(begin):
+            m.d.sync += [part.eq(self.address) for part in (address, middle)]
             m.d.sync += far.eq(self.address[width:].any())
         with m.Elif(step & ~inner_end):
             m.d.sync += address.eq(address + self.stride)
         with m.Elif(step & ~middle_end):
             m.d.sync += [address.eq(next_middle), middle.eq(next_middle)]
         with m.Elif(step):
-            m.d.sync += [part.eq(next_outer) for part in (address, middle, outer)]
+            m.d.sync += [part.eq(next_outer) for part in (address, middle)]
+        # Not within the above, so that the enable does not come from theirs.
+        with m.If(begin | (step & inner_end & middle_end)):
+            m.d.sync += outer.eq(Mux(begin, self.address, next_outer))
 
         outside = address[exact_log2(config.granules) :].any() | far
         going = emit & ~self.stop & ~self.fault
         with m.If(going & outside):
-            m.d.sync += [self.fault.eq(1), at_fault.eq(address)]
+            m.d.sync += self.fault.eq(1)
+        # Until there is a fault, every address may be that of one.
+        with m.If(~self.fault):
+            m.d.sync += at_fault.eq(address)
         m.d.comb += self.fault_address.eq(Cat(at_fault, self.address[width:]))
         m.d.sync += self.y.valid.eq(going & ~outside)
-        with m.If(emit):
+        with m.If(unless_idle(platform, emit)):
             m.d.sync += self.y.address.eq(address[sub_width:] | second)
             if beats:
                 half = written.word_select(second, granule_width)

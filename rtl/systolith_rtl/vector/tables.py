@@ -7,7 +7,8 @@ from amaranth.lib.wiring import In, Out
 from systolith.config import TABLE_ENTRIES, CoreConfig
 from systolith.numerics import EXP_TABLE, MAX_EXP_SHIFT, WORD_WIDTH, Format
 from systolith_rtl.memory.block_ram import BlockRam
-from systolith_rtl.vector.affine import to_format
+from systolith_rtl.pipeline import unless_idle
+from systolith_rtl.vector.affine import clamp, exceeds_byte
 
 SLOTS = 4
 """Tables of a lane. The last one is the exponential's; a core may use fewer of the others."""
@@ -42,7 +43,8 @@ class Tables(wiring.Component):
         valid: `In(LATENCY)`, bit k is high if stage k has something before it; bit 0 belongs to
             the words, and each bit follows the one below it a cycle later.
         word: `In`, C indices or distances.
-        exp: `In(1)`, distances; steady while anything is under way, as are the next two.
+        exp: `In(1)`, distances; steady from two cycles before the words on, while anything is under
+            way, as are the next two.
         table: `In(2)`, which table, for indices.
         out_format: `In(Format)`, for indices.
         value: `Out`, C results, `LATENCY` cycles later.
@@ -80,6 +82,10 @@ class Tables(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the lanes."""
         m = Module()
+        enables = unless_idle(platform, self.valid)
+        # Each of the last two stages has its own copy.
+        shifts, powers = Signal(), Signal()
+        m.d.sync += [shifts.eq(self.exp), powers.eq(shifts)]
         legal = self.write_address < self.config.table_slots * WORDS
         table = Mux(self.exp, EXP_SLOT, self.table)
         for lane in range(self.config.columns):
@@ -102,23 +108,29 @@ class Tables(wiring.Component):
 
             odd, octaves = word[0], octaves[:_OCTAVE_WIDTH]
             for stage in range(BlockRam.LATENCY):
-                odd = self._register(m, lane, stage, f"odd{stage}", odd)
-                octaves = self._register(m, lane, stage, f"octaves{stage}", octaves)
+                enable = enables[stage]
+                odd = _register(m, enable, f"lane{lane}_odd{stage}", odd)
+                octaves = _register(m, enable, f"lane{lane}_octaves{stage}", octaves)
             at = BlockRam.LATENCY
-            octaves = self._register(m, lane, at, "octaves", octaves)
-            entry = self._register(m, lane, at, "entry", ram.read_data.word_select(odd, WORD_WIDTH))
+            octaves = _register(m, enables[at], f"lane{lane}_octaves", octaves)
+            entry = ram.read_data.word_select(odd, WORD_WIDTH)
+            entry = _register(m, enables[at], f"lane{lane}_entry", entry)
             # E is shifted by 7 and the octaves in all; the last bit is left for the rounding.
-            shifted = self._register(
-                m, lane, at + 1, "shifted", Mux(self.exp, entry[6:] >> octaves, entry)
-            )
+            shifted = Mux(shifts, entry[6:] >> octaves, entry)
+            shifted = _register(m, enables[at + 1], f"lane{lane}_shifted", shifted)
+            middle = entry[8:-1] != entry[-1].replicate(WORD_WIDTH - 9)
+            clamps = exceeds_byte(entry, entry[-1], middle, self.out_format)
+            clamps = _register(m, enables[at + 1], f"lane{lane}_clamps", clamps)
             power = (shifted[: WORD_WIDTH - 6] + 1) >> 1
-            result = Mux(self.exp, power, to_format(shifted.as_signed(), self.out_format))
-            value = self._register(m, lane, at + 2, "value", result[:WORD_WIDTH].as_signed())
+            result = Mux(powers, power, clamp(shifted, shifted[-1], clamps, self.out_format))
+            result = result[:WORD_WIDTH].as_signed()
+            value = _register(m, enables[at + 2], f"lane{lane}_value", result)
             m.d.comb += self.value[lane].eq(value)
         return m
 
-    def _register(self, m: Module, lane: int, stage: int, name: str, value: Value) -> Signal:
-        result = Signal(value.shape(), name=f"lane{lane}_{name}", reset_less=True)
-        with m.If(self.valid[stage]):
-            m.d.sync += result.eq(value)
-        return result
+
+def _register(m: Module, enable: Value, name: str, value: Value) -> Signal:
+    result = Signal(value.shape(), name=name, reset_less=True)
+    with m.If(enable):
+        m.d.sync += result.eq(value)
+    return result

@@ -321,14 +321,14 @@ def test_the_last_word_is_inside() -> None:
 
 
 def test_halt_stops_requests() -> None:
-    """No request from the cycle of `halt` on; idle when all words have come."""
+    """No request later than in the cycle of `halt`; idle when all words have come."""
     bench = Bench(TINY, [operands(20, 8, 16, source=SCRATCHPAD, a_row=4, b_address=900, b_row=4)])
     engine = bench.dut.engine
 
     async def testbench(ctx: SimulatorContext) -> None:
         await bench.serve(ctx, lambda: bench.cycle == 30)
-        asked = len(bench.log.a), len(bench.log.b)
-        assert min(asked) > 0
+        assert bench.log.a
+        assert bench.log.b
         ctx.set(engine.halt, 1)
         idle = []
         for _ in range(10):
@@ -336,7 +336,7 @@ def test_halt_stops_requests() -> None:
             idle.append(ctx.get(engine.idle))
             end = bench.cycle + 1
             await bench.serve(ctx, lambda end=end: bench.cycle == end)
-        assert idle == [0] * READ_LATENCY + [1] * (10 - READ_LATENCY)
-        assert (len(bench.log.a), len(bench.log.b)) == asked
+        assert idle == [0] * (READ_LATENCY + 1) + [1] * (9 - READ_LATENCY)
+        assert max(bench.log.a + bench.log.b) <= 30
 
     simulate(bench.dut, testbench, max_cycles=100)

@@ -70,7 +70,7 @@ class Accumulators(wiring.Component):
                 "sums": In(data.ArrayLayout(signed(partial_width(config.rows)), config.columns)),
                 **({"high": In(high)} if config.int4 else {}),
                 "claim": In(1),
-                "free": Out(1),
+                "free": Out(1, init=1),  # pyright: ignore[reportCallIssue]
                 "landed": Out(1),
                 "drain": In(DrainSignature(config)),
             }
@@ -201,19 +201,19 @@ class Accumulators(wiring.Component):
             release = release & ~more
 
         claimed = Signal(range(HALVES + 1))
+        assert HALVES == 2
         with m.If(self.claim & ~release):
-            m.d.sync += claimed.eq(claimed + 1)
+            m.d.sync += [claimed.eq(claimed + 1), self.free.eq(claimed == 0)]
         with m.Elif(~self.claim & release):
-            m.d.sync += claimed.eq(claimed - 1)
+            m.d.sync += [claimed.eq(claimed - 1), self.free.eq(1)]
 
-        full = Signal(HALVES)
-        with m.If(valid & stage.last):
-            m.d.sync += full.bit_select(stage.half, 1).eq(1)
+        # Whether this half is full, and whether the other one is, in registers.
+        other = Signal()
+        filled = valid & stage.last
+        this_full = self.drain.full | (filled & (stage.half == draining))
+        other_full = other | (filled & (stage.half != draining))
+        m.d.sync += [self.drain.full.eq(this_full), other.eq(other_full)]
         with m.If(release):
-            m.d.sync += [full.bit_select(draining, 1).eq(0), draining.eq(~draining)]
+            m.d.sync += [self.drain.full.eq(other_full), other.eq(0), draining.eq(~draining)]
 
         m.d.sync += self.landed.eq(valid & stage.end)
-        m.d.comb += [
-            self.free.eq(claimed != HALVES),
-            self.drain.full.eq(full.bit_select(draining, 1)),
-        ]

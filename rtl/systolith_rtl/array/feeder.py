@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,9 +27,8 @@ class RowFeeder(wiring.Component):
     Members:
         plan: `In(stream.Signature(feeder_plan(config)))`, taken with the last row of the one
             before, or when there is none.
-        halt: `In(1)`, ask for nothing.
-        loaded: `In(1)`, the next tile's weights have been decided on.
-        pending: `In(1)`, some of them have not been granted yet.
+        halt: `In(1)`, ask for nothing from the next cycle on.
+        complete, closing, early: `In(1)`, of weights, see `WeightLoader`.
         swap: `Out(1)`, the first row of a tile is decided on.
         free: `In(1)`, the next half of the accumulators may be claimed.
         claim: `Out(1)`, it is, by a swap.
@@ -48,8 +47,9 @@ class RowFeeder(wiring.Component):
 
     plan: stream.Interface
     halt: Signal
-    loaded: Signal
-    pending: Signal
+    complete: Signal
+    closing: Signal
+    early: Signal
     swap: Signal
     free: Signal
     claim: Signal
@@ -71,8 +71,9 @@ class RowFeeder(wiring.Component):
             {
                 "plan": In(stream.Signature(feeder_plan(config))),
                 "halt": In(1),
-                "loaded": In(1),
-                "pending": In(1),
+                "complete": In(1),
+                "closing": In(1),
+                "early": In(1),
                 "swap": Out(1),
                 "free": In(1),
                 "claim": Out(1),
@@ -105,7 +106,11 @@ class RowFeeder(wiring.Component):
         rest = Signal(len(current.rest))  # Cycles until a tile may begin.
         rested = Signal(init=1)  # There are none.
 
-        may_begin = self.loaded & rested & (~first_tile | self.free)
+        # What the loader says in the cycle after a swap, or of an early one, is of the tile before.
+        swapped = Signal()
+        m.d.sync += swapped.eq(self.swap)
+        loaded = Signal()
+        m.d.comb += loaded.eq((self.complete | (self.closing & ~self.early)) & ~swapped)
         layout = data.StructLayout({"control": row_control(self.config), "is_signed": unsigned(1)})
         row = Signal(layout, reset_less=True)
         row_valid = Signal()
@@ -115,30 +120,50 @@ class RowFeeder(wiring.Component):
         tile_end = Signal()
         column_end = Signal()
         take = Signal()
+        # Whatever comes behind a GEMM's last row is a plan, be there one or not: it is known late.
+        turn = Signal(init=1)
+        last_tile = Signal(reset_less=True)
+        next_last_tile = Signal()
+        with m.If(turn):
+            m.d.comb += next_last_tile.eq(plan.one_tile & plan.one_group)
+        with m.Elif(k_tiles.last):
+            m.d.comb += next_last_tile.eq(current.one_tile & (groups.left == 1))
+        with m.Else():
+            m.d.comb += next_last_tile.eq((k_tiles.left == 1) & groups.last)
+        may = Signal()
+        lane_free = Signal()
+        has_weights = Signal()
+        moves = ~self.active | may
         m.d.comb += [
-            waits.eq(row_valid & row.control.start & self.pending),
-            asks.eq(row_valid & ~waits & ~self.halt),
+            waits.eq(self.early | (swapped & ~self.complete)),
+            asks.eq(row_valid & ~waits),
             self.a.valid.eq(asks),
             # What goes on behind a row that is halted does not matter.
-            goes.eq(self.active & ~address.outside & ~waits & (~first_row | may_begin)),
+            # `~waits & (~first_row | (loaded & rested & (~first_tile | self.free)))`, flattened.
+            lane_free.eq(~first_row | (~swapped & rested & (~first_tile | self.free))),
+            has_weights.eq(self.complete | Mux(first_row, self.closing, ~swapped)),
+            may.eq(~address.outside & ~self.early & lane_free & has_weights),
+            goes.eq(self.active & may),
             self.outside.eq(self.active & address.outside),
             self.swap.eq(goes & first_row),
             self.claim.eq(self.swap & first_tile),
             tile_end.eq(goes & rows.last),
             column_end.eq(tile_end & k_tiles.last),
-            self.issued.eq(column_end & groups.last),
+            self.issued.eq(goes & turn),
             self.plan.ready.eq(~self.active | self.issued),
             take.eq(self.plan.valid & self.plan.ready),
-            self.starved.eq(self.active & first_row & ~self.loaded),
+            self.starved.eq(self.active & first_row & ~loaded),
             self.unloaded.eq(waits | (self.starved & rested)),
             self.undrained.eq(
-                self.active & first_row & self.loaded & rested & first_tile & ~self.free & ~waits
+                self.active & first_row & loaded & rested & first_tile & ~self.free & ~waits
             ),
             self.granule.eq(address.granule),
-            address.start.eq(take),
+            address.start.eq(turn),
             address.base.eq(plan.address),
+            address.base_outside.eq(plan.outside),
             address.row_step.eq(current.row_step),
-            address.advance.eq(goes),
+            address.idle.eq(~self.active),
+            address.advance.eq(may),
             address.tile_end.eq(rows.last),
             address.group_end.eq(k_tiles.last),
         ]
@@ -152,26 +177,41 @@ class RowFeeder(wiring.Component):
         with m.If(column_end):
             m.d.sync += half.eq(~half)
 
-        with m.If(take):
-            m.d.sync += [self.active.eq(1), current.eq(plan), first_row.eq(1), first_tile.eq(1)]
-            rows.load(m, plan.rows)
-            k_tiles.load(m, plan.k_tiles)
-            groups.load(m, plan.groups)
+        with m.If(self.halt):
+            m.d.sync += self.active.eq(0)
+        with m.Elif(take):
+            m.d.sync += self.active.eq(1)
         with m.Elif(self.issued):
             m.d.sync += self.active.eq(0)
-        with m.Elif(tile_end):
-            m.d.sync += [first_row.eq(1), first_tile.eq(k_tiles.last)]
-            rows.load(m, current.rows)
-            with m.If(k_tiles.last):
-                k_tiles.load(m, current.k_tiles)
-                groups.step(m)
+        # Each on its own, so that no enable comes from another one.
+        with m.If(moves):
+            m.d.sync += first_row.eq(rows.last | turn)
+            with m.If(turn):
+                rows.load(m, plan.rows, plan.one_row)
+                m.d.sync += turn.eq(~self.plan.valid | (plan.one_row & next_last_tile))
+            with m.Elif(rows.last):
+                rows.load(m, current.rows, current.one_row)
+                m.d.sync += turn.eq(current.one_row & next_last_tile)
+            with m.Else():
+                rows.step(m)
+                m.d.sync += turn.eq((rows.left == 1) & last_tile)
+        with m.If(~self.active | (may & turn)):
+            m.d.sync += current.eq(plan)
+        with m.If(~self.active | (may & rows.last)):
+            m.d.sync += [first_tile.eq(k_tiles.last | turn), last_tile.eq(next_last_tile)]
+            with m.If(turn):
+                k_tiles.load(m, plan.k_tiles, plan.one_tile)
+            with m.Elif(k_tiles.last):
+                k_tiles.load(m, current.k_tiles, current.one_tile)
             with m.Else():
                 k_tiles.step(m)
-        with m.Elif(goes):
-            m.d.sync += first_row.eq(0)
-            rows.step(m)
+        with m.If(~self.active | (may & rows.last & k_tiles.last)):
+            with m.If(turn):
+                groups.load(m, plan.groups, plan.one_group)
+            with m.Else():
+                groups.step(m)
 
-        with m.If(goes):
+        with m.If(may):
             m.d.sync += [
                 self.a.address.eq(address.address),
                 row.control.start.eq(first_row),
@@ -186,7 +226,7 @@ class RowFeeder(wiring.Component):
                     row.control.int4.eq(current.int4),
                     row.control.pair.eq(current.int4 & (~groups.last | current.last_pair)),
                 ]
-        m.d.sync += row_valid.eq(goes | waits)
+        m.d.sync += row_valid.eq((goes | waits) & ~self.halt)
 
         arriving = Signal(READ_LATENCY)
         asked = [Signal(layout, name=f"row{i}") for i in range(READ_LATENCY + 1)]

@@ -109,8 +109,9 @@ class GemmEngine(wiring.Component):
             loader.swap.eq(feeder.swap),
             ring.pop.eq(loader.pop),
             feeder.halt.eq(self.engine.halt),
-            feeder.loaded.eq(loader.loaded),
-            feeder.pending.eq(loader.pending),
+            feeder.complete.eq(loader.complete),
+            feeder.closing.eq(loader.closing),
+            feeder.early.eq(loader.early),
             feeder.free.eq(accumulators.free),
             accumulators.claim.eq(feeder.claim),
             array.row.eq(feeder.a.data),
@@ -174,6 +175,7 @@ class GemmEngine(wiring.Component):
             groups = Mux(int4, groups >> 1, groups)
 
         planned = Signal()
+        taken = Signal()
         load = Signal(loader_plan(config), reset_less=True)
         feed = Signal(feeder_plan(config), reset_less=True)
         m.submodules.plans = plans = SyncFIFO(width=feed.shape().size, depth=PLANS)
@@ -181,23 +183,33 @@ class GemmEngine(wiring.Component):
             command.ready.eq(~planned & ~self.engine.halt),
             loader.plan.valid.eq(planned & plans.w_rdy),
             loader.plan.p.eq(load),
-            plans.w_en.eq(planned & loader.plan.ready),
+            plans.w_en.eq(taken),
             plans.w_data.eq(feed),
             feeder.plan.valid.eq(plans.r_rdy),
             feeder.plan.p.eq(plans.r_data),
             plans.r_en.eq(feeder.plan.ready),
         ]
+        # The feeder's plan goes a cycle later, which is before the next one comes.
+        m.d.sync += taken.eq(loader.plan.valid & loader.plan.ready)
         with m.If(command.valid & command.ready):
+            m.d.sync += planned.eq(1)
+        with m.Elif(loader.plan.valid & loader.plan.ready):
+            m.d.sync += planned.eq(0)
+        # Whether there is a command is known late, and this goes to hundreds of registers.
+        with m.If(~planned):
             m.d.sync += [
-                planned.eq(1),
                 load.address.eq(command.p.b_address >> granules),
+                load.outside.eq((command.p.b_address >> granules + bits(config.words)).any()),
                 load.row_step.eq(command.p.b_row >> granules),
                 load.k_tiles.eq(k_last >> k_bits),
                 load.k_tail.eq(k_last[:k_bits]),
                 load.groups.eq(groups),
+                load.one_tile.eq((k_last >> k_bits) == 0),
+                load.one_group.eq(groups == 0),
                 load.n_tail.eq(n_last[:n_bits]),
                 load.scratchpad.eq(command.p.b_source == WeightSource.SCRATCHPAD),
                 feed.address.eq(command.p.a_address >> granules),
+                feed.outside.eq((command.p.a_address >> granules + bits(config.words)).any()),
                 feed.row_step.eq(command.p.a_row >> granules),
                 feed.rows.eq(m_last),
                 feed.rest.eq(
@@ -209,12 +221,13 @@ class GemmEngine(wiring.Component):
                 ),
                 feed.k_tiles.eq(k_last >> k_bits),
                 feed.groups.eq(groups),
+                feed.one_row.eq(m_last == 0),
+                feed.one_tile.eq((k_last >> k_bits) == 0),
+                feed.one_group.eq(groups == 0),
                 feed.is_signed.eq(command.p.a_format == Format.S8),
             ]
             if config.int4:
                 m.d.sync += [load.int4.eq(int4), feed.int4.eq(int4), feed.last_pair.eq(odd)]
-        with m.Elif(loader.plan.valid & loader.plan.ready):
-            m.d.sync += planned.eq(0)
 
     def _report(
         self, m: Module, loader: WeightLoader, feeder: RowFeeder, accumulators: Accumulators
@@ -227,18 +240,25 @@ class GemmEngine(wiring.Component):
         landing = Signal(range(most + 1))
         taken = Signal(range(most + PLANS + 3))
         accepted = engine.command.valid & engine.command.ready
-        for count, more in ((landing, feeder.issued), (taken, accepted)):
+        issued = Signal()
+        m.d.sync += issued.eq(feeder.issued)
+        for count, more in ((landing, issued), (taken, accepted)):
             with m.If(more & ~engine.retire):
                 m.d.sync += count.eq(count + 1)
             with m.Elif(~more & engine.retire):
                 m.d.sync += count.eq(count - 1)
 
+        # The last requests are in the cycle of the halt.
+        halted = Signal()
+        m.d.sync += halted.eq(engine.halt)
+        # The feeder's plan comes a cycle after the loader's, which may be asking by then.
+        wants_weights = feeder.unloaded | ~feeder.active
         unloaded = Signal()
         dry = Signal()
         undrained = Signal()
         m.d.sync += [
-            unloaded.eq(feeder.unloaded),
-            dry.eq(feeder.unloaded & loader.dry),
+            unloaded.eq(wants_weights),
+            dry.eq(wants_weights & loader.dry),
             undrained.eq(feeder.undrained),
         ]
         m.d.comb += [
@@ -247,22 +267,19 @@ class GemmEngine(wiring.Component):
             engine.stall.bank.eq(unloaded & self.b.refused),
             engine.retire.eq(accumulators.landed),
             engine.busy.eq(taken != 0),
-            engine.idle.eq(engine.halt & ~loader.reading & ~feeder.reading),
+            engine.idle.eq(engine.halt & halted & ~loader.reading & ~feeder.reading),
         ]
 
         # With nothing landing, the feeder's GEMM is the oldest. It is the loader's too, if the
         # feeder waits for just the tile that the loader cannot load.
-        with m.If(~engine.fault & (landing == 0)):
-            with m.If(feeder.outside):
-                m.d.sync += [
-                    engine.fault.eq(1),
-                    engine.fault_address.eq(feeder.granule),
-                ]
-            with m.Elif(loader.outside & feeder.starved):
-                m.d.sync += [
-                    engine.fault.eq(1),
-                    engine.fault_address.eq(loader.granule),
-                ]
+        # Both stay so, and a cycle later is early enough.
+        stuck = Signal()
+        m.d.sync += stuck.eq(feeder.outside | (loader.outside & feeder.starved))
+        with m.If(stuck & ~issued & (landing == 0)):
+            m.d.sync += engine.fault.eq(1)
+        with m.If(~engine.fault):
+            granule = Mux(feeder.outside, feeder.granule, loader.granule)
+            m.d.sync += engine.fault_address.eq(granule)
         m.d.comb += engine.fault_cause.eq(
             Mux(engine.fault, FaultCause.SCRATCHPAD_BOUND, FaultCause.NONE)
         )

@@ -19,8 +19,9 @@ class WeightLoader(wiring.Component):
     rows beyond N are not read, and they and bytes beyond K are 0. A GEMM's first tile follows the
     last one of the GEMM before as any other tile does.
 
-    A word is decided on in one cycle and asked for in the next, or later if it is refused; two may
-    wait. So the walk depends neither on the ring nor on the scratchpad.
+    A word is decided on in one cycle and asked for in the next, or later if it is refused or its
+    tile's turn has not come; two may wait. So the walk depends neither on the ring nor on the
+    scratchpad nor on the feeder, of whose swaps the requests know a cycle later.
 
     With `config.int4`, one more word of the ring, of exponents, comes before a group's first tile
     of INT4 weights, and again after every `config.exponent_tiles` of them.
@@ -28,10 +29,12 @@ class WeightLoader(wiring.Component):
     Members:
         plan: `In(stream.Signature(loader_plan(config)))`, taken with the last word of the one
             before, or when there is none.
-        halt: `In(1)`, ask for nothing.
+        halt: `In(1)`, ask for nothing from the next cycle on.
         swap: `In(1)`, a row is decided on that puts the array's next tile to use.
-        loaded: `Out(1)`, all words of the next tile have been decided on.
-        pending: `Out(1)`, the last one of them has not been granted yet.
+        complete: `Out(1)`, all words of the next tile have been granted. It stays high in the cycle
+            after their swap.
+        closing: `Out(1)`, the last word of a tile is being asked for.
+        early: `Out(1)`, that tile was swapped in before the cycle that is past.
         b: `Out(ReadSignature(config))`.
         available, pop, ring_data: the read side of `WeightRing`.
         weights: `Out(8 * R)`, for the array, `READ_LATENCY` cycles after the grant.
@@ -41,7 +44,8 @@ class WeightLoader(wiring.Component):
         exponents: `Out(1)`, `ring_data` has exponents in this cycle.
         active: `Out(1)`, there is a tile to load.
         dry: `Out(1)`, the ring does not have the next word.
-        outside: `Out(1)`, the next word is beyond the scratchpad. It is not asked for.
+        outside: `Out(1)`, the next word is beyond the scratchpad. It is not asked for. All words
+            before it have been granted.
         granule: `Out(32)`, its address.
         reading: `Out(1)`, a word is on its way.
     """
@@ -49,8 +53,9 @@ class WeightLoader(wiring.Component):
     plan: stream.Interface
     halt: Signal
     swap: Signal
-    loaded: Signal
-    pending: Signal
+    complete: Signal
+    closing: Signal
+    early: Signal
     b: Any
     available: Signal
     pop: Signal
@@ -72,8 +77,9 @@ class WeightLoader(wiring.Component):
                 "plan": In(stream.Signature(loader_plan(config))),
                 "halt": In(1),
                 "swap": In(1),
-                "loaded": Out(1),
-                "pending": Out(1),
+                "complete": Out(1),
+                "closing": Out(1),
+                "early": Out(1),
                 "b": Out(ReadSignature(config)),
                 "available": In(1),
                 "pop": Out(1),
@@ -101,57 +107,67 @@ class WeightLoader(wiring.Component):
         k_tiles = Countdown("k_tiles", len(current.k_tiles))
         groups = Countdown("groups", len(current.groups))
         column = Signal(range(config.columns))
-        beyond = Signal()  # The column's row of B is not there.
+        last_column = Signal()
+        # Behind a GEMM's last word comes a plan, be there one or not: that is known late.
+        turn = Signal(init=1)
+        reads = Signal()  # The column's row of B is in the scratchpad, and there.
 
         m.submodules.words = words = Skid(self._word_layout())
+        may = Signal()
         decides = Signal()
         tile_end = Signal()
         finish = Signal()
-        read = current.scratchpad & ~beyond
         m.d.comb += [
-            self.outside.eq(self.active & read & address.outside),
-            # The swap of this very cycle frees the shadow registers for the words behind it.
-            decides.eq(
-                self.active & (~self.loaded | self.swap) & words.i.ready & ~(read & address.outside)
-            ),
-            tile_end.eq(decides & column.all()),
-            finish.eq(tile_end & k_tiles.last & groups.last),
+            self.outside.eq(self.active & reads & address.outside & words.empty),
+            may.eq(words.i.ready & ~(reads & address.outside)),
+            decides.eq(self.active & may),
+            tile_end.eq(decides & last_column),
+            finish.eq(decides & turn),
             self.plan.ready.eq(~self.active | finish),
             self.granule.eq(address.granule),
         ]
-        with m.If(tile_end):
-            m.d.sync += self.loaded.eq(1)
-        with m.Elif(self.swap):
-            m.d.sync += self.loaded.eq(0)
 
+        moves = ~self.active | may
         m.d.comb += [
-            address.start.eq(self.plan.valid & self.plan.ready),
+            address.start.eq(turn),
             address.base.eq(plan.address),
+            address.base_outside.eq(plan.outside),
             address.row_step.eq(current.row_step),
             address.group_step.eq(current.row_step.shift_left(bits(config.columns))),
-            address.advance.eq(decides),
-            address.tile_end.eq(column.all()),
+            address.idle.eq(~self.active),
+            address.advance.eq(may),
+            address.tile_end.eq(last_column),
             address.group_end.eq(k_tiles.last),
         ]
-        due_exponents = self._exponents_due(m, current, decides, tile_end, k_tiles.last)
+        due_exponents = self._exponents_due(m, current, turn, moves, last_column, k_tiles.last)
         with m.If(decides & ~due_exponents):
-            m.d.sync += column.eq(column + 1)
+            comes = column == config.columns - 2
+            m.d.sync += [column.eq(column + 1), last_column.eq(comes)]
             # The last group's row `n_tail` is the last one there is.
-            m.d.sync += beyond.eq(
-                ~column.all() & (beyond | (groups.last & (column == current.n_tail)))
-            )
+            ends = groups.last & (column == current.n_tail)
+            m.d.sync += reads.eq(current.scratchpad & (last_column | (reads & ~ends)))
+            with m.If(comes & k_tiles.last & groups.last):
+                m.d.sync += turn.eq(1)
+        # A tile has two words at least, so the first one is not the last one.
         with m.If(self.plan.valid & self.plan.ready):
-            m.d.sync += [self.active.eq(1), current.eq(plan)]
-            k_tiles.load(m, plan.k_tiles)
-            groups.load(m, plan.groups)
+            m.d.sync += [self.active.eq(1), turn.eq(0)]
         with m.Elif(finish):
             m.d.sync += self.active.eq(0)
-        with m.Elif(tile_end):
-            with m.If(k_tiles.last):
-                k_tiles.load(m, current.k_tiles)
-                groups.step(m)
+        # Each on its own, so that no enable comes from another one.
+        with m.If(~self.active | (may & turn)):
+            m.d.sync += [current.eq(plan), reads.eq(plan.scratchpad)]
+        with m.If(~self.active | (may & last_column)):
+            with m.If(turn):
+                k_tiles.load(m, plan.k_tiles, plan.one_tile)
+            with m.Elif(k_tiles.last):
+                k_tiles.load(m, current.k_tiles, current.one_tile)
             with m.Else():
                 k_tiles.step(m)
+        with m.If(~self.active | (may & last_column & k_tiles.last)):
+            with m.If(turn):
+                groups.load(m, plan.groups, plan.one_group)
+            with m.Else():
+                groups.step(m)
 
         whole = ~current.scratchpad | ~k_tiles.last
         word = words.i.p
@@ -159,8 +175,8 @@ class WeightLoader(wiring.Component):
             words.i.valid.eq(decides),
             word.address.eq(address.address),
             word.tail.eq(Mux(whole, config.rows - 1, current.k_tail)),
-            word.beyond.eq(beyond),
-            word.scratchpad.eq(current.scratchpad),
+            word.scratchpad.eq(reads),
+            word.ring.eq(~current.scratchpad),
             word.ends.eq(tile_end),
         ]
         if config.int4:
@@ -175,8 +191,8 @@ class WeightLoader(wiring.Component):
             {
                 "address": range(config.words),
                 "tail": unsigned(bits(config.rows)),
-                "beyond": unsigned(1),
                 "scratchpad": unsigned(1),
+                "ring": unsigned(1),
                 "ends": unsigned(1),
                 **({"int4": unsigned(1), "exponents": unsigned(1)} if config.int4 else {}),
             }
@@ -187,42 +203,54 @@ class WeightLoader(wiring.Component):
         word = words.o.p
         asks = Signal()
         granted = Signal()
+        halted = Signal()
+        complete, early = self.complete, self.early
+        swapped = Signal()
+        m.d.sync += [halted.eq(self.halt), swapped.eq(self.swap)]
         m.d.comb += [
-            asks.eq(words.o.valid & ~self.halt),
+            # A swap frees the shadow registers for the words behind it.
+            asks.eq(words.o.valid & ~halted & (~complete | swapped)),
             self.b.address.eq(word.address),
-            self.b.valid.eq(asks & word.scratchpad & ~word.beyond),
-            self.pop.eq(asks & ~word.scratchpad & self.available),
+            self.b.valid.eq(asks & word.scratchpad),
+            self.pop.eq(asks & word.ring & self.available),
             granted.eq(
-                self.pop | (self.b.valid & self.b.ready) | (asks & word.scratchpad & word.beyond)
+                self.pop | (self.b.valid & self.b.ready) | (asks & ~word.scratchpad & ~word.ring)
             ),
             words.o.ready.eq(granted),
-            self.dry.eq(asks & ~word.scratchpad & ~self.available),
+            self.dry.eq(asks & word.ring & ~self.available),
         ]
-        # Of two words that wait, one at most is the last one of its tile.
+        # The first word behind a swap is not the last one of its tile.
         assert self.config.columns >= 2
-        with m.If(words.i.valid & words.i.p.ends):
-            m.d.sync += self.pending.eq(1)
-        with m.Elif(granted & word.ends):
-            m.d.sync += self.pending.eq(0)
+        with m.If(granted & word.ends):
+            m.d.sync += [complete.eq(~early & ~swapped), early.eq(0)]
+        with m.Elif(swapped):
+            m.d.sync += [complete.eq(0), early.eq(~complete)]
+        m.d.comb += self.closing.eq(words.o.valid & word.ends)
         self._deliver(m, granted, word)
 
     def _exponents_due(
-        self, m: Module, current: data.View, decides: Signal, tile_end: Signal, last_tile: Signal
+        self,
+        m: Module,
+        current: data.View,
+        turn: Value,
+        moves: Value,
+        tile_end: Value,
+        last_tile: Signal,
     ) -> Value:
         """Count the tiles from one word of exponents to the next; return whether it is due."""
         if not self.config.int4:
             return Const(0)
         due = Signal()
         tile = Signal(range(self.config.exponent_tiles))
-        with m.If(self.plan.valid & self.plan.ready):
-            m.d.sync += [due.eq(self.plan.p.int4), tile.eq(0)]
-        with m.Elif(tile_end):
-            m.d.sync += [
-                due.eq(current.int4 & (last_tile | tile.all())),
-                tile.eq(Mux(last_tile, 0, tile + 1)),
-            ]
-        with m.Elif(decides):
+        with m.If(moves):
             m.d.sync += due.eq(0)
+            with m.If(turn):
+                m.d.sync += [due.eq(self.plan.p.int4), tile.eq(0)]
+            with m.Elif(tile_end):
+                m.d.sync += [
+                    due.eq(current.int4 & (last_tile | tile.all())),
+                    tile.eq(Mux(last_tile, 0, tile + 1)),
+                ]
         return due
 
     def _deliver(self, m: Module, granted: Signal, asked: data.View) -> None:
@@ -246,12 +274,10 @@ class WeightLoader(wiring.Component):
         is_exponents = Signal(reset_less=True)
         word = words[-1]
         with m.If(arriving[-2]):
-            m.d.sync += keep_ring.eq(~word.scratchpad)
+            m.d.sync += keep_ring.eq(word.ring)
             if int4:
                 m.d.sync += [self.int4.eq(word.int4), is_exponents.eq(word.exponents)]
-            m.d.sync += keep.eq(
-                Cat((word.tail >= r) & word.scratchpad & ~word.beyond for r in range(rows))
-            )
+            m.d.sync += keep.eq(Cat((word.tail >= r) & word.scratchpad for r in range(rows)))
         mask = Cat(bit.replicate(8) for bit in keep)
         m.d.comb += self.weights.eq(
             (self.b.data & mask) | (self.ring_data & keep_ring.replicate(8 * rows))

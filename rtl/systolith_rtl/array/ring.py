@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
 from systolith_rtl.interfaces import READ_LATENCY, RingSignature
 from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.pipeline import unless_idle
 
 
 class WeightRing(wiring.Component):
@@ -61,7 +62,9 @@ class WeightRing(wiring.Component):
         popped = Signal(READ_LATENCY - 1)
         output = Signal(self.width, reset_less=True)
         with m.If(self.pop):
-            m.d.sync += [tail.eq(tail + 1), ram.read_address.eq(tail)]
+            m.d.sync += tail.eq(tail + 1)
+        with m.If(unless_idle(platform, self.pop)):
+            m.d.sync += ram.read_address.eq(tail)
         m.d.sync += [popped.eq((popped << 1) | self.pop), ram.read_enable.eq(self.pop)]
         with m.If(popped[-1]):
             m.d.sync += output.eq(ram.read_data)
@@ -70,11 +73,16 @@ class WeightRing(wiring.Component):
         free = Signal(range(self.depth + 1), init=self.depth)
         level = Signal(range(self.depth + 1))
         with m.If(self.push.push & ~self.pop):
-            m.d.sync += [free.eq(free - 1), level.eq(level + 1)]
+            m.d.sync += free.eq(free - 1)
         with m.Elif(~self.push.push & self.pop):
-            m.d.sync += [free.eq(free + 1), level.eq(level - 1)]
-        # Knowing that `level` is not 0 costs a register, and saves a comparison after `pop`.
-        several = (level >> 1) != 0
+            m.d.sync += free.eq(free + 1)
+        # Knowing that `level` is not 0 costs a register, and saves a comparison after `pop`; of
+        # which `level` itself knows a cycle later.
+        with m.If(self.push.push & ~popped[0]):
+            m.d.sync += level.eq(level + 1)
+        with m.Elif(~self.push.push & popped[0]):
+            m.d.sync += level.eq(level - 1)
+        several = Mux(popped[0], level > 2, level > 1)
         m.d.sync += self.available.eq(self.push.push | several | (self.available & ~self.pop))
         m.d.comb += self.push.free.eq(free)
         return m

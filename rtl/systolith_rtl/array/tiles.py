@@ -1,11 +1,12 @@
 """Walking over the tiles of a matrix: counters, addresses, and what they start from."""
 
-from amaranth.hdl import Cat, Module, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
 from systolith.isa import OPERANDS, Opcode
+from systolith_rtl.reset import without_reset
 
 WIDTHS = {field.name: field.width for field in OPERANDS[Opcode.GEMM]}
 """Bits of a GEMM's operands."""
@@ -35,9 +36,9 @@ class Countdown:
         self.left = Signal(width, name=f"{name}_left", reset_less=True)
         self.last = Signal(name=f"{name}_last", reset_less=True)
 
-    def load(self, m: Module, left: Value) -> None:
-        """Start with `left` to come after the first one."""
-        m.d.sync += [self.left.eq(left), self.last.eq(left == 0)]
+    def load(self, m: Module, left: Value, none: Value) -> None:
+        """Start with `left` to come after the first one, or `none`."""
+        m.d.sync += [self.left.eq(left), self.last.eq(none)]
 
     def step(self, m: Module) -> None:
         """Go on to the next one."""
@@ -52,20 +53,24 @@ class TileAddress(wiring.Component):
     that are not looked at are excepted, if the tile ends with them.
 
     Members:
-        start: `In(1)`, begin at `base`; prevails over `advance`.
+        idle: `In(1)`, with `start`: be at `base`, whatever else is high.
+        start: `In(1)`, with `advance`: begin at `base` again.
         base: `In(word_bits(config, "a_address"))`.
+        base_outside: `In(1)`, it is beyond the scratchpad.
         row_step: `In`, words, like `a_row`.
         group_step: `In(group_bits)`, words.
         advance: `In(1)`, go on to the next row,
         tile_end: `In(1)`, of the next tile,
         group_end: `In(1)`, of the next group.
         address: `Out(range(config.words))`.
-        outside: `Out(1)`, the address is beyond the scratchpad.
+        outside: `Out(1)`, the address is beyond the scratchpad; a register.
         granule: `Out(32)`, the address in granules, also if it is outside.
     """
 
+    idle: Signal
     start: Signal
     base: Signal
+    base_outside: Signal
     row_step: Signal
     group_step: Signal
     advance: Signal
@@ -84,8 +89,10 @@ class TileAddress(wiring.Component):
         self.low_bits = max(self.inside_bits + 1, row_bits) + 1
         super().__init__(
             {
+                "idle": In(1),
                 "start": In(1),
                 "base": In(word_bits(config, "a_address")),
+                "base_outside": In(1),
                 "row_step": In(row_bits),
                 "group_step": In(group_bits),
                 "advance": In(1),
@@ -106,25 +113,38 @@ class TileAddress(wiring.Component):
         )
         # Steps start inside, where these bits are 0, so they never change.
         high = Signal(len(self.base) - self.low_bits, reset_less=True)
-        high_outside = Signal(reset_less=True)
+        without_reset(self.outside)
+        next_row, next_tile, next_group = (Signal(self.low_bits) for _ in range(3))
+        m.d.comb += [
+            next_row.eq(row + self.row_step),
+            next_tile.eq(tile + 1),
+            next_group.eq(group + self.group_step),
+        ]
 
-        next_tile = tile + 1
-        next_group = group + self.group_step
-        with m.If(self.start):
-            m.d.sync += [address.eq(self.base) for address in (row, tile, group)]
-            m.d.sync += high.eq(self.base[self.low_bits :])
-            m.d.sync += high_outside.eq(self.base[self.low_bits :].any())
-        with m.Elif(self.advance):
-            with m.If(~self.tile_end):
-                m.d.sync += row.eq(row + self.row_step)
-            with m.Elif(~self.group_end):
-                m.d.sync += [address.eq(next_tile) for address in (row, tile)]
+        # Each register has its own condition, so that no enable comes from another one.
+        with m.If(self.idle | self.advance):
+            with m.If(self.start):
+                m.d.sync += [row.eq(self.base), self.outside.eq(self.base_outside)]
             with m.Else():
-                m.d.sync += [address.eq(next_group) for address in (row, tile, group)]
+                for condition, step in (
+                    (~self.tile_end, next_row),
+                    (self.tile_end & ~self.group_end, next_tile),
+                    (self.tile_end & self.group_end, next_group),
+                ):
+                    with m.If(condition):
+                        m.d.sync += row.eq(step)
+                        m.d.sync += self.outside.eq(step[self.inside_bits :].any())
+        with m.If(self.idle | (self.advance & (self.start | self.tile_end))):
+            m.d.sync += tile.eq(
+                Mux(self.start, self.base, Mux(self.group_end, next_group, next_tile))
+            )
+        with m.If(self.idle | (self.advance & (self.start | (self.tile_end & self.group_end)))):
+            m.d.sync += group.eq(Mux(self.start, self.base, next_group))
+        with m.If(self.idle | (self.advance & self.start)):
+            m.d.sync += high.eq(self.base[self.low_bits :])
 
         m.d.comb += [
             self.address.eq(row),
-            self.outside.eq(row[self.inside_bits :].any() | high_outside),
             self.granule.eq(Cat(row, high).shift_left(bits(self.word_granules))),
         ]
         return m
@@ -133,17 +153,20 @@ class TileAddress(wiring.Component):
 def feeder_plan(config: CoreConfig) -> data.StructLayout:
     """What the feeder of activations must know of a GEMM; counts are of what follows the first.
 
-    Only with INT4, `int4`: B has such weights, and `last_pair`: so its last group has more than C
-    channels.
+    `outside`: the first address is beyond the scratchpad. `one_row`, `one_tile`, `one_group`: none
+    follows. Only with INT4, `int4`: B has such weights, and `last_pair`: so its last group has more
+    than C channels.
     """
     return data.StructLayout(
         {
             "address": unsigned(word_bits(config, "a_address")),
+            "outside": unsigned(1),
             "row_step": unsigned(word_bits(config, "a_row")),
             "rows": unsigned(bits(config.accumulator_rows)),
             "rest": unsigned(3),
             "k_tiles": unsigned(WIDTHS["k"] - bits(config.rows)),
             "groups": unsigned(WIDTHS["n"] - bits(config.columns)),
+            **dict.fromkeys(("one_row", "one_tile", "one_group"), unsigned(1)),
             "is_signed": unsigned(1),
             **({"int4": unsigned(1), "last_pair": unsigned(1)} if config.int4 else {}),
         }
@@ -159,10 +182,12 @@ def loader_plan(config: CoreConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "address": unsigned(word_bits(config, "b_address")),
+            "outside": unsigned(1),
             "row_step": unsigned(word_bits(config, "b_row")),
             "k_tiles": unsigned(WIDTHS["k"] - bits(config.rows)),
             "k_tail": unsigned(bits(config.rows)),
             "groups": unsigned(WIDTHS["n"] - bits(config.columns)),
+            **dict.fromkeys(("one_tile", "one_group"), unsigned(1)),
             "n_tail": unsigned(bits(config.columns)),
             "scratchpad": unsigned(1),
             **({"int4": unsigned(1)} if config.int4 else {}),

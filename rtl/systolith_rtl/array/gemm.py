@@ -273,12 +273,15 @@ class GemmEngine(wiring.Component):
         # With nothing landing, the feeder's GEMM is the oldest. It is the loader's too, if the
         # feeder waits for just the tile that the loader cannot load.
         # Both stay so, and a cycle later is early enough.
-        stuck = Signal()
-        m.d.sync += stuck.eq(feeder.outside | (loader.outside & feeder.starved))
+        stuck, feeder_stuck = Signal(), Signal()
+        m.d.sync += [
+            stuck.eq(feeder.outside | (loader.outside & feeder.starved)),
+            feeder_stuck.eq(feeder.outside),
+        ]
         with m.If(stuck & ~issued & (landing == 0)):
             m.d.sync += engine.fault.eq(1)
         with m.If(~engine.fault):
-            granule = Mux(feeder.outside, feeder.granule, loader.granule)
+            granule = Mux(feeder_stuck, feeder.granule, loader.granule)
             m.d.sync += engine.fault_address.eq(granule)
         m.d.comb += engine.fault_cause.eq(
             Mux(engine.fault, FaultCause.SCRATCHPAD_BOUND, FaultCause.NONE)

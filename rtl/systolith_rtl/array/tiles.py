@@ -54,7 +54,7 @@ class TileAddress(wiring.Component):
 
     Members:
         idle: `In(1)`, with `start`: be at `base`, whatever else is high.
-        start: `In(1)`, with `advance`: begin at `base` again.
+        start: `In(1)`, with `advance`, `tile_end` and `group_end`: begin at `base` again.
         base: `In(word_bits(config, "a_address"))`.
         base_outside: `In(1)`, it is beyond the scratchpad.
         row_step: `In`, words, like `a_row`.
@@ -134,11 +134,12 @@ class TileAddress(wiring.Component):
                     with m.If(condition):
                         m.d.sync += row.eq(step)
                         m.d.sync += self.outside.eq(step[self.inside_bits :].any())
-        with m.If(self.idle | (self.advance & (self.start | self.tile_end))):
+        # A last row is a tile's and a group's last one too, so these need not look at `start`.
+        with m.If(self.idle | (self.advance & self.tile_end)):
             m.d.sync += tile.eq(
                 Mux(self.start, self.base, Mux(self.group_end, next_group, next_tile))
             )
-        with m.If(self.idle | (self.advance & (self.start | (self.tile_end & self.group_end)))):
+        with m.If(self.idle | (self.advance & self.tile_end & self.group_end)):
             m.d.sync += group.eq(Mux(self.start, self.base, next_group))
         with m.If(self.idle | (self.advance & self.start)):
             m.d.sync += high.eq(self.base[self.low_bits :])

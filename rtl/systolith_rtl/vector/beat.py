@@ -26,15 +26,21 @@ class Beat:
         self.last = Signal()
         """High in the last cycle."""
 
+        self.begins = Signal(init=1)
+        """High in the phase in which the counter may stand."""
+
         self.waiting = Signal()
         """For the user to drive: there is nothing to do."""
 
         self._m = m
         self._period = period
-        m.d.comb += self.last.eq(self.phase == period - 1)
+        assert 0 < wait_at < period - 2
+        stands = self.waiting & self.begins
+        m.d.sync += self.begins.eq((self.phase == wait_at - 1) | stands)
+        m.d.sync += self.last.eq(self.phase == period - 2)
         with m.If(self.last):
             m.d.sync += self.phase.eq(0)
-        with m.Elif(~self.waiting | (self.phase != wait_at)):
+        with m.Elif(~stands):
             m.d.sync += self.phase.eq(self.phase + 1)
 
     def stage(self, name: str, before: SimpleNamespace, **members: Value) -> SimpleNamespace:

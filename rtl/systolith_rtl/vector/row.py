@@ -89,7 +89,7 @@ class RowEngine(wiring.Component):
         engine = self.engine
         working = products.valid | root.valid | quotient.valid
         m.d.comb += [
-            beat.waiting.eq(~row.begin & ~working),
+            beat.waiting.eq(~row.goes & ~working),
             engine.busy.eq(row.pending | row.valid | working | self.rows.write | engine.retire),
             engine.idle.eq(engine.halt & ~self.rows.read & ~self.rows.write),
         ]
@@ -112,11 +112,17 @@ class RowEngine(wiring.Component):
         total = Signal(signed(TOTAL_SUM_WIDTH), reset_less=True)
         squares = Signal(SQUARES_WIDTH, reset_less=True)
 
-        pending = remaining.any()
-        begin = (beat.phase == BEGIN_PHASE) & pending & ~self.engine.halt
+        pending = Signal()
+        goes = Signal()
+        m.d.comb += goes.eq(pending & ~self.engine.halt)
+        begin = beat.begins & goes
         # The row takes the operands with it on the beat; until then, they must stay.
-        m.d.comb += command.ready.eq(~pending & ~valid & ~self.engine.halt)
+        vacant = ~pending & ~valid
+        m.d.comb += command.ready.eq(vacant & ~self.engine.halt)
         with m.If(command.valid & command.ready):
+            m.d.sync += pending.eq(command.p.rows.any())
+        # Whether there is a command is known late, and this goes to all operands.
+        with m.If(vacant):
             is_reciprocal = command.p.operation == RowOperation.RECIPROCAL
             m.d.sync += [
                 remaining.eq(command.p.rows),
@@ -135,6 +141,7 @@ class RowEngine(wiring.Component):
                 source.eq(source + 1),
                 slot.eq(slot + 1),
                 last.eq(remaining == 1),
+                pending.eq(remaining != 1),
                 valid.eq(1),
             ]
         with m.Elif(beat.last):
@@ -148,8 +155,8 @@ class RowEngine(wiring.Component):
                 squares.eq(Mux(is_reciprocal, statistics.total.as_unsigned(), statistics.squares)),
             ]
         return SimpleNamespace(
-            begin=begin,
             pending=pending,
+            goes=goes,
             valid=valid,
             slot=slot,
             last=last,
@@ -222,8 +229,12 @@ def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
 
     eps = beat.load(s, Cat(row.eps, Const(0, STATISTIC_WIDTH - len(row.eps))), name="eps")
     eps_pairs = beat.load(s, row.eps_pairs, name="eps_pairs")
-    with m.If(s.valid & eps_pairs.any() & ~s.loading):
+    more = Signal()
+    with m.If(s.loading):
+        m.d.sync += more.eq(row.eps_pairs.any())
+    with m.Elif(more):
         m.d.sync += [eps.eq(eps.shift_left(2)), eps_pairs.eq(eps_pairs - 1)]
+        m.d.sync += more.eq(eps_pairs != 1)
 
     half = Cat(row.n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), row.n)
     dividend = (row.total.shift_left(8) + half)[: ROW_OFF_WIDTH + LENGTH_WIDTH - 1]
@@ -263,13 +274,15 @@ def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
     no_pair = beat.load(s, ~products.value[-2:].any(), name="no_pair")
     by_byte = value.shift_left(8)[:STATISTIC_WIDTH]
     by_pair = value.shift_left(2)[:STATISTIC_WIDTH]
-    with m.If(beat.window("normalise", products, 0, NORMALISE_STEPS)):
-        with m.If(no_byte):
-            m.d.sync += [value.eq(by_byte), pairs.eq(pairs + 4)]
-            m.d.sync += [no_byte.eq(~by_byte[-8:].any()), no_pair.eq(~by_byte[-2:].any())]
-        with m.Elif(no_pair):
-            m.d.sync += [value.eq(by_pair), pairs.eq(pairs + 1)]
-            m.d.sync += no_pair.eq(~by_pair[-2:].any())
+    # `NORMALISE_STEPS` suffice; of a value of 0, which takes more, nothing counts.
+    with m.If(s.loading):
+        pass
+    with m.Elif(no_byte):
+        m.d.sync += [value.eq(by_byte), pairs.eq(pairs + 4)]
+        m.d.sync += [no_byte.eq(~by_byte[-8:].any()), no_pair.eq(~by_byte[-2:].any())]
+    with m.Elif(no_pair):
+        m.d.sync += [value.eq(by_pair), pairs.eq(pairs + 1)]
+        m.d.sync += no_pair.eq(~by_pair[-2:].any())
 
     # Before the last step, the root has 15 bits, and the remainder is at most twice the root.
     root = beat.load(s, Const(0, MANT_WIDTH), name="root")

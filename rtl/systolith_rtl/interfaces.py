@@ -84,7 +84,8 @@ class DrainSignature(wiring.Signature):
     """The vector engine's view of the accumulators.
 
     `full` is high while the half that is next to be drained is complete. Then rows may be read in
-    any order: `data` holds the C sums of the row `ACC_READ_LATENCY` cycles after `enable`.
+    any order: `data` holds the C sums of the row `ACC_READ_LATENCY` cycles after `enable`. A row
+    that waits for something else may be read in each cycle until then.
     `release` for one cycle hands the half back, at the earliest together with its last `enable`;
     `full` then refers to the other half from the next cycle on.
     """
@@ -148,8 +149,8 @@ class EngineSignature(wiring.Signature):
             read that is requested from the next cycle on sees it.
         busy: an instruction has been taken and not been retired.
         stall: what it waited for a cycle ago, if it was busy then.
-        halt: from now on take no command and start no new access; what has been started on AXI
-            is finished. Only reset ends it.
+        halt: from the next cycle on take no command and start no new access; what has been started
+            on AXI is finished. Only reset ends it.
         idle: with `halt` high: no access is under way any more.
         fault: an error, in the oldest instruction not yet retired; stays high until reset.
         fault_cause: valid with `fault`.

@@ -16,7 +16,7 @@ from systolith_boards.sdram.timing import SdramChip, SdramTiming
 from systolith_boards.system import System
 from systolith_boards.top import CHIP_CLOCK_DEGREES, Top
 from systolith_sim.routing import PARTS, ROUTERS, Pins, Routed, find, nextpnr_version, route
-from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, needs
+from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, nearly_full, needs
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
 from systolith_sim.yosys import synthesize_rtlil
 
@@ -93,7 +93,7 @@ def build(
     files = platform.prepare(Top(system, board.source, board.source_hz)).files
     announce("Yosys synthesizes: two minutes for a small core, five for a large one")
     cells, netlist = synthesize_rtlil(files["top.il"], announce)
-    _check_size(cells, board)
+    _check_size(cells, board, announce)
     scattered = netlist
     netlist = lay_out(netlist, config, _silicon(board), announce)
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,9 +165,15 @@ def _silicon(board: Board) -> str:
     return {"12k": "25k"}.get(board.device, board.device)
 
 
-def _check_size(cells: dict[str, int], board: Board) -> None:
-    if lacking := lacks(needs(cells), CAPACITY[_silicon(board)]):
+def _check_size(cells: dict[str, int], board: Board, announce: Announce) -> None:
+    needed, silicon = needs(cells), _silicon(board)
+    if lacking := lacks(needed, CAPACITY[silicon]):
         raise ToolError(
             f"the core does not fit {PARTS[board.device]} on {board.title}: {', '.join(lacking)}; "
             f"choose a smaller --preset"
+        )
+    if nearly_full(needed, silicon):
+        announce(
+            f"{needed['LUT']} of {CAPACITY[silicon]['LUT']} LUTs of {PARTS[board.device]}: nearly "
+            "full; nextpnr may search for long, and find no placement"
         )

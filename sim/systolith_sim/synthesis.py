@@ -83,9 +83,14 @@ def choose_device(cells: dict[str, int]) -> str:
     """The smallest device that these cells do not fill, else the largest."""
     needed = needs(cells)
     for device, capacity in CAPACITY.items():
-        if needed["LUT"] <= FULL * capacity["LUT"] and not lacks(needed, capacity):
+        if not nearly_full(needed, device) and not lacks(needed, capacity):
             return device
     return DEVICES[-1]
+
+
+def nearly_full(needed: dict[str, int], device: str) -> bool:
+    """Whether nextpnr may search for a placement for long, or find none."""
+    return needed["LUT"] > FULL * CAPACITY[device]["LUT"]
 
 
 def lacks(needed: dict[str, int], capacity: dict[str, int]) -> list[str]:
@@ -160,7 +165,7 @@ def synthesize_core(
             f"the core does not fit {PARTS[device]}: {', '.join(lacking)}; synthesize it with "
             "--no-route, or choose a larger device"
         )
-    if seeds and needed["LUT"] > FULL * capacity["LUT"]:
+    if seeds and nearly_full(needed, device):
         say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
     if seeds:
         scattered = netlist

@@ -112,6 +112,35 @@ def test_a_design_that_is_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(list(tmp_path.glob("*.config"))) == 1
 
 
+@pytest.mark.parametrize(("luts", "said"), [(17_000, False), (17_200, True)])
+def test_a_nearly_full_device_is_announced(
+    luts: int, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+
+    def stop(*args: Any, **options: Any) -> Routed:
+        raise ToolError("far enough")
+
+    monkeypatch.setattr(building, "Top", Loopback)
+    monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({"LUT4": luts}, ""))
+    monkeypatch.setattr(building, "lay_out", lambda netlist, *_: netlist)
+    monkeypatch.setattr(building, "route", stop)
+    board = BOARDS["ulx3s-25f"]
+    with pytest.raises(ToolError, match="far enough"):
+        build(
+            board,
+            TINY,
+            tmp_path,
+            frequency=45e6,
+            baud=3_000_000,
+            chip=board.chip,
+            announce=messages.append,
+        )
+    told = [message for message in messages if "nearly full" in message]
+    assert len(told) == said
+    assert all("17200 of 24288 LUTs of LFE5U-25F" in message for message in told)
+
+
 @pytest.mark.parametrize(("name", "silicon"), [("ulx3s-12f", "25k"), ("ulx3s-85f", "85k")])
 def test_blocks_are_placed_where_the_silicon_has_them(
     name: str, silicon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

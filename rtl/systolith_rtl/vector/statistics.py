@@ -12,7 +12,7 @@ from systolith.isa import Statistic
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.multiplier import Multiplier
-from systolith_rtl.pipeline import unless_idle
+from systolith_rtl.pipeline import register, unless_idle
 from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.lanes import SQUARE_WIDTH
 from systolith_rtl.vector.row_file import (
@@ -157,7 +157,7 @@ class RowStatistics(wiring.Component):
         total = _tree(m, "total", words, runs[1:], 1, _sum)
         ready = 1 + levels
         for stage in range(Multiplier.LATENCY):
-            total = _register(m, f"total_waiting{stage}", total, runs[ready + stage])
+            total = register(m, f"total_waiting{stage}", total, runs[ready + stage])
         ready += Multiplier.LATENCY
         squared = unless_idle(platform, enable & is_moments.replicate(latency + 1))
         squared = squared[1 + Multiplier.LATENCY :]
@@ -175,9 +175,9 @@ class RowStatistics(wiring.Component):
         ):
             # Only what is kept is of use.
             kept = Mux(no_squares if name == "squares" else first, 0, earlier)
-            kept = _register(m, f"{name}_before", kept, runs[ready])
-            value = _register(m, f"{name}_new", value, runs[ready])
-            result = _register(m, f"{name}_combined", kept + value, runs[ready + 1])
+            kept = register(m, f"{name}_before", kept, runs[ready])
+            value = register(m, f"{name}_new", value, runs[ready])
+            result = register(m, f"{name}_combined", kept + value, runs[ready + 1])
             m.d.comb += target.eq(result)
         self._connect(m, self.sums, self.sums_write, enable, places, ready)
         return m
@@ -200,16 +200,9 @@ class RowStatistics(wiring.Component):
         ]
 
 
-def _register(m: Module, name: str, value: Value, enable: Value) -> Signal:
-    register = Signal(value.shape(), name=name, reset_less=True)
-    with m.If(enable):
-        m.d.sync += register.eq(value)
-    return register
-
-
 def _sum(m: Module, name: str, a: Value, b: Value, enable: Value) -> Signal:
     """Add in one cycle."""
-    return _register(m, name, a + b, enable[0])
+    return register(m, name, a + b, enable[0])
 
 
 def _larger(
@@ -217,10 +210,10 @@ def _larger(
 ) -> Signal:
     """Compare in one cycle, choose in the next: both in one are slower than a DSP block."""
     # The sign of a difference is faster than a comparison, whose carry leaves its chain.
-    choose_a = _register(m, f"{name}_choice", (b - a)[-1] | always_a, enable[0])
-    a = _register(m, f"{name}_a", a, enable[0])
-    b = _register(m, f"{name}_b", b, enable[0])
-    return _register(m, name, Mux(choose_a, a, b), enable[1])
+    choose_a = register(m, f"{name}_choice", (b - a)[-1] | always_a, enable[0])
+    a = register(m, f"{name}_a", a, enable[0])
+    b = register(m, f"{name}_b", b, enable[0])
+    return register(m, name, Mux(choose_a, a, b), enable[1])
 
 
 def _tree(

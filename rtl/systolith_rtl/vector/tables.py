@@ -1,13 +1,13 @@
 """Function tables, one copy per lane, and the exponential that shares them."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import TABLE_ENTRIES, CoreConfig
 from systolith.numerics import EXP_TABLE, MAX_EXP_SHIFT, WORD_WIDTH, Format
 from systolith_rtl.memory.block_ram import BlockRam
-from systolith_rtl.pipeline import unless_idle
+from systolith_rtl.pipeline import register, unless_idle
 from systolith_rtl.vector.affine import clamp, exceeds_byte
 
 SLOTS = 4
@@ -109,28 +109,21 @@ class Tables(wiring.Component):
             odd, octaves = word[0], octaves[:_OCTAVE_WIDTH]
             for stage in range(BlockRam.LATENCY):
                 enable = enables[stage]
-                odd = _register(m, enable, f"lane{lane}_odd{stage}", odd)
-                octaves = _register(m, enable, f"lane{lane}_octaves{stage}", octaves)
+                odd = register(m, f"lane{lane}_odd{stage}", odd, enable)
+                octaves = register(m, f"lane{lane}_octaves{stage}", octaves, enable)
             at = BlockRam.LATENCY
-            octaves = _register(m, enables[at], f"lane{lane}_octaves", octaves)
+            octaves = register(m, f"lane{lane}_octaves", octaves, enables[at])
             entry = ram.read_data.word_select(odd, WORD_WIDTH)
-            entry = _register(m, enables[at], f"lane{lane}_entry", entry)
+            entry = register(m, f"lane{lane}_entry", entry, enables[at])
             # E is shifted by 7 and the octaves in all; the last bit is left for the rounding.
             shifted = Mux(shifts, entry[6:] >> octaves, entry)
-            shifted = _register(m, enables[at + 1], f"lane{lane}_shifted", shifted)
+            shifted = register(m, f"lane{lane}_shifted", shifted, enables[at + 1])
             middle = entry[8:-1] != entry[-1].replicate(WORD_WIDTH - 9)
             clamps = exceeds_byte(entry, entry[-1], middle, self.out_format)
-            clamps = _register(m, enables[at + 1], f"lane{lane}_clamps", clamps)
+            clamps = register(m, f"lane{lane}_clamps", clamps, enables[at + 1])
             power = (shifted[: WORD_WIDTH - 6] + 1) >> 1
             result = Mux(powers, power, clamp(shifted, shifted[-1], clamps, self.out_format))
             result = result[:WORD_WIDTH].as_signed()
-            value = _register(m, enables[at + 2], f"lane{lane}_value", result)
+            value = register(m, f"lane{lane}_value", result, enables[at + 2])
             m.d.comb += self.value[lane].eq(value)
         return m
-
-
-def _register(m: Module, enable: Value, name: str, value: Value) -> Signal:
-    result = Signal(value.shape(), name=name, reset_less=True)
-    with m.If(enable):
-        m.d.sync += result.eq(value)
-    return result

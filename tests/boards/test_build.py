@@ -67,10 +67,23 @@ class Loopback(wiring.Component):
         return m
 
 
-def run(folder: Path, **options: Any) -> dict[str, Any]:
-    board = BOARDS["ulx3s-12f"]
+def run(folder: Path, name: str = "ulx3s-12f", **options: Any) -> dict[str, Any]:
+    board = BOARDS[name]
     given = {"frequency": board.frequency, "baud": 3_000_000, "chip": board.chip}
-    return build(board, TINY, folder, **(given | options), announce=lambda _: None)
+    return build(board, TINY, folder, **({"announce": lambda _: None} | given | options))
+
+
+def run_until_routed(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> None:
+    """All that comes before nextpnr, which does not."""
+
+    def stop(*args: Any, **options: Any) -> Routed:
+        raise ToolError("far enough")
+
+    monkeypatch.setattr(building, "route", stop)
+    with pytest.raises(ToolError, match="far enough"):
+        run(folder, name, **options)
 
 
 @pytest.mark.synth
@@ -118,24 +131,10 @@ def test_a_nearly_full_device_is_announced(
 ) -> None:
     messages: list[str] = []
 
-    def stop(*args: Any, **options: Any) -> Routed:
-        raise ToolError("far enough")
-
     monkeypatch.setattr(building, "Top", Loopback)
     monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({"LUT4": luts}, ""))
     monkeypatch.setattr(building, "lay_out", lambda netlist, *_: netlist)
-    monkeypatch.setattr(building, "route", stop)
-    board = BOARDS["ulx3s-25f"]
-    with pytest.raises(ToolError, match="far enough"):
-        build(
-            board,
-            TINY,
-            tmp_path,
-            frequency=45e6,
-            baud=3_000_000,
-            chip=board.chip,
-            announce=messages.append,
-        )
+    run_until_routed(tmp_path, "ulx3s-25f", monkeypatch, announce=messages.append)
     told = [message for message in messages if "nearly full" in message]
     assert len(told) == said
     assert all("17200 of 24288 LUTs of LFE5U-25F" in message for message in told)
@@ -153,24 +152,10 @@ def test_blocks_are_placed_where_the_silicon_has_them(
         asked.append(device)
         return netlist
 
-    def stop(*args: Any, **options: Any) -> Routed:
-        raise ToolError("far enough")
-
     monkeypatch.setattr(building, "Top", Loopback)
     monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({}, ""))
     monkeypatch.setattr(building, "lay_out", lay_out)
-    monkeypatch.setattr(building, "route", stop)
-    board = BOARDS[name]
-    with pytest.raises(ToolError, match="far enough"):
-        build(
-            board,
-            TINY,
-            tmp_path,
-            frequency=45e6,
-            baud=3_000_000,
-            chip=board.chip,
-            announce=lambda _: None,
-        )
+    run_until_routed(tmp_path, name, monkeypatch)
     assert asked == [silicon]
 
 

@@ -1,6 +1,6 @@
 """From Verilog and a harness in C++ to a simulator: Verilator, C++ compiler, runtime.
 
-All simulators are made here: of a core, of a board, of a SoC.
+All simulators of Verilog are made here: of a core, of a board, of a SoC.
 """
 
 import os

@@ -112,7 +112,7 @@ def _multipliers(
         free[index].remove(plan[name])
     # Lanes side by side: where the array leaves most of a row, then at the right ends.
     left = [bel for row in sorted(free, key=len, reverse=True) for bel in row]
-    others.sort(key=_number)
+    others.sort(key=lambda name: _numbers(name)[-1])
     return plan | dict(zip(others, left, strict=False))
 
 
@@ -127,13 +127,13 @@ def _block_rams(names: list[str], rows: list[list[str]], config: CoreConfig) -> 
     memories: dict[str, list[str]] = defaultdict(list)
     others = []
     for name in names:
-        found = re.search(r"(scratchpad\.bank\d+|gemm\.ring\.ram)\.ebr\d+$", name)
+        found = re.search(r"(scratchpad\.bank\d+|gemm\.ring\.ram)(_\d+)?\.ebr\d+$", name)
         if found is None:
             others.append(name)
         else:
             memories[found[1]].append(name)
     for blocks in memories.values():
-        blocks.sort(key=_number)
+        blocks.sort(key=_numbers)
         for index, name in enumerate(blocks):
             # Blocks hold bits of a word in their order.
             byte = index * config.rows // len(blocks)
@@ -149,6 +149,6 @@ def _block_rams(names: list[str], rows: list[list[str]], config: CoreConfig) -> 
     return plan | dict(zip(others, left, strict=False))
 
 
-def _number(name: str) -> int:
-    """The last number in a name."""
-    return int(re.findall(r"\d+", name)[-1])
+def _numbers(name: str) -> list[int]:
+    """The numbers in a name."""
+    return [int(number) for number in re.findall(r"\d+", name)]

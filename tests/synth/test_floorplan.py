@@ -27,13 +27,20 @@ def cells_of(name: str) -> tuple[CoreConfig, dict[str, Any]]:
         for part in ("high", "low", "aux"):
             names[f"unit.vector.lanes.lane{lane}_{part}.dsp"] = MULTIPLIER
     for index in range(4 * bank):
-        names[f"unit.scratchpad.bank{index // bank}.ebr{index % bank}"] = BLOCK_RAM
+        names[block_ram(config, index // bank, index % bank)] = BLOCK_RAM
     for index in range(ring):
         names[f"unit.gemm.ring.ram.ebr{index}"] = BLOCK_RAM
     for index in range(others):
         names[f"unit.vector.tables.table{index}.ebr0"] = BLOCK_RAM
     names["unit.dma.beat_TRELLIS_FF_Q"] = "TRELLIS_FF"
     return config, {name: {"type": kind} for name, kind in names.items()}
+
+
+def block_ram(config: CoreConfig, bank: int, index: int) -> str:
+    """The name of one of a bank's, in the order of their bits: banks in groups have them, too."""
+    if config.read_latency == 4:
+        return f"unit.scratchpad.bank{bank}.ebr{index}"
+    return f"unit.scratchpad.bank{bank}_{index // 8}.ebr{index % 8}"
 
 
 def place(bel: str) -> tuple[int, int]:
@@ -67,7 +74,7 @@ def test_sums_go_to_a_neighbour_and_words_are_beside_their_row() -> None:
         assert all(a[1] == b[1] and 0 < b[0] - a[0] <= 11 for a, b in pairwise(column))
     for bank in range(4):
         for index in range(32):
-            x, _ = place(plan[f"unit.scratchpad.bank{bank}.ebr{index}"])
+            x, _ = place(plan[block_ram(config, bank, index)])
             pe = place(plan[f"unit.gemm.array.pe{index // 2}_0.multiplier.dsp"])
             assert abs(x - pe[0]) <= 9
 

@@ -146,10 +146,10 @@ def test_missing_tools_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_the_smallest_device_with_room_is_chosen() -> None:
     """Not one whose LUTs are nearly used up, nor one without enough blocks of a kind."""
-    small = {"LUT4": 8_000, "CCU2C": 3_000, "TRELLIS_DPR16X4": 500, "DP16KD": 56}
-    assert needs(small)["LUT"] == 17_000
+    small = {"LUT4": 10_400, "CCU2C": 3_000, "TRELLIS_DPR16X4": 500, "DP16KD": 56}
+    assert needs(small)["LUT"] == 19_400
     assert choose_device(small) == "25k"
-    for more in ({"LUT4": 8_002}, {"DP16KD": 57}, {"MULT18X18D": 29}, {"TRELLIS_FF": 24_289}):
+    for more in ({"LUT4": 10_431}, {"DP16KD": 57}, {"MULT18X18D": 29}, {"TRELLIS_FF": 24_289}):
         assert choose_device(small | more) == "85k"
     assert choose_device({"MULT18X18D": 1000}) == "85k"
 

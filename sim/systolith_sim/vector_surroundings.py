@@ -17,7 +17,6 @@ from systolith.isa import Instruction
 from systolith.numerics import Row, Statistics
 from systolith_rtl.interfaces import (
     ACC_READ_LATENCY,
-    READ_LATENCY,
     ROW_READ_LATENCY,
     STALL_LAYOUT,
     WRITE_LATENCY,
@@ -294,7 +293,7 @@ class Surroundings:
             for byte in range(size):
                 if written == address and mask >> byte & 1:
                     word[byte] = self._rng.randrange(256)
-        self._answers[port][cycle + READ_LATENCY] = bytes(word)
+        self._answers[port][cycle + self._config.read_latency] = bytes(word)
 
     def _write(self, cycle: int, seen: SimpleNamespace) -> None:
         size = self._config.rows

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 ISA_VERSION = 1
 """Part of the configuration hash: a program for another instruction set is refused."""
@@ -38,6 +38,7 @@ class CoreConfig:
         axi_address_bits: width of its addresses.
         queue_depth: instructions that wait in front of each engine.
         int4: whether PEs have the second partial-sum chain of INT4 weights.
+        stall_counters: whether the core counts when each engine has work, and why it stands still.
 
     Raises:
         ValueError: such a core cannot be built; the message says why.
@@ -55,10 +56,11 @@ class CoreConfig:
     axi_address_bits: int = 32
     queue_depth: int = 8
     int4: bool = False
+    stall_counters: bool = True
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            kind = bool if name == "int4" else int
+            kind = bool if name in ("int4", "stall_counters") else int
             if type(value) is not kind:
                 raise ValueError(f"{name} must be a {kind.__name__}, not {value!r}")
         powers = (
@@ -119,6 +121,15 @@ class CoreConfig:
         return self.words // BANKS
 
     @property
+    def read_latency(self) -> int:
+        """Cycles from a scratchpad read to its data.
+
+        The block RAMs of a large scratchpad are all over the chip, so wires have cycles of their
+        own.
+        """
+        return 4 if self.scratchpad_bytes <= 64 << 10 else 5
+
+    @property
     def ring_words(self) -> int:
         """Words of R bytes in the weight ring."""
         return self.ring_bytes // self.rows
@@ -146,6 +157,15 @@ class CoreConfig:
         return int.from_bytes(digest[:8], "little")
 
 
+_SMALL = CoreConfig(
+    rows=8,
+    columns=2,
+    scratchpad_bytes=64 << 10,
+    ring_bytes=8 << 10,
+    column_slots=1024,
+    row_slots=512,
+)
+
 PRESETS: dict[str, CoreConfig] = {
     "tiny": CoreConfig(
         rows=4,
@@ -159,14 +179,10 @@ PRESETS: dict[str, CoreConfig] = {
         queue_depth=4,
         int4=True,
     ),
-    "ecp5-25k": CoreConfig(
-        rows=8,
-        columns=2,
-        scratchpad_bytes=64 << 10,
-        ring_bytes=8 << 10,
-        column_slots=1024,
-        row_slots=512,
-    ),
+    "ecp5-25k": _SMALL,
+    # With room on LFE5U-25F for a host link and for SDRAM of 16 bits, which a wider bus would wait
+    # for.
+    "ecp5-25k-sdram": replace(_SMALL, axi_data_bits=32, stall_counters=False),
     "ecp5-85k": CoreConfig(
         rows=16, columns=8, scratchpad_bytes=256 << 10, ring_bytes=16 << 10, int4=True
     ),
@@ -180,7 +196,7 @@ PRESETS: dict[str, CoreConfig] = {
         int4=True,
     ),
 }
-"""The named configurations: tests and documentation, small and large ECP5, scaling studies."""
+"""The named configurations: tests, small ECP5, its boards, large ECP5, scaling studies."""
 
 
 def preset(name: str) -> CoreConfig:

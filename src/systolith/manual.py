@@ -59,6 +59,7 @@ ENUMS: tuple[type[IntEnum], ...] = (
     regs.State,
     regs.FaultCause,
     regs.Control,
+    regs.Capability,
     regs.Stall,
 )
 """All that have names in a C header."""
@@ -185,18 +186,19 @@ def register_manual() -> str:
             f"`0x{item.offset:03x}`",
             f"`{item.name}`",
             "read, write" if item.writable else "read",
-            item.doc,
+            item.doc if item.needs is None else f"{item.doc} Needs {item.needs.name}.",
         )
         for item in sorted(regs.REGISTERS, key=lambda each: each.offset)
     ]
     parts = [
         "# Registers",
         f"32 bits each, on the AXI4-Lite port, which decodes {regs.SPAN:#x} bytes. Every other "
-        f"address reads 0. Writable registers are 0 after power-up.",
+        f"address reads 0, and so does a register that needs a capability that the core lacks. "
+        f"Writable registers are 0 after power-up.",
         _table(("offset", "register", "access", "meaning"), rows),
         "## Named values",
     ]
-    for enum in (regs.State, regs.FaultCause, regs.Control, Engine):
+    for enum in (regs.State, regs.FaultCause, regs.Control, regs.Capability, Engine):
         values = ", ".join(f"{member.value} {member.name}" for member in enum)
         parts.append(f"**{enum.__name__}**: {_doc(enum)} {values}.")
     return "\n\n".join(parts) + "\n"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
+from systolith.config import CoreConfig
 from systolith.isa import BASES, SCALARS, Engine
 
 MAGIC = 0x5953_544C
@@ -88,6 +89,17 @@ class Control(IntEnum):
     ACKNOWLEDGE = 3
 
 
+class Capability(IntEnum):
+    """Bits of the register `capabilities`: what a core has that another one may lack."""
+
+    STALL_COUNTERS = 0
+
+
+def capabilities(config: CoreConfig) -> int:
+    """What the register `capabilities` of a core reads."""
+    return config.stall_counters << Capability.STALL_COUNTERS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Register:
     """One 32-bit register.
@@ -99,6 +111,7 @@ class Register:
         doc: its meaning.
         reset: value after reset, for writable registers.
         mask: bits that exist, for writable registers.
+        needs: without it, the register reads 0.
     """
 
     name: str
@@ -107,6 +120,7 @@ class Register:
     writable: bool = False
     reset: int = 0
     mask: int = 0xFFFF_FFFF
+    needs: Capability | None = None
 
 
 def _pair(name: str, offset: int, doc: str, **options: object) -> tuple[Register, Register]:
@@ -150,8 +164,8 @@ def _engine(engine: Engine) -> tuple[Register, ...]:
     stall = f"Cycles of them in which {engine.name} stood still for any cause"
     return (
         Register(name=f"{name}_retired", offset=at, doc=f"Instructions {engine.name} has retired."),
-        *_pair(f"{name}_busy", at + 8, busy),
-        *_pair(f"{name}_stall", at + 16, stall),
+        *_pair(f"{name}_busy", at + 8, busy, needs=Capability.STALL_COUNTERS),
+        *_pair(f"{name}_stall", at + 16, stall, needs=Capability.STALL_COUNTERS),
     )
 
 
@@ -164,7 +178,9 @@ def _stalls(engine: Engine) -> Iterator[Register]:
     at = 0x300 + 8 * len(Stall) * engine
     for cause, when in STALLS[engine].items():
         doc = f"Cycles in which {engine.name} stood still: {when}"
-        yield from _pair(stall_counter(engine, cause), at + 8 * cause, doc)
+        yield from _pair(
+            stall_counter(engine, cause), at + 8 * cause, doc, needs=Capability.STALL_COUNTERS
+        )
 
 
 REGISTERS: tuple[Register, ...] = (
@@ -212,6 +228,11 @@ REGISTERS: tuple[Register, ...] = (
     ),
     Register(name="fault_tag", offset=0x40, doc="Its tag."),
     *_pair("fault_address", 0x44, "The address at fault"),
+    Register(
+        name="capabilities",
+        offset=0x4C,
+        doc="Bit 0: the core counts when engines have work, and why they stand still.",
+    ),
     *_pair("cycles", 0x50, "Cycles from start to interrupt"),
     *_pair("read_beats", 0x58, "Read beats on the memory port since the start"),
     *_pair("write_beats", 0x60, "Write beats on the memory port since the start"),

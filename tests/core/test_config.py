@@ -13,14 +13,26 @@ def test_presets_are_those_of_the_manual() -> None:
     assert shapes == {
         "tiny": (4, 4),
         "ecp5-25k": (8, 2),
+        "ecp5-25k-sdram": (8, 2),
         "ecp5-85k": (16, 8),
         "large": (32, 32),
     }
-    assert [each.scratchpad_bytes >> 10 for each in PRESETS.values()] == [16, 64, 256, 1024]
+    assert [each.scratchpad_bytes >> 10 for each in PRESETS.values()] == [16, 64, 64, 256, 1024]
+
+
+def test_large_scratchpads_answer_a_cycle_later() -> None:
+    found = {name: config.read_latency for name, config in PRESETS.items()}
+    assert found == {
+        "tiny": 4,
+        "ecp5-25k": 4,
+        "ecp5-25k-sdram": 4,
+        "ecp5-85k": 5,
+        "large": 5,
+    }
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no preset 'huge'; there are tiny, ecp5-25k, ecp5-85k"):
+    with pytest.raises(ValueError, match=r"no preset 'huge'; there are tiny, ecp5-25k, .*, large"):
         preset("huge")
 
 
@@ -31,6 +43,7 @@ def test_unknown_preset_lists_the_known_ones() -> None:
         ({"rows": 4}, "rows must be at least columns.* the array is 4x8"),
         ({"rows": 16.0}, "rows must be a int, not 16.0"),
         ({"int4": 1}, "int4 must be a bool, not 1"),
+        ({"stall_counters": 0}, "stall_counters must be a bool, not 0"),
         ({"columns": 1}, "columns must be from 2 to 64, but is 1"),
         ({"scratchpad_bytes": 1 << 24}, "scratchpad_bytes must be from 1024 to 524288"),
         ({"ring_bytes": 256}, "ring_bytes must be from 512"),
@@ -64,6 +77,7 @@ def test_the_hash_depends_on_every_parameter() -> None:
         "axi_address_bits": 40,
         "queue_depth": 16,
         "int4": not base.int4,
+        "stall_counters": not base.stall_counters,
     }
     assert set(changed) == {item.name for item in dataclasses.fields(CoreConfig)}
     hashes = {base.hash}

@@ -1,6 +1,7 @@
 """Why engines stand still, in a whole core: slow memory, waits, clashes, and what always holds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,6 +139,26 @@ def test_causes_add_up_in_random_programs(seed: int) -> None:
     for engine in (Engine.STREAM, Engine.LOAD, Engine.STORE):
         if fast[engine].get(Stall.DRAM):
             assert slow[engine][Stall.DRAM] > fast[engine][Stall.DRAM] + 60
+
+
+def test_a_core_without_counters_of_stalls_still_counts_the_rest() -> None:
+    """Cycles, beats and clashes are the same; where they went reads 0, and a bit says so."""
+    always = ("cycles_lo", "read_beats_lo", "write_beats_lo", "bank_clashes")
+    found = []
+    for config in (TINY, replace(TINY, stall_counters=False)):
+        program = replace(random_program(TINY, 3, steps=3, largest=8), config=config)
+        timing = MemoryTiming(latency=20, stall=0.2, seed=3, interleave=True)
+        device = PysimDevice(config, memory_bytes=program.memory_bytes, timing=timing)
+        program.start(device)
+        device.wait_interrupt(max_cycles=20_000)
+        assert device.read_csr(regs.offset("status")) == State.DONE
+        assert device.read_csr(regs.offset("capabilities")) == config.stall_counters
+        found.append([device.read_csr(regs.offset(name)) for name in always])
+        needing = [each for each in regs.REGISTERS if each.needs is not None]
+        assert len(needing) == 2 * (2 * len(Engine) + sum(map(len, STALLS.values())))
+        assert any(device.read_csr(each.offset) for each in needing) == config.stall_counters
+    assert found[0] == found[1]
+    assert all(found[0][:-1])
 
 
 def test_latency_is_the_drams_fault(bench: Bench) -> None:

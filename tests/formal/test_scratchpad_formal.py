@@ -1,13 +1,13 @@
 """What is proved of `Scratchpad` for all requests, rather than tried on some."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from amaranth.hdl import Assert, Cat, Fragment, Module, Signal, Value
 from amaranth.lib import wiring
 
 from systolith.config import BANKS, CoreConfig
-from systolith_rtl.interfaces import READ_LATENCY
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.memory.scratchpad import Scratchpad
 from systolith_sim.toolchain import ToolError
@@ -25,6 +25,9 @@ CONFIG = CoreConfig(
 )
 """As small as a scratchpad can be: arbiters and timing are those of any other."""
 
+WIDE = replace(CONFIG, scratchpad_bytes=128 << 10)
+"""Likewise of those whose block RAMs have registers on both ways."""
+
 
 class WithoutContents:
     """A platform whose block RAMs are empty: the prover knows no memory, and needs none here."""
@@ -38,15 +41,17 @@ class ArbitrationProperty(wiring.Component):
     """A scratchpad, and the assertions that it grants as promised and answers what it granted.
 
     Args:
-        latency: cycles from a grant to the answer.
+        config: of the core.
+        latency: cycles from a grant to the answer, or None for the core's own.
     """
 
     read: Sequence[wiring.PureInterface]
     write: Sequence[wiring.PureInterface]
 
-    def __init__(self, *, latency: int = READ_LATENCY) -> None:
-        self.latency = latency
-        self.scratchpad = Scratchpad(CONFIG)
+    def __init__(self, config: CoreConfig, *, latency: int | None = None) -> None:
+        self.config = config
+        self.latency = config.read_latency if latency is None else latency
+        self.scratchpad = Scratchpad(config)
         super().__init__(dict(self.scratchpad.signature.members))
 
     def elaborate(self, platform: object) -> Module:
@@ -58,7 +63,9 @@ class ArbitrationProperty(wiring.Component):
             wiring.connect(m, wiring.flipped(outer), inner)
         for ports in (dut.read, dut.write):
             for bank in range(BANKS):
-                wants = [port.valid & (port.address // CONFIG.bank_words == bank) for port in ports]
+                wants = [
+                    port.valid & (port.address // self.config.bank_words == bank) for port in ports
+                ]
                 for index, port in enumerate(ports):
                     refused = wants[index] & ~port.ready
                     first = ~Cat(wants[:index]).any()
@@ -76,11 +83,13 @@ class ArbitrationProperty(wiring.Component):
         return m
 
 
-def test_each_bank_grants_its_first_and_answers_in_time() -> None:
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["small", "wide"])
+def test_each_bank_grants_its_first_and_answers_in_time(config: CoreConfig) -> None:
     """One reader and one writer of each bank, always the first; an answer for each grant."""
-    prove(ArbitrationProperty())
+    prove(ArbitrationProperty(config))
 
 
-def test_proof_fails_for_another_latency() -> None:
-    with pytest.raises(ToolError, match="granted"):
-        prove(ArbitrationProperty(latency=READ_LATENCY - 1))
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["small", "wide"])
+def test_proof_fails_for_another_latency(config: CoreConfig) -> None:
+    with pytest.raises(ToolError, match="read4_1"):
+        prove(ArbitrationProperty(config, latency=config.read_latency - 1))

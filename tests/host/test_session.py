@@ -56,6 +56,7 @@ def test_a_device_without_time_counts_instructions_only(program: Program) -> Non
     session = Session(IssDevice(CONFIG), program)
     session.run(inputs_for(GRAPH, 1), length=16)
     counters = session.counters()
+    assert counters.has_stalls
     assert sum(counters.retired.values()) == len(program.code) // isa.INSTRUCTION_BYTES - 1
     assert counters.cycles == counters.dram_bytes == counters.clashes == 0
     assert not any(counters.busy.values())
@@ -89,6 +90,17 @@ def test_counters_have_64_bits(program: Program, upper: int) -> None:
     expected += regs.offset("gemm_stall_bank_hi") << 32 if upper else 0
     assert counters.stalls["gemm"]["bank"] == expected
     assert counters.clashes == regs.offset("bank_clashes")
+
+
+def test_a_core_without_counters_of_stalls_says_so() -> None:
+    """By its register; what it reads instead of counts is not taken for any."""
+    config = dataclasses.replace(CONFIG, stall_counters=False)
+    session = Session(IssDevice(config), schedule(GRAPH, config, name="small", seq_len=16))
+    session.run(inputs_for(GRAPH, 1), length=16)
+    counters = session.counters()
+    assert not counters.has_stalls
+    assert counters.busy == counters.stall == counters.stalls == {}
+    assert all(counters.retired[engine.name.lower()] for engine in (Engine.GEMM, Engine.VECTOR))
 
 
 def test_another_core_is_refused(program: Program) -> None:

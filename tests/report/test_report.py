@@ -196,6 +196,23 @@ def test_the_table_of_engines_says_who_says_so(compared: Profile, measured: Prof
     )
 
 
+def test_a_core_without_counters_of_stalls_gives_no_shares(compared: Profile) -> None:
+    """A sentence instead; cycles, bytes and the estimate are as they were."""
+    assert compared.measured is not None
+    counted = replace(compared.measured.counters, busy={}, stall={}, stalls={})
+    without = replace(compared, measured=replace(compared.measured, counters=counted))
+    figures = performance(compared)
+    figures["measured"]["engines"] = None
+    assert performance(without) == figures
+    sentence = "This core has no stall counters."
+    assert sentence in render(without)
+    assert "stalled: dram" not in render(without)
+    assert sentence not in render(compared)
+    assert "verilator" in engine_table(compared)
+    assert "verilator" not in engine_table(without)
+    assert "measured" not in " ".join(hints(without))
+
+
 def test_counters_of_gemm_give_advice(compared: Profile) -> None:
     assert any("measured: GEMM stands still" in hint for hint in hints(compared))
 

@@ -111,3 +111,33 @@ def test_uninitialised_memory_is_zero(platform: Ecp5Primitives | None) -> None:
 def test_granularity_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="width must be a multiple of 5, but is 12"):
         BlockRam(width=12, depth=64, granularity=5)
+
+
+@every_platform
+@pytest.mark.parametrize("depth", [32, 64])
+def test_both_stages_hold(platform: Ecp5Primitives | None, depth: int) -> None:
+    """Each takes what is before it while it is enabled, and keeps what it has while it is not."""
+    init = [random.Random(depth).getrandbits(20) for _ in range(depth)]
+    ram = BlockRam(width=20, depth=depth, init=init, holds=True)
+    generator = random.Random(2)
+    seen: list[int] = []
+    expected: list[int] = []
+
+    async def testbench(ctx: SimulatorContext) -> None:
+        word = output = 0
+        for cycle in range(300):
+            address = generator.randrange(depth)
+            # All that is compared comes from a read.
+            reading, moving = (cycle < 2 or generator.random() < 0.5 for _ in range(2))
+            ctx.set(ram.read_address, address)
+            ctx.set(ram.read_enable, reading)
+            ctx.set(ram.output_enable, moving)
+            await ctx.tick()
+            output = word if moving else output
+            word = init[address] if reading else word
+            if cycle >= 2:
+                seen.append(ctx.get(ram.read_data))
+                expected.append(output)
+
+    simulate(Fragment.get(ram, platform), testbench, max_cycles=301)
+    assert seen == expected

@@ -1,15 +1,21 @@
 """Performance counters against a count in Python."""
 
+import dataclasses
 import random
 from collections import Counter
 
+import pytest
 from amaranth.hdl import ResetInserter, Signal
 
+from systolith.config import PRESETS, CoreConfig
 from systolith.isa import Engine
 from systolith.regs import STALLS, Stall, stall_counter
-from systolith_rtl.control.counters import COUNTERS, SAME, Counters
+from systolith_rtl.control.counters import ALWAYS, COUNTERS, SAME, Counters
 from systolith_rtl.interfaces import STALL_LAYOUT
 from systolith_sim.testbench import SimulatorContext, simulate
+
+CONFIG = PRESETS["tiny"]
+WITHOUT = dataclasses.replace(CONFIG, stall_counters=False)
 
 
 async def drive(
@@ -56,7 +62,7 @@ async def drive(
 async def read_all(ctx: SimulatorContext, dut: Counters) -> dict[str, int]:
     """Read every counter, each after the time it may take."""
     values = {}
-    for index, name in enumerate(COUNTERS):
+    for index, name in enumerate(dut.names):
         ctx.set(dut.index, index)
         for _ in range(Counters.DELAY):
             await ctx.tick()
@@ -64,9 +70,11 @@ async def read_all(ctx: SimulatorContext, dut: Counters) -> dict[str, int]:
     return values
 
 
-def test_counts() -> None:
+@pytest.mark.parametrize("config", [CONFIG, WITHOUT], ids=["all", "without stalls"])
+def test_counts(config: CoreConfig) -> None:
     """Rare events and ones in every cycle, and nothing of what was before a reset."""
-    dut = Counters()
+    dut = Counters(config)
+    assert dut.names == (COUNTERS if config is CONFIG else ALWAYS)
     reset = Signal()
     generator = random.Random(0)
 
@@ -75,8 +83,8 @@ def test_counts() -> None:
         for density in (1.0, 0.1, 0.5):
             counts = await drive(ctx, dut, generator, 300, density)
             values = await read_all(ctx, dut)
-            assert values == {name: counts[name] for name in COUNTERS}
-            for engine in Engine:
+            assert values == {name: counts[name] for name in dut.names}
+            for engine in Engine if config.stall_counters else ():
                 causes = [stall_counter(engine, cause) for cause in STALLS[engine]]
                 total = sum(values[SAME.get(name, name)] for name in causes)
                 assert values[f"{engine.name.lower()}_stall"] == total
@@ -88,9 +96,10 @@ def test_counts() -> None:
     simulate(ResetInserter(reset)(dut), bench, max_cycles=10_000)
 
 
-def test_carries() -> None:
+@pytest.mark.parametrize("config", [CONFIG, WITHOUT], ids=["all", "without stalls"])
+def test_carries(config: CoreConfig) -> None:
     """Beyond 16 bits."""
-    dut = Counters()
+    dut = Counters(config)
 
     async def bench(ctx: SimulatorContext) -> None:
         ctx.set(dut.run, 1)
@@ -103,10 +112,11 @@ def test_carries() -> None:
     simulate(dut, bench, max_cycles=20_000)
 
 
-def test_last_event_counts() -> None:
+@pytest.mark.parametrize("config", [CONFIG, WITHOUT], ids=["all", "without stalls"])
+def test_last_event_counts(config: CoreConfig) -> None:
     """An event in the last cycle is there `DELAY` cycles later, whichever counter is next."""
     for offset in range(len(COUNTERS)):
-        dut = Counters()
+        dut = Counters(config)
 
         async def bench(ctx: SimulatorContext, dut: Counters = dut, offset: int = offset) -> None:
             for _ in range(offset):

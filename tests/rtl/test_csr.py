@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from amaranth.hdl import Fragment, ResetInserter, Signal
@@ -9,7 +10,7 @@ from amaranth.hdl import Fragment, ResetInserter, Signal
 from systolith import regs
 from systolith.config import ISA_VERSION, preset
 from systolith.isa import Engine
-from systolith_rtl.control.counters import COUNTERS, SAME, Counters
+from systolith_rtl.control.counters import ALWAYS, COUNTERS, SAME, Counters
 from systolith_rtl.control.csr import CLEARING_CYCLES, PROGRAM, Csr
 from systolith_rtl.settings import PLACES
 from systolith_sim.testbench import SimulatorContext, simulate
@@ -24,6 +25,7 @@ CONSTANTS = {
     "version": ISA_VERSION,
     "config_hash_lo": CONFIG.hash & 0xFFFF_FFFF,
     "config_hash_hi": CONFIG.hash >> 32,
+    "capabilities": 1,
     "control": 0,
 }
 COUNTED = {
@@ -180,6 +182,31 @@ def test_counters() -> None:
             assert await host.response(dut.s_axil.r) == expected, name
 
     run(bench)
+
+
+def test_without_counters_of_stalls() -> None:
+    """They read 0, whatever the counters say, without waiting; those that are left are found."""
+    config = replace(CONFIG, stall_counters=False)
+    dut = Csr(config)
+    left = [name for name in COUNTED if regs.BY_NAME[name].needs is None]
+    assert len(left) == 2 * len(ALWAYS) - 1
+
+    async def bench(ctx: SimulatorContext) -> None:
+        host = Host(ctx, dut)
+        ctx.set(dut.count, 0x1234_89AB_CDEF)
+        assert await host.read(regs.offset("capabilities")) == 0
+        for name in COUNTED:
+            value = await host.read(regs.offset(name))
+            if name not in left:
+                assert value == 0, name
+            else:
+                assert value == (0x1234 if name.endswith("_hi") else 0x89AB_CDEF), name
+                assert ALWAYS[ctx.get(dut.counter)] in name
+        for register in INPUTS:
+            ctx.set(getattr(dut, register.name), register.offset)
+            assert await host.read(register.offset) == register.offset
+
+    simulate(dut, bench, max_cycles=2000)
 
 
 def test_the_rest_reads_zero() -> None:

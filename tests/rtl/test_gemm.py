@@ -1,7 +1,7 @@
 """`GemmEngine` against its golden model: values, timing, stalls, tails, faults."""
 
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from systolith.config import CoreConfig, preset
 from systolith.isa import WeightSource
 from systolith.regs import FaultCause
 from systolith_rtl.array.control import MIN_PERIOD
-from systolith_rtl.interfaces import READ_LATENCY
 from systolith_sim.ecp5 import SimulatedEcp5
 from systolith_sim.gemm_bench import (
     RING,
@@ -29,6 +28,8 @@ from systolith_sim.testbench import SimulatorContext, simulate
 TINY = replace(preset("tiny"), int4=False)
 NARROW = replace(preset("ecp5-25k"), int4=False)
 WIDE = replace(preset("ecp5-85k"), int4=False)
+FAR = replace(TINY, scratchpad_bytes=128 << 10)
+"""With a scratchpad whose words come later."""
 
 # No shrinking: it would repeat the simulation for minutes, and the assertion names the culprit.
 simulated = settings(max_examples=12, deadline=None, phases=set(Phase) - {Phase.shrink})
@@ -67,7 +68,8 @@ def test_timing(config: CoreConfig, m: int) -> None:
     log = run_gemms(config, [gemm])
     begin = config.columns + 3
     assert log.a == [begin + tile * period + row for tile in range(4) for row in range(m)]
-    landed = [begin + tile * period + m - 1 + config.rows + config.columns + 8 for tile in (1, 3)]
+    beyond = config.rows + config.columns + config.read_latency + 4
+    landed = [begin + tile * period + m - 1 + beyond for tile in (1, 3)]
     assert log.full == landed
     assert log.retire == landed[-1:]
     assert log.busy == list(range(1, log.retire[0] + 1))
@@ -180,6 +182,7 @@ def test_ecp5_engine_matches_golden_model() -> None:
         operands(3, 9, 10, source=SCRATCHPAD, a_address=500, a_row=3, b_address=2000, b_row=4),
     ]
     for chance in (0.0, 0.4):
+        run_gemms(FAR, gemms, refuse=chance, late=chance, slow=chance)
         run_gemms(TINY, gemms, platform=SimulatedEcp5(), refuse=chance, late=chance, slow=chance)
 
 
@@ -314,15 +317,58 @@ def test_second_group_outside() -> None:
     assert run_into_fault(TINY, [gemm], retired=0)[1] == 5 * b_row
 
 
+@pytest.mark.parametrize("source", [RING, SCRATCHPAD], ids=str)
+def test_nothing_is_read_behind_a_word_outside(source: WeightSource) -> None:
+    """The walk comes back inside with the next group, and nobody may hear of it."""
+    outside, inside = {"address": TINY.words - 1, "row": 1}, {"address": 8, "row": 1}
+    a, b = (outside, inside) if source == RING else (inside, outside)
+    gemm = operands(
+        3, 12, 4, source=source, a_address=a["address"], a_row=a["row"],
+        b_address=b["address"], b_row=b["row"],
+    )  # fmt: skip
+    bench = Bench(TINY, [gemm, gemm, gemm])
+
+    async def testbench(ctx: SimulatorContext) -> None:
+        await bench.serve(ctx, lambda: bench.cycle == 100)
+        assert ctx.get(bench.dut.engine.fault)
+
+    simulate(bench.dut, testbench, max_cycles=200)
+    assert len(bench.log.a) == (source == RING)
+    assert len(bench.log.b) == (source == SCRATCHPAD)
+    assert bench.log.retire == []
+
+
+def test_every_count_of_tiles() -> None:
+    """One, two and more rows, k tiles and groups, whole and in part."""
+    shapes = list(product((1, 2, 3, 4), (3, 4, 7, 8, 9, 16), (1, 4, 5, 8, 9, 16)))
+    # All of them would take minutes; each two sizes meet in some of these.
+    shapes = shapes[::7] + shapes[3::11]
+    gemms = list[Gemm]()
+    address = 0
+    for i, (m, n, k) in enumerate(shapes):
+        source = (RING, SCRATCHPAD)[i % 2]
+        b_address = address + 5 * m
+        gemms.append(
+            operands(
+                m, n, k, seed=i, source=source,
+                a_address=address, a_row=5, b_address=b_address, b_row=5,
+            )
+        )  # fmt: skip
+        address = b_address + 5 * n * (source == SCRATCHPAD)
+    rows = sum(m * words(TINY, n) * words(TINY, k) for m, n, k in shapes)
+    assert len(run_gemms(TINY, gemms).a) == rows
+
+
 def test_the_last_word_is_inside() -> None:
     run_gemms(TINY, [operands(2, 4, 4, a_address=TINY.words - 2, a_row=1)])
     b_address = TINY.words - 12
     run_gemms(TINY, [operands(2, 6, 8, source=SCRATCHPAD, a_row=2, b_address=b_address, b_row=2)])
 
 
-def test_halt_stops_requests() -> None:
+@pytest.mark.parametrize("config", [TINY, FAR], ids=lambda config: f"{config.read_latency}")
+def test_halt_stops_requests(config: CoreConfig) -> None:
     """No request later than in the cycle of `halt`; idle when all words have come."""
-    bench = Bench(TINY, [operands(20, 8, 16, source=SCRATCHPAD, a_row=4, b_address=900, b_row=4)])
+    bench = Bench(config, [operands(20, 8, 16, source=SCRATCHPAD, a_row=4, b_address=900, b_row=4)])
     engine = bench.dut.engine
 
     async def testbench(ctx: SimulatorContext) -> None:
@@ -336,7 +382,7 @@ def test_halt_stops_requests() -> None:
             idle.append(ctx.get(engine.idle))
             end = bench.cycle + 1
             await bench.serve(ctx, lambda end=end: bench.cycle == end)
-        assert idle == [0] * (READ_LATENCY + 1) + [1] * (9 - READ_LATENCY)
+        assert idle == [0] * (config.read_latency + 1) + [1] * (9 - config.read_latency)
         assert max(bench.log.a + bench.log.b) <= 30
 
     simulate(bench.dut, testbench, max_cycles=100)

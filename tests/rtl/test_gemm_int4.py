@@ -10,7 +10,6 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from systolith.config import CoreConfig, preset
-from systolith_rtl.interfaces import READ_LATENCY
 from systolith_sim.ecp5 import SimulatedEcp5
 from systolith_sim.gemm_bench import (
     RING,
@@ -28,6 +27,8 @@ from systolith_sim.testbench import SimulatorContext, simulate
 TINY = replace(preset("tiny"), int4=True)
 NARROW = replace(preset("ecp5-25k"), int4=True)
 WIDE = replace(preset("ecp5-85k"), int4=True)
+FAR = replace(TINY, scratchpad_bytes=128 << 10)
+"""With a scratchpad whose words come later."""
 
 # No shrinking: it would repeat the simulation for minutes, and the assertion names the culprit.
 simulated = settings(max_examples=12, deadline=None, phases=set(Phase) - {Phase.shrink})
@@ -98,7 +99,7 @@ def test_timing(config: CoreConfig, m: int) -> None:
         with_exponents = tile % tiles in (0, config.exponent_tiles)
         begins.append(begins[-1] + max(m, columns + with_exponents, 5))
     assert log.a == [begin + row for begin in begins for row in range(m)]
-    landed = begins[-1] + m - 1 + config.rows + columns + 9
+    landed = begins[-1] + m - 1 + config.rows + columns + config.read_latency + 5
     assert log.retire == [landed]
     assert landed in log.full
     assert log.stall == [] if m > columns else set(log.stall) <= set(range(landed))
@@ -216,6 +217,7 @@ def test_ecp5_engine_matches_golden_model() -> None:
         int4_operands(TINY, 2, 6, 22, a_address=1000, a_row=6, unsigned=False),
     ]
     for chance in (0.0, 0.4):
+        run_gemms(FAR, gemms, refuse=chance, late=chance, slow=chance)
         run_gemms(TINY, gemms, platform=SimulatedEcp5(), refuse=chance, late=chance, slow=chance)
 
 
@@ -244,7 +246,7 @@ def test_a_reset_in_the_middle_leaves_nothing_behind(stop: int) -> None:
         engine = bench.dut.engine
         await bench.serve(ctx, lambda: bench.cycle == stop)
         ctx.set(engine.halt, 1)
-        await bench.serve(ctx, lambda: bench.cycle == stop + READ_LATENCY + 1)
+        await bench.serve(ctx, lambda: bench.cycle == stop + TINY.read_latency + 1)
         assert ctx.get(engine.idle)
         ctx.set(reset, 1)
         ctx.set(engine.command.valid, 0)

@@ -6,18 +6,22 @@ from functools import cache
 import pytest
 
 from systolith.config import CoreConfig
-from systolith_rtl.interfaces import READ_LATENCY
 from systolith_rtl.vector.fetch import DEPTH, POP_LATENCY, OperandFetch
+from systolith_rtl.vector.loop import extent
 from systolith_sim.testbench import SimulatorContext, simulate
 
 MEMORY = random.Random(5).randbytes(2040) + bytes([0, 0x80] * 4)
 
 
 @cache
-def core(rows: int, columns: int) -> CoreConfig:
+def core(rows: int, columns: int, size: int = len(MEMORY)) -> CoreConfig:
     return CoreConfig(
-        rows=rows, columns=columns, scratchpad_bytes=len(MEMORY), ring_bytes=1024, axi_data_bits=32
+        rows=rows, columns=columns, scratchpad_bytes=size, ring_bytes=1024, axi_data_bits=32
     )
+
+
+FAR = 128 << 10
+"""Bytes of a scratchpad whose words come later."""
 
 
 def expected(config: CoreConfig, job: dict[str, int]) -> list[list[int]]:
@@ -66,7 +70,10 @@ def run(
             groups, grants, pops = [], [], []
             count = len(expected(config, job))
             for name, value in job.items():
-                ctx.set(getattr(dut, name), value)
+                if name not in ("m", "n"):
+                    ctx.set(getattr(dut, name), value)
+            for name, value in extent(config, job["m"], job["n"]).items():
+                ctx.set(dut.extent[name], value)
             cycle = 0
             while len(groups) < count:
                 ctx.set(dut.start, cycle == 0)
@@ -84,7 +91,7 @@ def run(
                     grants.append(cycle)
                     size = config.rows
                     word = MEMORY[address * size : (address + 1) * size]
-                    answers[cycle + READ_LATENCY] = int.from_bytes(word, "little")
+                    answers[cycle + config.read_latency] = int.from_bytes(word, "little")
                 if cycle - POP_LATENCY in pops:
                     groups.append(list(group))
                     marks = [masked >> lane & 1 for lane in range(config.columns)]
@@ -103,7 +110,7 @@ def job(**changes: int) -> dict[str, int]:
     return default | changes
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (8, 2), (8, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 4), (8, 2), (8, 4), (4, 4, FAR), (8, 4, FAR)], ids=str)
 @pytest.mark.parametrize(("refuse", "idle"), [(0.0, 0.0), (0.5, 0.2), (0.2, 0.7)])
 def test_every_element(shape: tuple[int, int], refuse: float, idle: float) -> None:
     config = core(*shape)
@@ -112,19 +119,20 @@ def test_every_element(shape: tuple[int, int], refuse: float, idle: float) -> No
         job(m=7, n=3 * shape[1] - 1, stride=11, address=5, signed=1),
         job(m=5, n=3 * shape[1], stride=11, address=3),
         job(m=9, n=2 * shape[1] + 1, stride=6, address=10, words=1, signed=1),
-        job(m=40, n=1, stride=0, address=config.granules - 2, words=1, signed=1),
+        job(m=40, n=1, stride=0, address=len(MEMORY) // shape[1] - 2, words=1, signed=1),
     ]
     found, _, _ = run(config, jobs, refuse=refuse, idle=idle)
     assert found == [expected(config, each) for each in jobs]
 
 
-def test_a_group_per_cycle() -> None:
-    """The first read is granted 2 cycles after the start, and poppable 5 cycles later."""
+@pytest.mark.parametrize(("config", "first"), [(core(8, 4), 7), (core(8, 4, FAR), 8)])
+def test_a_group_per_cycle(config: CoreConfig, first: int) -> None:
+    """The first read is granted 2 cycles after the start, and poppable 5 or 6 cycles later."""
     _, (bytes_granted, words_granted), (bytes_popped, words_popped) = run(
-        core(8, 4), [job(), job(words=1)]
+        config, [job(m=60), job(m=60, words=1)]
     )
-    assert bytes_granted == words_granted == list(range(2, 22))
-    assert bytes_popped == words_popped == list(range(7, 27))
+    assert bytes_granted == words_granted == list(range(2, 62))
+    assert bytes_popped == words_popped == list(range(first, first + 60))
 
 
 def test_words_of_two_granules_take_two_cycles() -> None:
@@ -139,3 +147,26 @@ def test_asks_for_no_more_than_it_has_room_for() -> None:
     assert granted[:DEPTH] == list(range(2, 2 + DEPTH))
     assert granted[DEPTH] > 100
     assert granted[DEPTH:] == list(range(granted[DEPTH], granted[DEPTH] + 24))
+
+
+def test_asks_for_nothing_behind_a_fault() -> None:
+    """Its loop goes a step on, and here to an address that is inside again."""
+    config = core(8, 4)
+    dut = OperandFetch(config)
+    granted: list[int] = []
+
+    async def testbench(ctx: SimulatorContext) -> None:
+        ctx.set(dut.stride, config.granules)
+        for name, value in extent(config, 2, 4 * config.columns).items():
+            ctx.set(dut.extent[name], value)
+        ctx.set(dut.port.ready, 1)
+        for cycle in range(20):
+            ctx.set(dut.start, cycle == 0)
+            _, _, valid, address = await ctx.tick().sample(dut.port.valid, dut.port.address)
+            if valid:
+                granted.append(address)
+        assert ctx.get(dut.fault)
+        assert ctx.get(dut.fault_address) == config.granules
+
+    simulate(dut, testbench, max_cycles=100)
+    assert granted == [0]

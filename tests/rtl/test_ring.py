@@ -2,26 +2,30 @@
 
 import random
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
-from systolith.config import preset
+from systolith.config import CoreConfig, preset
 from systolith_rtl.array.ring import WeightRing
-from systolith_rtl.interfaces import READ_LATENCY
 from systolith_sim.testbench import SimulatorContext, simulate
 
 TINY = preset("tiny")
+FAR = replace(TINY, scratchpad_bytes=128 << 10)
+"""With a scratchpad whose words come later, and so do those of the ring."""
 
 
-def check(cycles: int, *, push: float, pop: float, seed: int = 0) -> tuple[int, int]:
+def check(
+    cycles: int, *, push: float, pop: float, seed: int = 0, config: CoreConfig = TINY
+) -> tuple[int, int]:
     """Push and pop at random whenever it is allowed; return the least and the most free words."""
-    dut = WeightRing(TINY)
+    dut = WeightRing(config)
     generator = random.Random(seed)
     free_seen = []
 
     async def testbench(ctx: SimulatorContext) -> None:
         content: deque[int] = deque()
-        due: deque[int | None] = deque([None] * READ_LATENCY)
+        due: deque[int | None] = deque([None] * config.read_latency)
         for cycle in range(cycles):
             # Both follow from what happened up to the cycle before.
             assert ctx.get(dut.push.free) == TINY.ring_words - len(content), cycle
@@ -48,6 +52,7 @@ def check(cycles: int, *, push: float, pop: float, seed: int = 0) -> tuple[int, 
 @pytest.mark.parametrize(("push", "pop"), [(1.0, 1.0), (0.5, 0.5), (0.3, 0.9), (0.9, 0.9)], ids=str)
 def test_words_come_in_order(push: float, pop: float) -> None:
     check(800, push=push, pop=pop)
+    check(800, push=push, pop=pop, config=FAR)
 
 
 def test_a_full_ring_keeps_its_words() -> None:

@@ -219,6 +219,16 @@ def test_every_length_of_roots() -> None:
     assert_records(operands, statistics, run(operands, statistics))
 
 
+def test_every_length_of_totals() -> None:
+    """Of both signs, up to the lowest of all: their squares are signed multiplications."""
+    n = 4096
+    powers = [1 << bit for bit in range(5, 28)]
+    totals = [-(1 << 27), *(sign * power + 1 for power in powers[:-1] for sign in (-1, 1))]
+    statistics = {slot: (total, -(-total * total // n) + 1) for slot, total in enumerate(totals)}
+    operands = [command(LAYER_NORM, rows=len(totals), n=n)]
+    assert_records(operands, statistics, run(operands, statistics))
+
+
 @st.composite
 def rows(draw: st.DrawFn, operation: RowOperation) -> tuple[dict[str, int], int, int]:
     """Draw an instruction's n and epsilon, and statistics that n words can have.

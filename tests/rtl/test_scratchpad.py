@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
@@ -10,7 +10,7 @@ from amaranth.hdl import Fragment
 
 from systolith.config import BANKS, CoreConfig, preset
 from systolith_rtl.ecp5 import Ecp5Primitives
-from systolith_rtl.interfaces import READ_LATENCY, WRITE_LATENCY
+from systolith_rtl.interfaces import WRITE_LATENCY
 from systolith_rtl.memory.scratchpad import READERS, WRITERS, Scratchpad
 from systolith_sim.ecp5 import SimulatedEcp5
 from systolith_sim.testbench import SimulatorContext, simulate
@@ -25,6 +25,8 @@ SMALL = CoreConfig(
     axi_data_bits=32,
 )
 """Sixteen words in a bank: random traffic meets itself all the time."""
+WIDE = replace(SMALL, scratchpad_bytes=128 << 10)
+"""The smallest whose block RAMs have registers on both ways, in two groups of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Request:
     mask: int = 0
     data: int = 0
 
+
+both = pytest.mark.parametrize("config", [SMALL, WIDE], ids=["small", "wide"])
 
 Cycle = tuple[Sequence[Request | None], Sequence[Request | None]]
 """The requests of all readers and of all writers."""
@@ -58,7 +62,7 @@ def run(config: CoreConfig, cycles: list[Cycle], platform: Ecp5Primitives | None
 
     async def testbench(ctx: SimulatorContext) -> None:
         idle: Cycle = ([None] * READERS, [None] * WRITERS)
-        for reads, writes in [*cycles, *[idle] * (READ_LATENCY + 1)]:
+        for reads, writes in [*cycles, *[idle] * (config.read_latency + 1)]:
             ports = zip([*dut.read, *dut.write], [*reads, *writes], strict=True)
             for port, request in ports:
                 ctx.set(port.valid, request is not None)
@@ -84,7 +88,7 @@ def run(config: CoreConfig, cycles: list[Cycle], platform: Ecp5Primitives | None
 def expect(config: CoreConfig, cycles: list[Cycle]) -> Trace:
     """What the scratchpad should do: a dictionary of words, and the rules in plain loops."""
     words: dict[int, int] = {}
-    total = len(cycles) + READ_LATENCY + 1
+    total = len(cycles) + config.read_latency + 1
     trace = Trace([], [], [[None] * READERS for _ in range(total)], [], [0, 0])
     for now, (reads, writes) in enumerate(cycles):
         ready = []
@@ -97,7 +101,7 @@ def expect(config: CoreConfig, cycles: list[Cycle]) -> Trace:
                 taken |= {bank}
         for index, request in enumerate(reads):
             if request is not None and ready[0][index]:
-                trace.data[now + READ_LATENCY][index] = words.get(request.address, 0)
+                trace.data[now + config.read_latency][index] = words.get(request.address, 0)
         for index, request in enumerate(writes):
             if request is not None and ready[1][index]:
                 for byte in range(config.rows):
@@ -149,10 +153,10 @@ def assert_model(config: CoreConfig, cycles: list[Cycle], seen: Trace) -> None:
 
 
 @pytest.mark.parametrize("load", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("config", [SMALL, TINY], ids=["small", "tiny"])
+@pytest.mark.parametrize("config", [SMALL, TINY, WIDE], ids=["small", "tiny", "wide"])
 def test_random_traffic_matches_the_model(config: CoreConfig, load: float) -> None:
     """On all ports at once, with requests that change while they wait."""
-    cycles = traffic(config, 600, load=load, seed=int(10 * load))
+    cycles = traffic(config, 600, load=load, seed=int(10 * load), near=16)
     seen = run(config, cycles)
     assert_model(config, cycles, seen)
     # Between answers, data stands still: nothing downstream has to move.
@@ -162,33 +166,53 @@ def test_random_traffic_matches_the_model(config: CoreConfig, load: float) -> No
                 assert seen.held[now][port] == seen.held[now - 1][port]
 
 
-def test_scratchpad_of_ecp5_blocks_matches_the_model() -> None:
+@pytest.mark.parametrize("config", [TINY, WIDE], ids=["tiny", "wide"])
+def test_scratchpad_of_ecp5_blocks_matches_the_model(config: CoreConfig) -> None:
     """In the first words of each bank, so that reads find what was written."""
-    cycles = traffic(TINY, 600, load=0.6, seed=3, near=8)
-    assert_model(TINY, cycles, run(TINY, cycles, SimulatedEcp5()))
+    cycles = traffic(config, 600, load=0.6, seed=3, near=8)
+    assert_model(config, cycles, run(config, cycles, SimulatedEcp5()))
 
 
-def test_first_port_wins() -> None:
+def test_the_last_words_of_wide_banks_are_their_own() -> None:
+    """Every bit of an address counts, in each bank: words apart by a power of two differ."""
+    words = WIDE.bank_words
+    places = [words - 1] + [words - 1 - (1 << bit) for bit in range(12)]
+    cycles: list[Cycle] = []
+    for bank in range(BANKS):
+        for at in places:
+            write = Request(address=bank * words + at, mask=255, data=(bank + 1) << 32 | at)
+            cycles.append(([None] * READERS, [write, None]))
+    for bank in range(BANKS):
+        for at in places:
+            reads: list[Request | None] = [None] * READERS
+            reads[bank] = Request(address=bank * words + at)
+            cycles.append((reads, [None, None]))
+    assert_model(WIDE, cycles, run(WIDE, cycles))
+
+
+@both
+def test_first_port_wins(config: CoreConfig) -> None:
     """Every set of readers that want a bank, with every set of writers, in every bank."""
     cycles = []
     for bank, wants in product(range(BANKS), product([False, True], repeat=READERS + WRITERS)):
-        base = bank * SMALL.bank_words
+        base = bank * config.bank_words
         requests = [
             Request(address=base + port, mask=1, data=port) if wanted else None
             for port, wanted in enumerate(wants)
         ]
         cycles.append((requests[:READERS], requests[READERS:]))
-    seen = run(SMALL, cycles)
+    seen = run(config, cycles)
     for now, (reads, writes) in enumerate(cycles):
         for requests, ready in ((reads, seen.read_ready[now]), (writes, seen.write_ready[now])):
             asking = [port for port, request in enumerate(requests) if request is not None]
             assert [port for port, granted in enumerate(ready) if granted] == asking[:1]
-    assert_model(SMALL, cycles, seen)
+    assert_model(config, cycles, seen)
 
 
-def test_last_port_is_not_held_up_by_other_banks() -> None:
+@both
+def test_last_port_is_not_held_up_by_other_banks(config: CoreConfig) -> None:
     """While all others fight for bank 0, DMA reads and LOAD writes elsewhere in every cycle."""
-    words = SMALL.bank_words
+    words = config.bank_words
     cycles: list[Cycle] = [
         (
             [Request(address=0)] * 4 + [Request(address=words * (1 + now % 3) + now % words)],
@@ -196,16 +220,23 @@ def test_last_port_is_not_held_up_by_other_banks() -> None:
         )
         for now in range(60)
     ]
-    seen = run(SMALL, cycles)
+    seen = run(config, cycles)
     assert [ready[-1] for ready in seen.read_ready[:60]] == [1] * 60
     assert [ready[-1] for ready in seen.write_ready[:60]] == [1] * 60
-    assert [data[-1] is not None for data in seen.data] == [False] * 4 + [True] * 60 + [False]
+    assert [data[-1] is not None for data in seen.data] == [
+        *[False] * config.read_latency,
+        *[True] * 60,
+        False,
+    ]
 
 
+@both
 @pytest.mark.parametrize("readers", [[0, 1, 2, 3], [1, 2, 3, 4], [0, 4]])
-def test_different_banks_serve_everybody_in_every_cycle(readers: list[int]) -> None:
-    """Four reads and two writes a cycle, answered in every cycle from the fourth on."""
-    words = SMALL.bank_words
+def test_different_banks_serve_everybody_in_every_cycle(
+    config: CoreConfig, readers: list[int]
+) -> None:
+    """Four reads and two writes a cycle, answered in every cycle from the first answer on."""
+    words = config.bank_words
     cycles = []
     for now in range(64):
         reads: list[Request | None] = [None] * READERS
@@ -216,14 +247,15 @@ def test_different_banks_serve_everybody_in_every_cycle(readers: list[int]) -> N
             for bank in (0, 2)
         ]
         cycles.append((reads, writes))
-    seen = run(SMALL, cycles)
-    assert_model(SMALL, cycles, seen)
+    seen = run(config, cycles)
+    assert_model(config, cycles, seen)
     assert set(seen.clashes) == {0}
     answers = [sum(data is not None for data in ports) for ports in seen.data]
-    assert answers == [0] * READ_LATENCY + [len(readers)] * 64 + [0]
+    assert answers == [0] * config.read_latency + [len(readers)] * 64 + [0]
 
 
-def test_write_is_seen_by_reads_granted_later() -> None:
+@both
+def test_write_is_seen_by_reads_granted_later(config: CoreConfig) -> None:
     """Already in the next cycle, so well within `WRITE_LATENCY`; the cycle before sees the old."""
     write = Request(address=7, mask=0xFF, data=0x1122334455667788)
     touch = Request(address=7, mask=0b01000001, data=0xAABBCCDDEEFF0099)
@@ -238,14 +270,15 @@ def test_write_is_seen_by_reads_granted_later() -> None:
         *[(readers, [None, None])] * WRITE_LATENCY,
         idle,
     ]
-    seen = run(SMALL, cycles)
+    seen = run(config, cycles)
     answers = [data[2] for data in seen.data if data[2] is not None]
     assert answers == [0, 0x1122334455667788] + [0x11BB334455667799] * WRITE_LATENCY
 
 
-def test_clashes_are_counted_two_cycles_later() -> None:
+@both
+def test_clashes_are_counted_two_cycles_later(config: CoreConfig) -> None:
     """Five readers and two writers of one bank: four and one are refused."""
     fight: Cycle = ([Request(address=3)] * READERS, [Request(address=5)] * WRITERS)
     idle: Cycle = ([None] * READERS, [None] * WRITERS)
-    seen = run(SMALL, [idle, fight, idle, fight, fight])
-    assert seen.clashes == [0, 0, 0, 5, 0, 5, 5, 0, 0, 0]
+    seen = run(config, [idle, fight, idle, fight, fight])
+    assert seen.clashes == [0, 0, 0, 5, 0, 5, 5] + [0] * (config.read_latency - 1)

@@ -33,28 +33,34 @@ def run(
     granules: list[Granule] = []
     cycles: list[int] = []
 
+    # By cycle, what is sent; nothing in the first one, which says that there is a row behind it.
+    sent: list[dict[str, int]] = [{}]
+    for first in range(0, n, size):
+        for row in range(m):
+            while rng.random() < stall:
+                sent.append({})
+            # What is beyond the tensor is not zero: it must not be seen.
+            group = [*tensor[row][first : first + size], *[0xEE] * size][:size]
+            sent.append(
+                {
+                    "row": int.from_bytes(bytes(group), "little"),
+                    "tail": min(size, n - first) - 1,
+                    "last_row": row == m - 1,
+                    "last_group": first + size >= n,
+                }
+            )
+        sent += [{}] * (-m % size)
+
     async def sender(ctx: SimulatorContext) -> None:
-        for first in range(0, n, size):
-            for row in range(m):
-                while rng.random() < stall:
-                    await ctx.tick()
-                # What is beyond the tensor is not zero: it must not be seen.
-                group = [*tensor[row][first : first + size], *[0xEE] * size][:size]
-                ctx.set(dut.valid, 1)
-                ctx.set(dut.row, int.from_bytes(bytes(group), "little"))
-                ctx.set(dut.columns, min(size, n - first))
-                ctx.set(dut.last_row, row == m - 1)
-                ctx.set(dut.last_group, first + size >= n)
-                await ctx.tick()
-                ctx.set(dut.valid, 0)
-                ctx.set(dut.columns, 0)
-                ctx.set(dut.last_row, 0)
-                ctx.set(dut.last_group, 0)
-            for _ in range(-m % size):
-                await ctx.tick()
+        nothing = dict.fromkeys(("row", "tail", "last_row", "last_group"), 0)
+        for now, following in zip(sent, [*sent[1:], {}], strict=True):
+            ctx.set(dut.soon, bool(following))
+            for name, value in (nothing | now).items():
+                ctx.set(getattr(dut, name), value)
+            await ctx.tick()
 
     async def receiver(ctx: SimulatorContext) -> None:
-        cycle = 0
+        cycle = -1
         while len(granules) < n * -(-m // size):
             _, _, valid, granule, *flags = await ctx.tick().sample(
                 dut.granule_valid, dut.granule, dut.last_column, dut.last_block, dut.final

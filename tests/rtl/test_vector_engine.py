@@ -50,14 +50,18 @@ def test_any_instruction(shape: tuple[int, int], manners: Manners) -> None:
     assert_as_defined(config, state, [(op, draw.sums(op)) for op in ops], manners)
 
 
-@pytest.mark.parametrize("shape", [(16, 8), (32, 32)], ids=["16x8", "32x32"])
-def test_any_instruction_on_larger_cores(shape: tuple[int, int]) -> None:
-    """The same, fewer times: a cycle of these takes longer."""
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((16, 8), 1 << 16), ((16, 8), 1 << 17), ((32, 32), 1 << 16)],
+    ids=["16x8", "16x8 far", "32x32"],
+)
+def test_any_instruction_on_larger_cores(shape: tuple[int, int], size: int) -> None:
+    """The same, fewer times: a cycle of these takes longer. Large scratchpads answer later."""
     rows, columns = shape
     config = CoreConfig(
         rows=rows,
         columns=columns,
-        scratchpad_bytes=1 << 16,
+        scratchpad_bytes=size,
         ring_bytes=4 * rows * columns,
         accumulator_rows=64,
         column_slots=256,

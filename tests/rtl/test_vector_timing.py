@@ -11,14 +11,17 @@ from systolith_sim.vector_bench import assert_as_defined
 from systolith_sim.vector_reference import VectorState
 from systolith_sim.vector_surroundings import POLITE, Manners, Run
 
+FAR = 128 << 10
+"""Bytes of a scratchpad whose words come a cycle later."""
 
-def core(shape: tuple[int, int]) -> CoreConfig:
+
+def core(shape: tuple[int, int], scratchpad_bytes: int = 8192) -> CoreConfig:
     """The same small core as in the engine's other tests, so that they share its elaboration."""
     rows, columns = shape
     return CoreConfig(
         rows=rows,
         columns=columns,
-        scratchpad_bytes=8192,
+        scratchpad_bytes=scratchpad_bytes,
         ring_bytes=1024,
         accumulator_rows=32,
         column_slots=32,
@@ -28,9 +31,15 @@ def core(shape: tuple[int, int]) -> CoreConfig:
     )
 
 
-def run(shape: tuple[int, int], manners: Manners = POLITE, **fields: Any) -> Run:
+def run(
+    shape: tuple[int, int],
+    manners: Manners = POLITE,
+    *,
+    scratchpad_bytes: int = 8192,
+    **fields: Any,
+) -> Run:
     """Run one instruction on 4 columns' groups with undemanding contents."""
-    config = core(shape)
+    config = core(shape, scratchpad_bytes)
     state = VectorState(
         memory=bytearray(config.scratchpad_bytes),
         columns=[Column(128, 8, 0)] * 32,
@@ -82,6 +91,19 @@ def test_a_group_per_cycle(fields: dict[str, Any], first: int, end: int) -> None
     seen = run((8, 4), m=8, n=16, **fields)
     assert seen.writes == list(range(first, first + 32))
     assert seen.retired == seen.writes[-1] + end - 1
+    assert seen.stalls == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "first"),
+    [(DRAIN, 23), ({}, 27), (WORDS, 27), (DRAIN | {"second": Second.ADD}, 27)],
+    ids=str,
+)
+def test_a_large_scratchpad_takes_a_cycle_more(fields: dict[str, Any], first: int) -> None:
+    """Before the first operand, and none between operands."""
+    seen = run((8, 4), scratchpad_bytes=FAR, m=32, n=16, **fields)
+    assert seen.writes == list(range(first, first + 128))
+    assert seen.retired == seen.writes[-1] + 2
     assert seen.stalls == {}
 
 

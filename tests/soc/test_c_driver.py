@@ -102,6 +102,7 @@ class Counters(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint64) for name in ("cycles", "read_beats", "write_beats")),
         *((name, ctypes.c_uint32) for name in ("bank_clashes", "halt_code")),
+        ("has_stalls", ctypes.c_uint32),
         ("engines", EngineCounters * len(Engine)),
     )
 
@@ -241,6 +242,7 @@ def test_counters_are_those_of_the_registers(driver: Driver) -> None:
     assert counters.read_beats == read("read_beats_lo") > 100
     assert counters.write_beats == read("write_beats_lo") > 0
     assert counters.bank_clashes == read("bank_clashes")
+    assert counters.has_stalls == 1
     for engine in Engine:
         name = engine.name.lower()
         assert counters.engines[engine].retired == read(f"{name}_retired") > 0

@@ -175,9 +175,9 @@ class Accumulators(wiring.Component):
                     ram.write_enable.eq(valid[5] & (stages[5].half == half) & mine[5]),
                 ]
             first, second = (ram.read_data for ram in rams)
-            with m.If(valid[3] & mine[3]):
+            with m.If(unless_idle(platform, valid[3] & mine[3])):
                 m.d.sync += old.eq(Mux(stages[3].first, 0, Mux(stages[3].half, second, first)))
-            with m.If(valid[4] & mine[4]):
+            with m.If(unless_idle(platform, valid[4] & mine[4])):
                 m.d.sync += total.eq(old + sums[c])
             read.append([first, second])
         return read

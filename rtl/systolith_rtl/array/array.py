@@ -114,7 +114,7 @@ class SystolicArray(wiring.Component):
                 m.d.sync += below.eq(tags)
                 tags = below
             for c in range(columns):
-                m.submodules[f"pe{r}_{c}"] = pe = Pe(rows=rows, int4=self.with_int4)
+                m.submodules[f"pe{r}_{c}"] = pe = Pe(rows=r + 1, int4=self.with_int4)
                 m.d.comb += [
                     pe.a.eq(line[c]),
                     pe.valid.eq(valid[r + c :][: Pe.LATENCY]),

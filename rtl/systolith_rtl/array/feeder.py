@@ -7,9 +7,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith_rtl.array.control import row_control
-from systolith_rtl.array.tiles import Countdown, TileAddress, feeder_plan
-from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+from systolith_rtl.array.control import MIN_PERIOD, row_control
+from systolith_rtl.array.tiles import Progress, TileAddress, feeder_plan
+from systolith_rtl.interfaces import ReadSignature
 
 
 class RowFeeder(wiring.Component):
@@ -20,27 +20,30 @@ class RowFeeder(wiring.Component):
     ago, counting as if nothing had been in the way. A GEMM follows the one before as a tile
     follows another.
 
-    A row is decided on in one cycle and asked for in the next, so that nothing depends on the
-    state of the walk and on the scratchpad at once. It cannot be refused there, since A is the
-    first in the scratchpad's order.
+    The walk is a row ahead of the requests. What a row waits for is looked at a cycle before, but
+    for the weights; so whether it is asked for comes from registers, and its request cannot be
+    refused, since A is the first in the scratchpad's order.
 
     Members:
         plan: `In(stream.Signature(feeder_plan(config)))`, taken with the last row of the one
             before, or when there is none.
         halt: `In(1)`, ask for nothing from the next cycle on.
-        complete, closing, early: `In(1)`, of weights, see `WeightLoader`.
-        swap: `Out(1)`, the first row of a tile is decided on.
+        complete, complete_copy: `In(1)`, the weights of the next tile are, see `WeightLoader`.
+        starts: `Out(1)`, a tile's first row waits for nothing but its weights; a register.
+        swap: `Out(1)`, it is asked for: `complete` and `starts`.
         free: `In(1)`, the next half of the accumulators may be claimed.
         claim: `Out(1)`, it is, by a swap.
         a: `Out(ReadSignature(config))`; its `ready` is not looked at.
         control: `Out(row_control(config))`, of the row on `a.data`.
+        begins: `Out(1)`, it is the first one of a tile of INT4 weights; only with INT4.
         is_signed: `Out(1)`, that row's bytes are s8, else u8.
-        issued: `Out(1)`, the last row of a GEMM is decided on.
+        issued: `Out(1)`, the last row of a GEMM was asked for in the cycle before.
         active: `Out(1)`, there are rows to feed.
         starved: `Out(1)`, the next row needs weights that are not loaded yet.
-        unloaded: `Out(1)`, a row could go if its weights had been granted.
-        undrained: `Out(1)`, a row could go if a half were free.
-        outside: `Out(1)`, the next row is beyond the scratchpad. It is not asked for.
+        hungry: `Out(1)`, a row could go if its weights had been granted, or there was no row.
+        undrained: `Out(1)`, a row could go if a half had been free.
+        outside: `Out(1)`, the next row is beyond the scratchpad. It is not asked for. All rows
+            before it have been.
         granule: `Out(32)`, its address.
         reading: `Out(1)`, a row is on its way.
     """
@@ -48,18 +51,19 @@ class RowFeeder(wiring.Component):
     plan: stream.Interface
     halt: Signal
     complete: Signal
-    closing: Signal
-    early: Signal
+    complete_copy: Signal
+    starts: Signal
     swap: Signal
     free: Signal
     claim: Signal
     a: Any
     control: data.View
+    begins: Signal
     is_signed: Signal
     issued: Signal
     active: Signal
     starved: Signal
-    unloaded: Signal
+    hungry: Signal
     undrained: Signal
     outside: Signal
     granule: Signal
@@ -72,18 +76,19 @@ class RowFeeder(wiring.Component):
                 "plan": In(stream.Signature(feeder_plan(config))),
                 "halt": In(1),
                 "complete": In(1),
-                "closing": In(1),
-                "early": In(1),
+                "complete_copy": In(1),
+                "starts": Out(1),
                 "swap": Out(1),
                 "free": In(1),
                 "claim": Out(1),
                 "a": Out(ReadSignature(config)),
                 "control": Out(row_control(config)),
+                **({"begins": Out(1)} if config.int4 else {}),
                 "is_signed": Out(1),
                 "issued": Out(1),
                 "active": Out(1),
                 "starved": Out(1),
-                "unloaded": Out(1),
+                "hungry": Out(1),
                 "undrained": Out(1),
                 "outside": Out(1),
                 "granule": Out(32),
@@ -97,146 +102,168 @@ class RowFeeder(wiring.Component):
         plan = self.plan.p
         current = Signal(feeder_plan(self.config), reset_less=True)
         m.submodules.address = address = TileAddress(self.config)
-        rows = Countdown("rows", len(current.rows))
-        k_tiles = Countdown("k_tiles", len(current.k_tiles))
-        groups = Countdown("groups", len(current.groups))
+        rows = Progress("rows", len(current.rows.whole))
+        k_tiles = Progress("k_tiles", len(current.k_tiles.whole))
+        groups = Progress("groups", len(current.groups.whole))
         first_row = Signal(reset_less=True)
         first_tile = Signal(reset_less=True)
-        half = Signal()
-        rest = Signal(len(current.rest))  # Cycles until a tile may begin.
-        rested = Signal(init=1)  # There are none.
-
-        # What the loader says in the cycle after a swap, or of an early one, is of the tile before.
-        swapped = Signal()
-        m.d.sync += swapped.eq(self.swap)
-        loaded = Signal()
-        m.d.comb += loaded.eq((self.complete | (self.closing & ~self.early)) & ~swapped)
-        layout = data.StructLayout({"control": row_control(self.config), "is_signed": unsigned(1)})
-        row = Signal(layout, reset_less=True)
-        row_valid = Signal()
-        waits = Signal()
-        asks = Signal()
-        goes = Signal()
-        tile_end = Signal()
-        column_end = Signal()
-        take = Signal()
         # Whatever comes behind a GEMM's last row is a plan, be there one or not: it is known late.
         turn = Signal(init=1)
-        last_tile = Signal(reset_less=True)
-        next_last_tile = Signal()
-        with m.If(turn):
-            m.d.comb += next_last_tile.eq(plan.one_tile & plan.one_group)
-        with m.Elif(k_tiles.last):
-            m.d.comb += next_last_tile.eq(current.one_tile & (groups.left == 1))
-        with m.Else():
-            m.d.comb += next_last_tile.eq((k_tiles.left == 1) & groups.last)
-        may = Signal()
-        lane_free = Signal()
-        has_weights = Signal()
-        moves = ~self.active | may
+        column_ends = Signal(init=1)  # The last row of the last k tile.
+        half = Signal()
+
+        # The row that the walk has left, and what is known of it: if it does not start a tile, it
+        # follows; if it does, it is at the start once the tile before is long enough ago, and it
+        # starts once the weights are complete, too.
+        layout = data.StructLayout({"control": row_control(self.config), "is_signed": unsigned(1)})
+        row = Signal(layout, reset_less=True)
+        follows = Signal()
+        at_start = Signal()
+        # It is gone in the next cycle, or there is none, whatever the weights are.
+        passes = Signal(init=1)
+        # Copies, for the walk and for requests alone.
+        self.starts.attrs["keep"] = 1
+        walk_starts, row_starts = (
+            Signal(name=name, attrs={"keep": 1}) for name in ("walk_starts", "row_starts")
+        )
+        asks = Signal()
+        leaves = Signal()
+        fails = Signal()
+        lost, nothing = (Signal(name=name, attrs={"keep": 1}) for name in ("lost", "nothing"))
+        granule = Signal(len(self.granule), reset_less=True)
         m.d.comb += [
-            waits.eq(self.early | (swapped & ~self.complete)),
-            asks.eq(row_valid & ~waits),
-            self.a.valid.eq(asks),
-            # What goes on behind a row that is halted does not matter.
-            # `~waits & (~first_row | (loaded & rested & (~first_tile | self.free)))`, flattened.
-            lane_free.eq(~first_row | (~swapped & rested & (~first_tile | self.free))),
-            has_weights.eq(self.complete | Mux(first_row, self.closing, ~swapped)),
-            may.eq(~address.outside & ~self.early & lane_free & has_weights),
-            goes.eq(self.active & may),
-            self.outside.eq(self.active & address.outside),
-            self.swap.eq(goes & first_row),
-            self.claim.eq(self.swap & first_tile),
-            tile_end.eq(goes & rows.last),
-            column_end.eq(tile_end & k_tiles.last),
-            self.issued.eq(goes & turn),
-            self.plan.ready.eq(~self.active | self.issued),
-            take.eq(self.plan.valid & self.plan.ready),
-            self.starved.eq(self.active & first_row & ~loaded),
-            self.unloaded.eq(waits | (self.starved & rested)),
-            self.undrained.eq(
-                self.active & first_row & loaded & rested & first_tile & ~self.free & ~waits
-            ),
-            self.granule.eq(address.granule),
+            self.swap.eq(self.complete & self.starts),
+            asks.eq(follows | self.swap),
+            leaves.eq(passes | (self.complete_copy & walk_starts)),
+            fails.eq(self.active & address.outside),
+            self.claim.eq(self.swap & row.control.first),
+            self.a.valid.eq(follows | (self.complete_copy & row_starts)),
+            self.plan.ready.eq(leaves & turn),
+            self.outside.eq(lost & passes & ~follows),
+            self.granule.eq(granule),
+            self.starved.eq(at_start & ~self.complete),
+            self.undrained.eq(at_start & ~self.starts & self.complete),
+        ]
+
+        # The walk goes on behind a row outside, but nothing comes of it.
+        with m.If(~lost):
+            m.d.sync += [lost.eq(fails), nothing.eq(fails), granule.eq(address.granule)]
+
+        # Starts in the last `MIN_PERIOD - 2` cycles, and whether there were none.
+        recent = Signal(MIN_PERIOD - 3)
+        rested = Signal(init=1)
+        m.d.sync += [recent.eq(Cat(self.swap, recent)), rested.eq(~Cat(self.swap, recent).any())]
+
+        # Behind a start comes a rest, so there the next row need not be looked at.
+        there = self.active & ~address.outside & ~nothing
+        is_start = Mux(passes, there & first_row, 1) & rested & ~self.swap & ~self.halt
+        drained = self.free | ~Mux(passes, first_tile, row.control.first)
+        m.d.sync += [
+            passes.eq(leaves & ~(there & first_row)),
+            follows.eq(leaves & there & ~first_row & ~self.halt),
+            at_start.eq(is_start),
+            self.starts.eq(is_start & drained),
+            walk_starts.eq(is_start & drained),
+            row_starts.eq(is_start & drained),
+            self.hungry.eq(is_start | ~self.active),
+            self.issued.eq(asks & row.control.end),
+        ]
+        with m.If(asks & row.control.last):
+            m.d.sync += half.eq(~half)
+
+        # Without a plan, the walk goes on from whatever there is, and `turn` stays.
+        m.d.comb += [
+            address.advance.eq(leaves),
             address.start.eq(turn),
             address.base.eq(plan.address),
             address.base_outside.eq(plan.outside),
+            address.to_group.eq(column_ends),
+            address.group.eq(current.address[: address.inside_bits]),
+            address.to_tile.eq(rows.last & ~current.rows.one),
+            address.first.eq(first_row),
             address.row_step.eq(current.row_step),
-            address.idle.eq(~self.active),
-            address.advance.eq(may),
-            address.tile_end.eq(rows.last),
-            address.group_end.eq(k_tiles.last),
         ]
-
-        # Short tiles wait from their last row on, and while a row waits, the next one does: so
-        # what is in the way only makes more of the period.
-        with m.If(tile_end):
-            m.d.sync += [rest.eq(current.rest), rested.eq(current.rest == 0)]
-        with m.Elif(~rested & ~waits):
-            m.d.sync += [rest.eq(rest - 1), rested.eq(rest == 1)]
-        with m.If(column_end):
-            m.d.sync += half.eq(~half)
-
         with m.If(self.halt):
             m.d.sync += self.active.eq(0)
-        with m.Elif(take):
-            m.d.sync += self.active.eq(1)
-        with m.Elif(self.issued):
-            m.d.sync += self.active.eq(0)
-        # Each on its own, so that no enable comes from another one.
-        with m.If(moves):
-            m.d.sync += first_row.eq(rows.last | turn)
+        with m.Elif(leaves & turn):
+            m.d.sync += self.active.eq(self.plan.valid)
+        # Each on its own, so that no enable comes from another one. A row with `turn` is always a
+        # last one of a last tile, even if there is none.
+        last_tile = Mux(
+            k_tiles.last,
+            current.k_tiles.one & groups.next_last,
+            k_tiles.next_last & groups.last,
+        )
+        with m.If(leaves):
+            m.d.sync += first_row.eq(rows.last)
             with m.If(turn):
-                rows.load(m, plan.rows, plan.one_row)
-                m.d.sync += turn.eq(~self.plan.valid | (plan.one_row & next_last_tile))
+                m.d.sync += turn.eq(~self.plan.valid | plan.one)
             with m.Elif(rows.last):
-                rows.load(m, current.rows, current.one_row)
-                m.d.sync += turn.eq(current.one_row & next_last_tile)
+                m.d.sync += turn.eq(current.rows.one & last_tile)
             with m.Else():
-                rows.step(m)
-                m.d.sync += turn.eq((rows.left == 1) & last_tile)
-        with m.If(~self.active | (may & turn)):
-            m.d.sync += current.eq(plan)
-        with m.If(~self.active | (may & rows.last)):
-            m.d.sync += [first_tile.eq(k_tiles.last | turn), last_tile.eq(next_last_tile)]
-            with m.If(turn):
-                k_tiles.load(m, plan.k_tiles, plan.one_tile)
-            with m.Elif(k_tiles.last):
-                k_tiles.load(m, current.k_tiles, current.one_tile)
-            with m.Else():
-                k_tiles.step(m)
-        with m.If(~self.active | (may & rows.last & k_tiles.last)):
-            with m.If(turn):
-                groups.load(m, plan.groups, plan.one_group)
-            with m.Else():
-                groups.step(m)
+                m.d.sync += turn.eq(rows.next_last & k_tiles.last & groups.last)
+            new_one = [count.one | ~self.plan.valid for count in (plan.rows, plan.k_tiles)]
+            last_row = Mux(rows.last, current.rows.one, rows.next_last)
+            last_k = Mux(k_tiles.last, current.k_tiles.one, k_tiles.next_last)
+            last_k = Mux(rows.last, last_k, k_tiles.last)
+            m.d.sync += column_ends.eq(Mux(turn, new_one[0] & new_one[1], last_row & last_k))
+        with m.If(leaves & rows.last):
+            m.d.sync += first_tile.eq(k_tiles.last)
+        for progress, name, goes in (
+            (rows, "rows", leaves),
+            (k_tiles, "k_tiles", leaves & rows.last),
+            (groups, "groups", leaves & column_ends),
+        ):
+            progress.walk(
+                m,
+                goes,
+                goes,
+                turn=turn,
+                new=plan[name],
+                count=current[name],
+                valid=self.plan.valid,
+                again=name != "groups",
+            )
 
-        with m.If(may):
+        # Of the last row, only what goes along with it still counts.
+        with m.If(turn):
+            m.d.sync += current.eq(plan)
+        is_signed, int4, last_pair = (
+            Signal(name=name, reset_less=True) for name in ("is_signed", "int4", "last_pair")
+        )
+        with m.If(leaves & turn):
+            m.d.sync += is_signed.eq(plan.is_signed)
+            if self.config.int4:
+                m.d.sync += [int4.eq(plan.int4), last_pair.eq(plan.last_pair)]
+        with m.If(leaves):
             m.d.sync += [
                 self.a.address.eq(address.address),
                 row.control.start.eq(first_row),
                 row.control.first.eq(first_tile),
-                row.control.half.eq(half),
-                row.control.last.eq(column_end),
-                row.control.end.eq(self.issued),
-                row.is_signed.eq(current.is_signed),
+                row.control.last.eq(column_ends),
+                row.control.end.eq(turn),
+                row.is_signed.eq(is_signed),
             ]
             if self.config.int4:
                 m.d.sync += [
-                    row.control.int4.eq(current.int4),
-                    row.control.pair.eq(current.int4 & (~groups.last | current.last_pair)),
+                    row.control.int4.eq(int4),
+                    row.control.pair.eq(int4 & (~groups.last | last_pair)),
                 ]
-        m.d.sync += row_valid.eq((goes | waits) & ~self.halt)
 
-        arriving = Signal(READ_LATENCY)
-        asked = [Signal(layout, name=f"row{i}") for i in range(READ_LATENCY + 1)]
+        latency = self.config.read_latency
+        arriving = Signal(latency)
+        asked = [Signal(layout, name=f"row{i}") for i in range(latency + 1)]
         m.d.comb += [
             asked[0].eq(row),
             asked[0].control.valid.eq(asks),
+            asked[0].control.half.eq(half),
             self.control.eq(asked[-1].control),
             self.is_signed.eq(asked[-1].is_signed),
             self.reading.eq(arriving.any()),
         ]
+        if self.config.int4:
+            coming = asked[-2].control
+            m.d.sync += self.begins.eq(coming.valid & coming.start & coming.int4)
         m.d.sync += arriving.eq(Cat(asks, arriving))
-        m.d.sync += [asked[i + 1].eq(asked[i]) for i in range(READ_LATENCY)]
+        m.d.sync += [asked[i + 1].eq(asked[i]) for i in range(latency)]
         return m

@@ -4,7 +4,6 @@ from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
@@ -18,7 +17,7 @@ from systolith_rtl.array.exponents import ExponentShift
 from systolith_rtl.array.feeder import RowFeeder
 from systolith_rtl.array.loader import WeightLoader
 from systolith_rtl.array.ring import WeightRing
-from systolith_rtl.array.tiles import bits, feeder_plan, loader_plan
+from systolith_rtl.array.tiles import bits, feeder_plan, loader_plan, set_count
 from systolith_rtl.interfaces import (
     DrainSignature,
     EngineSignature,
@@ -47,14 +46,15 @@ class GemmEngine(wiring.Component):
         first request for weights    3
         first request for A          C + 3
         each further tile            max(M, C, 5) later
-        drain.full, retire           R + C + 8 after the tile column's last request for A
+        drain.full, retire           R + C + L + 4 after the tile column's last request for A
 
-    With `config.int4`, sums of either kind pass one more register: R + C + 9. A word of exponents
+    L is `config.read_latency`. With `config.int4`, sums of either kind pass one more register:
+    R + C + L + 5. A word of exponents
     comes in one cycle before a group's first tile of INT4 weights, and after every
     `config.exponent_tiles` more; that shows in the first request for A, and in the period of those
     tiles where M <= C.
 
-    So a GEMM takes `tiles * max(M, C, 5) + R + C + 8` cycles from its first request for A until
+    So a GEMM takes `tiles * max(M, C, 5) + R + C + L + 4` cycles from its first request for A until
     its last sum has landed (less `max(M, C, 5) - M` after the last tile's last row). It retires
     with that sum: what retires it is not needed by its drain, which goes by `drain.full`.
 
@@ -106,12 +106,11 @@ class GemmEngine(wiring.Component):
             loader.halt.eq(self.engine.halt),
             loader.available.eq(ring.available),
             loader.ring_data.eq(ring.data),
-            loader.swap.eq(feeder.swap),
+            loader.starts.eq(feeder.starts),
             ring.pop.eq(loader.pop),
             feeder.halt.eq(self.engine.halt),
             feeder.complete.eq(loader.complete),
-            feeder.closing.eq(loader.closing),
-            feeder.early.eq(loader.early),
+            feeder.complete_copy.eq(loader.complete_copy),
             feeder.free.eq(accumulators.free),
             accumulators.claim.eq(feeder.claim),
             array.row.eq(feeder.a.data),
@@ -147,7 +146,7 @@ class GemmEngine(wiring.Component):
             array.int4_weights.eq(loader.int4),
             shift.word.eq(loader.ring_data),
             shift.load.eq(loader.exponents),
-            shift.begin.eq(row.valid & row.start & row.int4),
+            shift.begin.eq(feeder.begins),
             shift.control.eq(accumulators.control),
             shift.low_i.eq(array.sums),
             shift.high_i.eq(array.high),
@@ -164,70 +163,76 @@ class GemmEngine(wiring.Component):
         command = self.engine.command
         k_bits, n_bits = bits(config.rows), bits(config.columns)
         granules = bits(config.word_granules)
-        m_last, n_last, k_last = (
-            (command.p[name] - 1)[: len(command.p[name])] for name in ("m", "n", "k")
-        )
 
-        # What follows the first group; with INT4, an odd number of C channels is a pair's second.
-        groups = n_last >> n_bits
-        int4, odd = command.p.b_source == WeightSource.RING_S4, groups[0]
+        # With INT4, a group is two times C channels, of which the last one may lack the second C.
+        n = command.p.n
+        groups, group_part = n >> n_bits, (n[:n_bits] != 0)
+        int4 = command.p.b_source == WeightSource.RING_S4
+        pair = ~(groups[0] ^ group_part)
         if config.int4:
+            group_part = Mux(int4, groups[0] | group_part, group_part)
             groups = Mux(int4, groups >> 1, groups)
 
-        planned = Signal()
-        taken = Signal()
+        # A command waits here until the loader takes its plan. It is taken whether there is one or
+        # not, since that is known late, and this goes to hundreds of registers.
+        offers = Signal()
+        vacant, open_ = (
+            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("vacant", "open")
+        )
         load = Signal(loader_plan(config), reset_less=True)
         feed = Signal(feeder_plan(config), reset_less=True)
-        m.submodules.plans = plans = SyncFIFO(width=feed.shape().size, depth=PLANS)
+        accepted = command.valid & command.ready
+        taken = loader.plan.valid & loader.plan.ready
+        empty = taken | (open_ & ~accepted)
+        m.d.sync += [vacant.eq(empty), open_.eq(empty)]
+
+        # The feeder's plan goes on through two places, each of which takes what is before it,
+        # valid or not, while it holds nothing.
+        held = [Signal(feed.shape(), name=f"plan{i}", reset_less=True) for i in range(PLANS)]
+        valid = Signal(PLANS)
         m.d.comb += [
-            command.ready.eq(~planned & ~self.engine.halt),
-            loader.plan.valid.eq(planned & plans.w_rdy),
+            command.ready.eq(open_ & ~self.engine.halt),
+            loader.plan.valid.eq(offers),
             loader.plan.p.eq(load),
-            plans.w_en.eq(taken),
-            plans.w_data.eq(feed),
-            feeder.plan.valid.eq(plans.r_rdy),
-            feeder.plan.p.eq(plans.r_data),
-            plans.r_en.eq(feeder.plan.ready),
+            feeder.plan.valid.eq(valid[1]),
+            feeder.plan.p.eq(held[1]),
         ]
-        # The feeder's plan goes a cycle later, which is before the next one comes.
-        m.d.sync += taken.eq(loader.plan.valid & loader.plan.ready)
-        with m.If(command.valid & command.ready):
-            m.d.sync += planned.eq(1)
-        with m.Elif(loader.plan.valid & loader.plan.ready):
-            m.d.sync += planned.eq(0)
-        # Whether there is a command is known late, and this goes to hundreds of registers.
-        with m.If(~planned):
+        m.d.sync += valid.eq(
+            Cat(
+                Mux(valid[0], valid[1], taken),
+                Mux(valid[1], ~feeder.plan.ready, valid[0]),
+            )
+        )
+        # The feeder's first place is free then, as it is in the next cycle if one of them is.
+        m.d.sync += offers.eq(~empty & ~valid.all())
+        for i, before in enumerate((feed, held[0])):
+            with m.If(~valid[i]):
+                m.d.sync += held[i].eq(before)
+
+        with m.If(vacant):
             m.d.sync += [
                 load.address.eq(command.p.b_address >> granules),
                 load.outside.eq((command.p.b_address >> granules + bits(config.words)).any()),
                 load.row_step.eq(command.p.b_row >> granules),
-                load.k_tiles.eq(k_last >> k_bits),
-                load.k_tail.eq(k_last[:k_bits]),
-                load.groups.eq(groups),
-                load.one_tile.eq((k_last >> k_bits) == 0),
-                load.one_group.eq(groups == 0),
-                load.n_tail.eq(n_last[:n_bits]),
+                load.k_tail.eq(command.p.k[:k_bits] - 1),
+                load.n_tail.eq(n[:n_bits] - 1),
                 load.scratchpad.eq(command.p.b_source == WeightSource.SCRATCHPAD),
                 feed.address.eq(command.p.a_address >> granules),
                 feed.outside.eq((command.p.a_address >> granules + bits(config.words)).any()),
                 feed.row_step.eq(command.p.a_row >> granules),
-                feed.rows.eq(m_last),
-                feed.rest.eq(
-                    Mux(
-                        command.p.m < MIN_PERIOD,
-                        MIN_PERIOD - command.p.m[:3],
-                        0,
-                    )
-                ),
-                feed.k_tiles.eq(k_last >> k_bits),
-                feed.groups.eq(groups),
-                feed.one_row.eq(m_last == 0),
-                feed.one_tile.eq((k_last >> k_bits) == 0),
-                feed.one_group.eq(groups == 0),
                 feed.is_signed.eq(command.p.a_format == Format.S8),
             ]
+            set_count(m, feed.rows, command.p.m[: len(feed.rows.whole)])
+            for plan in (load, feed):
+                set_count(m, plan.k_tiles, command.p.k >> k_bits, command.p.k[:k_bits] != 0)
+                set_count(m, plan.groups, groups, group_part)
             if config.int4:
-                m.d.sync += [load.int4.eq(int4), feed.int4.eq(int4), feed.last_pair.eq(odd)]
+                m.d.sync += [load.int4.eq(int4), feed.int4.eq(int4), feed.last_pair.eq(pair)]
+        # What follows from other registers.
+        with m.If(~valid[0] & feed.rows.one):
+            m.d.sync += held[0].row_step.eq(1)
+        with m.If(~valid[1]):
+            m.d.sync += held[1].one.eq(held[0].rows.one & held[0].k_tiles.one & held[0].groups.one)
 
     def _report(
         self, m: Module, loader: WeightLoader, feeder: RowFeeder, accumulators: Accumulators
@@ -235,14 +240,12 @@ class GemmEngine(wiring.Component):
         """Drive what control sees of the engine."""
         config, engine = self.config, self.engine
         # Rows of different GEMMs are at least a tile apart.
-        flight = config.rows + config.columns + 16
+        flight = config.rows + config.columns + config.read_latency + 12
         most = flight // MIN_PERIOD + 1
         landing = Signal(range(most + 1))
-        taken = Signal(range(most + PLANS + 3))
+        taken = Signal(range(most + PLANS + 4))
         accepted = engine.command.valid & engine.command.ready
-        issued = Signal()
-        m.d.sync += issued.eq(feeder.issued)
-        for count, more in ((landing, issued), (taken, accepted)):
+        for count, more in ((landing, feeder.issued), (taken, accepted)):
             with m.If(more & ~engine.retire):
                 m.d.sync += count.eq(count + 1)
             with m.Elif(~more & engine.retire):
@@ -251,20 +254,12 @@ class GemmEngine(wiring.Component):
         # The last requests are in the cycle of the halt.
         halted = Signal()
         m.d.sync += halted.eq(engine.halt)
-        # The feeder's plan comes a cycle after the loader's, which may be asking by then.
-        wants_weights = feeder.unloaded | ~feeder.active
-        unloaded = Signal()
         dry = Signal()
-        undrained = Signal()
-        m.d.sync += [
-            unloaded.eq(wants_weights),
-            dry.eq(wants_weights & loader.dry),
-            undrained.eq(feeder.undrained),
-        ]
+        m.d.sync += dry.eq(loader.dry)
         m.d.comb += [
-            engine.stall.input.eq(dry),
-            engine.stall.output.eq(undrained),
-            engine.stall.bank.eq(unloaded & self.b.refused),
+            engine.stall.input.eq(dry & feeder.hungry),
+            engine.stall.output.eq(feeder.undrained),
+            engine.stall.bank.eq(feeder.hungry & self.b.refused),
             engine.retire.eq(accumulators.landed),
             engine.busy.eq(taken != 0),
             engine.idle.eq(engine.halt & halted & ~loader.reading & ~feeder.reading),
@@ -278,7 +273,7 @@ class GemmEngine(wiring.Component):
             stuck.eq(feeder.outside | (loader.outside & feeder.starved)),
             feeder_stuck.eq(feeder.outside),
         ]
-        with m.If(stuck & ~issued & (landing == 0)):
+        with m.If(stuck & ~feeder.issued & (landing == 0)):
             m.d.sync += engine.fault.eq(1)
         with m.If(~engine.fault):
             granule = Mux(feeder_stuck, feeder.granule, loader.granule)

@@ -7,8 +7,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith_rtl.array.tiles import Countdown, TileAddress, bits, loader_plan
-from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+from systolith_rtl.array.tiles import Progress, TileAddress, bits, loader_plan
+from systolith_rtl.interfaces import ReadSignature
 from systolith_rtl.skid import Skid
 
 
@@ -21,7 +21,7 @@ class WeightLoader(wiring.Component):
 
     A word is decided on in one cycle and asked for in the next, or later if it is refused or its
     tile's turn has not come; two may wait. So the walk depends neither on the ring nor on the
-    scratchpad nor on the feeder, of whose swaps the requests know a cycle later.
+    scratchpad nor on the feeder.
 
     With `config.int4`, one more word of the ring, of exponents, comes before a group's first tile
     of INT4 weights, and again after every `config.exponent_tiles` of them.
@@ -30,14 +30,12 @@ class WeightLoader(wiring.Component):
         plan: `In(stream.Signature(loader_plan(config)))`, taken with the last word of the one
             before, or when there is none.
         halt: `In(1)`, ask for nothing from the next cycle on.
-        swap: `In(1)`, a row is decided on that puts the array's next tile to use.
-        complete: `Out(1)`, all words of the next tile have been granted. It stays high in the cycle
-            after their swap.
-        closing: `Out(1)`, the last word of a tile is being asked for.
-        early: `Out(1)`, that tile was swapped in before the cycle that is past.
+        starts: `In(1)`, if the array's next tile is complete, it is put to use in this cycle.
+        complete: `Out(1)`, all words of that tile have been granted; a register,
+        complete_copy: `Out(1)`, and another one.
         b: `Out(ReadSignature(config))`.
         available, pop, ring_data: the read side of `WeightRing`.
-        weights: `Out(8 * R)`, for the array, `READ_LATENCY` cycles after the grant.
+        weights: `Out(8 * R)`, for the array, `config.read_latency` cycles after the grant.
         capture: `Out(C)`, beside it: the column that it is for, or nothing.
         int4: `Out(1)`, beside it: its bytes are two INT4 weights each; only with INT4, like the
             following.
@@ -52,10 +50,9 @@ class WeightLoader(wiring.Component):
 
     plan: stream.Interface
     halt: Signal
-    swap: Signal
+    starts: Signal
     complete: Signal
-    closing: Signal
-    early: Signal
+    complete_copy: Signal
     b: Any
     available: Signal
     pop: Signal
@@ -76,10 +73,9 @@ class WeightLoader(wiring.Component):
             {
                 "plan": In(stream.Signature(loader_plan(config))),
                 "halt": In(1),
-                "swap": In(1),
+                "starts": In(1),
                 "complete": Out(1),
-                "closing": Out(1),
-                "early": Out(1),
+                "complete_copy": Out(1),
                 "b": Out(ReadSignature(config)),
                 "available": In(1),
                 "pop": Out(1),
@@ -101,48 +97,57 @@ class WeightLoader(wiring.Component):
         config = self.config
         plan = self.plan.p
         current = Signal(loader_plan(config), reset_less=True)
-        m.submodules.address = address = TileAddress(
-            config, group_bits=len(current.row_step) + bits(config.columns)
-        )
-        k_tiles = Countdown("k_tiles", len(current.k_tiles))
-        groups = Countdown("groups", len(current.groups))
+        m.submodules.address = address = TileAddress(config)
+        k_tiles = Progress("k_tiles", len(current.k_tiles.whole))
+        groups = Progress("groups", len(current.groups.whole))
         column = Signal(range(config.columns))
+        first_column = Signal(init=1)
         last_column = Signal()
+        first_tile = Signal(reset_less=True)
+        group_ends = Signal()  # The last column of the last k tile.
         # Behind a GEMM's last word comes a plan, be there one or not: that is known late.
         turn = Signal(init=1)
         reads = Signal()  # The column's row of B is in the scratchpad, and there.
 
+        # The walk goes on behind a word outside, but nothing comes of it.
         m.submodules.words = words = Skid(self._word_layout())
-        may = Signal()
-        decides = Signal()
-        tile_end = Signal()
-        finish = Signal()
+        fails = Signal()
+        lost = Signal()
+        granule = Signal(len(self.granule), reset_less=True)
         m.d.comb += [
-            self.outside.eq(self.active & reads & address.outside & words.empty),
-            may.eq(words.i.ready & ~(reads & address.outside)),
-            decides.eq(self.active & may),
-            tile_end.eq(decides & last_column),
-            finish.eq(decides & turn),
-            self.plan.ready.eq(~self.active | finish),
-            self.granule.eq(address.granule),
+            fails.eq(self.active & reads & address.outside),
+            self.outside.eq(lost & words.empty),
+            self.plan.ready.eq(~self.active | (words.i.ready & turn)),
+            self.granule.eq(granule),
         ]
+        with m.If(~lost):
+            m.d.sync += [lost.eq(fails), granule.eq(address.granule)]
 
-        moves = ~self.active | may
+        moves = ~self.active | words.i_enable
+        group = Signal(address.low_bits, reset_less=True)
+        group_step = current.row_step.shift_left(bits(config.columns))
+        with m.If(first_column & first_tile):
+            m.d.sync += group.eq(address.row + group_step)
         m.d.comb += [
+            address.advance.eq(moves),
             address.start.eq(turn),
             address.base.eq(plan.address),
             address.base_outside.eq(plan.outside),
+            address.to_group.eq(turn | group_ends),
+            address.group.eq(group),
+            address.to_tile.eq(last_column),
+            address.first.eq(first_column),
             address.row_step.eq(current.row_step),
-            address.group_step.eq(current.row_step.shift_left(bits(config.columns))),
-            address.idle.eq(~self.active),
-            address.advance.eq(may),
-            address.tile_end.eq(last_column),
-            address.group_end.eq(k_tiles.last),
         ]
         due_exponents = self._exponents_due(m, current, turn, moves, last_column, k_tiles.last)
-        with m.If(decides & ~due_exponents):
+        with m.If(self.active & words.i_enable & ~due_exponents):
             comes = column == config.columns - 2
-            m.d.sync += [column.eq(column + 1), last_column.eq(comes)]
+            m.d.sync += [
+                column.eq(column + 1),
+                first_column.eq(last_column),
+                last_column.eq(comes),
+                group_ends.eq(comes & k_tiles.last),
+            ]
             # The last group's row `n_tail` is the last one there is.
             ends = groups.last & (column == current.n_tail)
             m.d.sync += reads.eq(current.scratchpad & (last_column | (reads & ~ends)))
@@ -151,33 +156,36 @@ class WeightLoader(wiring.Component):
         # A tile has two words at least, so the first one is not the last one.
         with m.If(self.plan.valid & self.plan.ready):
             m.d.sync += [self.active.eq(1), turn.eq(0)]
-        with m.Elif(finish):
+        with m.Elif(words.i.ready & turn):
             m.d.sync += self.active.eq(0)
         # Each on its own, so that no enable comes from another one.
-        with m.If(~self.active | (may & turn)):
+        with m.If(~self.active | (words.i_enable & turn)):
             m.d.sync += [current.eq(plan), reads.eq(plan.scratchpad)]
-        with m.If(~self.active | (may & last_column)):
-            with m.If(turn):
-                k_tiles.load(m, plan.k_tiles, plan.one_tile)
-            with m.Elif(k_tiles.last):
-                k_tiles.load(m, current.k_tiles, current.one_tile)
-            with m.Else():
-                k_tiles.step(m)
-        with m.If(~self.active | (may & last_column & k_tiles.last)):
-            with m.If(turn):
-                groups.load(m, plan.groups, plan.one_group)
-            with m.Else():
-                groups.step(m)
+        with m.If(~self.active | (words.i_enable & last_column)):
+            m.d.sync += first_tile.eq(turn | k_tiles.last)
+        for progress, name, end in (
+            (k_tiles, "k_tiles", last_column),
+            (groups, "groups", group_ends),
+        ):
+            progress.walk(
+                m,
+                ~self.active | (words.i_enable & end),
+                words.i_enable & end,
+                turn=turn,
+                new=plan[name],
+                count=current[name],
+                again=name != "groups",
+            )
 
         whole = ~current.scratchpad | ~k_tiles.last
         word = words.i.p
         m.d.comb += [
-            words.i.valid.eq(decides),
+            words.i.valid.eq(self.active & ~(reads & address.outside) & ~lost),
             word.address.eq(address.address),
             word.tail.eq(Mux(whole, config.rows - 1, current.k_tail)),
             word.scratchpad.eq(reads),
             word.ring.eq(~current.scratchpad),
-            word.ends.eq(tile_end),
+            word.ends.eq(last_column),
         ]
         if config.int4:
             m.d.comb += [word.int4.eq(current.int4), word.exponents.eq(due_exponents)]
@@ -204,12 +212,13 @@ class WeightLoader(wiring.Component):
         asks = Signal()
         granted = Signal()
         halted = Signal()
-        complete, early = self.complete, self.early
-        swapped = Signal()
-        m.d.sync += [halted.eq(self.halt), swapped.eq(self.swap)]
+        complete = self.complete
+        for copy in (complete, self.complete_copy):
+            copy.attrs["keep"] = 1
+        m.d.sync += halted.eq(self.halt)
         m.d.comb += [
             # A swap frees the shadow registers for the words behind it.
-            asks.eq(words.o.valid & ~halted & (~complete | swapped)),
+            asks.eq(words.o.valid & ~halted & (~complete | self.starts)),
             self.b.address.eq(word.address),
             self.b.valid.eq(asks & word.scratchpad),
             self.pop.eq(asks & word.ring & self.available),
@@ -221,11 +230,8 @@ class WeightLoader(wiring.Component):
         ]
         # The first word behind a swap is not the last one of its tile.
         assert self.config.columns >= 2
-        with m.If(granted & word.ends):
-            m.d.sync += [complete.eq(~early & ~swapped), early.eq(0)]
-        with m.Elif(swapped):
-            m.d.sync += [complete.eq(0), early.eq(~complete)]
-        m.d.comb += self.closing.eq(words.o.valid & word.ends)
+        for copy in (complete, self.complete_copy):
+            m.d.sync += copy.eq((granted & word.ends) | (complete & ~self.starts))
         self._deliver(m, granted, word)
 
     def _exponents_due(
@@ -255,13 +261,13 @@ class WeightLoader(wiring.Component):
 
     def _deliver(self, m: Module, granted: Signal, asked: data.View) -> None:
         """Mask the words that come, and count them: they are for columns 0 to C - 1 in turn."""
-        rows, int4 = self.config.rows, self.config.int4
+        rows, int4, latency = self.config.rows, self.config.int4, self.config.read_latency
         layout = asked.shape()
-        arriving = Signal(READ_LATENCY)
+        arriving = Signal(latency)
         m.d.sync += arriving.eq(Cat(granted, arriving))
         m.d.comb += self.reading.eq(arriving.any())
 
-        words = [Signal(layout, name=f"word{i}", reset_less=True) for i in range(READ_LATENCY - 1)]
+        words = [Signal(layout, name=f"word{i}", reset_less=True) for i in range(latency - 1)]
         with m.If(granted):
             m.d.sync += words[0].eq(asked)
         for i in range(1, len(words)):
@@ -271,12 +277,11 @@ class WeightLoader(wiring.Component):
         # Which bytes count of the scratchpad's word, and whether the ring's word does.
         keep = Signal(rows, reset_less=True)
         keep_ring = Signal(reset_less=True)
-        is_exponents = Signal(reset_less=True)
         word = words[-1]
         with m.If(arriving[-2]):
             m.d.sync += keep_ring.eq(word.ring)
             if int4:
-                m.d.sync += [self.int4.eq(word.int4), is_exponents.eq(word.exponents)]
+                m.d.sync += self.int4.eq(word.int4)
             m.d.sync += keep.eq(Cat((word.tail >= r) & word.scratchpad for r in range(rows)))
         mask = Cat(bit.replicate(8) for bit in keep)
         m.d.comb += self.weights.eq(
@@ -286,8 +291,11 @@ class WeightLoader(wiring.Component):
         target = Signal(self.config.columns, init=1)
         is_column = arriving[-1]
         if int4:
-            is_column = arriving[-1] & ~is_exponents
-            m.d.comb += self.exponents.eq(arriving[-1] & is_exponents)
+            is_column = Signal()
+            m.d.sync += [
+                is_column.eq(arriving[-2] & ~word.exponents),
+                self.exponents.eq(arriving[-2] & word.exponents),
+            ]
         with m.If(is_column):
             m.d.sync += target.eq(target.rotate_left(1))
         m.d.comb += self.capture.eq(Mux(is_column, target, 0))

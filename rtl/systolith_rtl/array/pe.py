@@ -10,6 +10,9 @@ from systolith_rtl.pipeline import unless_idle
 ACTIVATION_WIDTH = 9
 """Bits of a signed activation: s8 and u8 both fit."""
 
+PRODUCT_WIDTH = 16
+"""Bits of a signed product of an activation and an INT8 weight: at most 255 * 128 either way."""
+
 WEIGHT_WIDTH = 8
 """Bits of a signed weight, or of two INT4 weights."""
 
@@ -84,7 +87,7 @@ class Pe(wiring.Component):
         swap: `In(1)`, with bit 0 of `valid`: `a` is the first one for the shadow register's weight.
         weight: `In(8)`, bus; `In(13)` with `int4`.
         capture: `In(1)`, the bus holds this PE's next weight.
-        partial_i, partial_o: sums, `partial_width(rows)` signed bits.
+        partial_i, partial_o: sums of `rows` products at most, `partial_width(rows)` signed bits.
         int4_valid: `In(4)`, like `valid`, but for rows with INT4 weights alone; only with `int4`,
             like the following.
         high_i, high_o: sums of the second channel, `int4_partial_width(rows)` signed bits.
@@ -150,7 +153,7 @@ class Pe(wiring.Component):
             self._add_two(m, product, valid, high_valid)
         else:
             # A register right behind the DSP block is worth 30 % of the array's clock.
-            addend = Signal.like(product, reset_less=True)
+            addend = Signal(signed(PRODUCT_WIDTH), reset_less=True)
             partial = Signal.like(self.partial_o, reset_less=True)
             with m.If(valid[1]):
                 m.d.sync += addend.eq(product)
@@ -169,7 +172,7 @@ class Pe(wiring.Component):
         self, m: Module, product: Signal, valid: list[Value], high_valid: list[Value]
     ) -> None:
         _, *int4 = self.int4_valid
-        low = Signal(signed(ACTIVATION_WIDTH + WEIGHT_WIDTH), reset_less=True)
+        low = Signal(signed(PRODUCT_WIDTH), reset_less=True)
         high = Signal(signed(FIELD), reset_less=True)
         borrowed = Signal(reset_less=True)
         with m.If(valid[1]):

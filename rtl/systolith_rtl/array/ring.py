@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith_rtl.interfaces import READ_LATENCY, RingSignature
+from systolith_rtl.interfaces import RingSignature
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.pipeline import unless_idle
 
@@ -22,7 +22,7 @@ class WeightRing(wiring.Component):
         push: `In(RingSignature(config))`.
         available: `Out(1)`, there is a word.
         pop: `In(1)`, take it; only while `available`.
-        data: `Out(8 * R)`, the word that was popped `READ_LATENCY` cycles ago.
+        data: `Out(8 * R)`, the word that was popped `config.read_latency` cycles ago.
     """
 
     push: Any
@@ -33,6 +33,7 @@ class WeightRing(wiring.Component):
     def __init__(self, config: CoreConfig) -> None:
         self.width = 8 * config.rows
         self.depth = config.ring_words
+        self.latency = config.read_latency
         super().__init__(
             {
                 "push": In(RingSignature(config)),
@@ -46,7 +47,7 @@ class WeightRing(wiring.Component):
         """Put a register before each port of the memory, and one behind it."""
         m = Module()
         m.submodules.ram = ram = BlockRam(width=self.width, depth=self.depth)
-        assert READ_LATENCY == ram.LATENCY + 2
+        assert self.latency >= ram.LATENCY + 2
 
         head = Signal(range(self.depth))
         with m.If(self.push.push):
@@ -59,7 +60,7 @@ class WeightRing(wiring.Component):
 
         # `read_address` is the place of the word that is popped next, a cycle later.
         tail = Signal(range(self.depth))
-        popped = Signal(READ_LATENCY - 1)
+        popped = Signal(ram.LATENCY + 1)
         output = Signal(self.width, reset_less=True)
         with m.If(self.pop):
             m.d.sync += tail.eq(tail + 1)
@@ -68,21 +69,21 @@ class WeightRing(wiring.Component):
         m.d.sync += [popped.eq((popped << 1) | self.pop), ram.read_enable.eq(self.pop)]
         with m.If(popped[-1]):
             m.d.sync += output.eq(ram.read_data)
-        m.d.comb += self.data.eq(output)
+        word = output
+        for stage in range(self.latency - ram.LATENCY - 2):
+            delayed = Signal(self.width, name=f"output{stage}", reset_less=True)
+            m.d.sync += delayed.eq(word)
+            word = delayed
+        m.d.comb += self.data.eq(word)
 
         free = Signal(range(self.depth + 1), init=self.depth)
-        level = Signal(range(self.depth + 1))
-        with m.If(self.push.push & ~self.pop):
-            m.d.sync += free.eq(free - 1)
-        with m.Elif(~self.push.push & self.pop):
-            m.d.sync += free.eq(free + 1)
-        # Knowing that `level` is not 0 costs a register, and saves a comparison after `pop`; of
-        # which `level` itself knows a cycle later.
-        with m.If(self.push.push & ~popped[0]):
-            m.d.sync += level.eq(level + 1)
-        with m.Elif(~self.push.push & popped[0]):
-            m.d.sync += level.eq(level - 1)
-        several = Mux(popped[0], level > 2, level > 1)
+        # `pop` is late, so it says only whether to count, and `push` which way.
+        with m.If(self.push.push ^ self.pop):
+            m.d.sync += free.eq(free + Cat(Const(1, 1), self.push.push.replicate(len(free) - 1)))
+        # Knowing that there is a word costs a register, and saves a comparison after `pop`.
+        # There are several unless `free` is the depth, a power of two, or one less.
+        assert self.depth.bit_count() == 1
+        several = ~(free[-1] | free[:-1].all())
         m.d.sync += self.available.eq(self.push.push | several | (self.available & ~self.pop))
         m.d.comb += self.push.free.eq(free)
         return m

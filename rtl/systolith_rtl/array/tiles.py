@@ -1,6 +1,6 @@
 """Walking over the tiles of a matrix: counters, addresses, and what they start from."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,65 +22,127 @@ def word_bits(config: CoreConfig, name: str) -> int:
     return WIDTHS[name] - bits(config.word_granules)
 
 
-class Countdown:
-    """A counter of what is still to come, which knows in a register whether that is nothing.
+def count_layout(width: int, *, part: bool = True) -> data.StructLayout:
+    """How many there are: `whole`, in the lowest `width` bits, and one more if there is a `part`.
 
-    Comparing a step ahead keeps the comparison out of the paths on which requests depend.
+    `one` and `two` say that there are that many.
+    """
+    names = ("part", "one", "two") if part else ("one", "two")
+    return data.StructLayout({"whole": unsigned(width), **dict.fromkeys(names, unsigned(1))})
+
+
+def set_count(m: Module, count: data.View, whole: Value, part: Value | None = None) -> None:
+    """Register a count of `whole` and, if `part` is high, one more; at least one in all."""
+    low, few = whole[:2], whole[2:] == 0
+    one, two = few & (low == 1), few & (low == 2)
+    if part is not None:
+        one, two = few & (low == Mux(part, 0, 1)), few & (low == Mux(part, 1, 2))
+        m.d.sync += count.part.eq(part)
+    m.d.sync += [count.whole.eq(whole), count.one.eq(one), count.two.eq(two)]
+
+
+class Progress:
+    """Which of several is the present one, as far as it matters: in registers.
+
+    It counts up from a constant, which takes no multiplexers, and compares two steps ahead, so that
+    no comparison is in the paths on which requests depend.
 
     Attributes:
-        left: how many come after the present one.
-        last: none does.
+        ahead: the present one, counted from 0, + 3; less one if there is a part. While the next one
+            is the first one, its.
+        last: it is the last one.
+        next_last: the next one is.
     """
 
     def __init__(self, name: str, width: int) -> None:
-        self.left = Signal(width, name=f"{name}_left", reset_less=True)
-        self.last = Signal(name=f"{name}_last", reset_less=True)
+        self.ahead = Signal(width, name=f"{name}_ahead", reset_less=True)
+        self.last = Signal(name=f"{name}_last", init=1)
+        self.next_last = Signal(name=f"{name}_next_last", reset_less=True)
 
-    def load(self, m: Module, left: Value, none: Value) -> None:
-        """Start with `left` to come after the first one, or `none`."""
-        m.d.sync += [self.left.eq(left), self.last.eq(none)]
+    def walk(
+        self,
+        m: Module,
+        goes: Value,
+        moves: Value,
+        *,
+        turn: Value,
+        new: data.View,
+        count: data.View,
+        valid: Value | int = 1,
+        again: bool = True,
+    ) -> None:
+        """Describe each step, in Amaranth.
 
-    def step(self, m: Module) -> None:
-        """Go on to the next one."""
-        m.d.sync += [self.left.eq(self.left - 1), self.last.eq(self.left == 1)]
+        Args:
+            m: where to.
+            goes: go on to the next one.
+            moves: the same, but need not be high with `turn`.
+            turn: it is the first one of `new`. High at the last one; `goes` may be, too, when there
+                is none.
+            new: how many there will be.
+            count: how many there are. It may be `new` already while `turn` is high.
+            valid: `new` is. Else the next one is taken for the last one.
+            again: behind the last one comes the first one of `count`.
+        """
+        first = (turn | self.last) if again else turn
+        with m.If(moves):
+            m.d.sync += self.ahead.eq(self.ahead + 1)
+        with m.If(goes):
+            with m.If(turn):
+                m.d.sync += [self.last.eq(new.one | ~Value.cast(valid)[0])]
+                m.d.sync += self.next_last.eq(new.two)
+            with m.Elif(self.last & again):
+                m.d.sync += [self.last.eq(count.one), self.next_last.eq(count.two)]
+            with m.Else():
+                m.d.sync += self.last.eq(self.next_last)
+                m.d.sync += self.next_last.eq(self.ahead == count.whole)
+        # Nobody looks at it at the last one, so its reset needs no enable.
+        with m.If(first):
+            part = Const(0, 1)
+            if "part" in count.shape().members:
+                part = Mux(turn, new.part, count.part)
+            m.d.sync += self.ahead.eq(Cat(~part, Const(1, 1)))
 
 
 class TileAddress(wiring.Component):
     """The word address of each row of each tile of a matrix, by additions alone.
 
-    The rows of a tile are `row_step` apart, tiles along k one word, and groups of tiles
-    `group_step`. Only a word that is inside the scratchpad may be followed by another one; rows
-    that are not looked at are excepted, if the tile ends with them.
+    The rows of a tile are `row_step` apart, tiles along k one word; where a group of tiles begins
+    is told. Only a word that is inside the scratchpad may be followed by another one; rows that
+    are not looked at are excepted, if the tile ends with them.
 
     Members:
-        idle: `In(1)`, with `start`: be at `base`, whatever else is high.
-        start: `In(1)`, with `advance`, `tile_end` and `group_end`: begin at `base` again.
+        advance: `In(1)`, go on to the next row.
+        start: `In(1)`, with `advance` and `to_group`: to `base`.
         base: `In(word_bits(config, "a_address"))`.
         base_outside: `In(1)`, it is beyond the scratchpad.
+        to_group: `In(1)`, with `advance`: to the row with which the next group begins,
+        group: `In(low_bits)`.
+        to_tile: `In(1)`, with `advance` and not `to_group`: to the one of the next tile. At the
+            earliest in the cycle after one of `first`.
+        first: `In(1)`, this is a tile's first row.
         row_step: `In`, words, like `a_row`.
-        group_step: `In(group_bits)`, words.
-        advance: `In(1)`, go on to the next row,
-        tile_end: `In(1)`, of the next tile,
-        group_end: `In(1)`, of the next group.
-        address: `Out(range(config.words))`.
+        row: `Out(low_bits)`, the address,
+        address: `Out(range(config.words))`, as far as it is inside.
         outside: `Out(1)`, the address is beyond the scratchpad; a register.
         granule: `Out(32)`, the address in granules, also if it is outside.
     """
 
-    idle: Signal
+    advance: Signal
     start: Signal
     base: Signal
     base_outside: Signal
+    to_group: Signal
+    group: Signal
+    to_tile: Signal
+    first: Signal
     row_step: Signal
-    group_step: Signal
-    advance: Signal
-    tile_end: Signal
-    group_end: Signal
+    row: Signal
     address: Signal
     outside: Signal
     granule: Signal
 
-    def __init__(self, config: CoreConfig, *, group_bits: int = 0) -> None:
+    def __init__(self, config: CoreConfig) -> None:
         self.word_granules = config.word_granules
         self.inside_bits = bits(config.words)
         row_bits = word_bits(config, "a_row")
@@ -89,85 +151,69 @@ class TileAddress(wiring.Component):
         self.low_bits = max(self.inside_bits + 1, row_bits) + 1
         super().__init__(
             {
-                "idle": In(1),
+                "advance": In(1),
                 "start": In(1),
                 "base": In(word_bits(config, "a_address")),
                 "base_outside": In(1),
+                "to_group": In(1),
+                "group": In(self.low_bits),
+                "to_tile": In(1),
+                "first": In(1),
                 "row_step": In(row_bits),
-                "group_step": In(group_bits),
-                "advance": In(1),
-                "tile_end": In(1),
-                "group_end": In(1),
+                "row": Out(self.low_bits),
                 "address": Out(range(config.words)),
                 "outside": Out(1),
                 "granule": Out(WIDTHS["a_address"]),
             }
         )
+        without_reset(self.row)
 
     def elaborate(self, platform: object) -> Module:
-        """Keep the addresses at which the present row, tile and group began."""
+        """Keep the address of the present row, and where the next tile begins."""
         m = Module()
-        row, tile, group = (
-            Signal(unsigned(self.low_bits), name=name, reset_less=True)
-            for name in ("row", "tile", "group")
-        )
+        tile = Signal(self.inside_bits + 1, reset_less=True)
         # Steps start inside, where these bits are 0, so they never change.
         high = Signal(len(self.base) - self.low_bits, reset_less=True)
-        without_reset(self.outside)
-        next_row, next_tile, next_group = (Signal(self.low_bits) for _ in range(3))
-        m.d.comb += [
-            next_row.eq(row + self.row_step),
-            next_tile.eq(tile + 1),
-            next_group.eq(group + self.group_step),
-        ]
-
-        # Each register has its own condition, so that no enable comes from another one.
-        with m.If(self.idle | self.advance):
-            with m.If(self.start):
-                m.d.sync += [row.eq(self.base), self.outside.eq(self.base_outside)]
-            with m.Else():
-                for condition, step in (
-                    (~self.tile_end, next_row),
-                    (self.tile_end & ~self.group_end, next_tile),
-                    (self.tile_end & self.group_end, next_group),
-                ):
-                    with m.If(condition):
-                        m.d.sync += row.eq(step)
-                        m.d.sync += self.outside.eq(step[self.inside_bits :].any())
-        # A last row is a tile's and a group's last one too, so these need not look at `start`.
-        with m.If(self.idle | (self.advance & self.tile_end)):
-            m.d.sync += tile.eq(
-                Mux(self.start, self.base, Mux(self.group_end, next_group, next_tile))
-            )
-        with m.If(self.idle | (self.advance & self.tile_end & self.group_end)):
-            m.d.sync += group.eq(Mux(self.start, self.base, next_group))
-        with m.If(self.idle | (self.advance & self.start)):
+        step = Signal(self.low_bits)
+        m.d.comb += step.eq(self.row + self.row_step)
+        # The first row is looked at, so it is inside if another one follows.
+        with m.If(self.first):
+            m.d.sync += tile.eq(self.row[: self.inside_bits] + 1)
+        with m.If(self.advance):
+            # Multiplexers of four, of which two bits choose.
+            begins = Mux(self.start, self.base[: self.low_bits], self.group)
+            outside = Mux(self.start, self.base_outside, self.group[self.inside_bits :].any())
+            goes_on = Mux(self.to_tile, tile, step)
+            m.d.sync += [
+                self.row.eq(Mux(self.to_group, begins, goes_on)),
+                self.outside.eq(Mux(self.to_group, outside, goes_on[self.inside_bits :].any())),
+            ]
+        with m.If(self.advance & self.start):
             m.d.sync += high.eq(self.base[self.low_bits :])
 
         m.d.comb += [
-            self.address.eq(row),
-            self.granule.eq(Cat(row, high).shift_left(bits(self.word_granules))),
+            self.address.eq(self.row),
+            self.granule.eq(Cat(self.row, high).shift_left(bits(self.word_granules))),
         ]
         return m
 
 
 def feeder_plan(config: CoreConfig) -> data.StructLayout:
-    """What the feeder of activations must know of a GEMM; counts are of what follows the first.
+    """What the feeder of activations must know of a GEMM.
 
-    `outside`: the first address is beyond the scratchpad. `one_row`, `one_tile`, `one_group`: none
-    follows. Only with INT4, `int4`: B has such weights, and `last_pair`: so its last group has more
-    than C channels.
+    `outside`: the first address is beyond the scratchpad. `row_step` is 1 if there is one row: then
+    that is how far tiles are apart. `one`: there is one row in all. Only with INT4, `int4`: B has
+    such weights, and `last_pair`: so its last group has more than C channels.
     """
     return data.StructLayout(
         {
             "address": unsigned(word_bits(config, "a_address")),
             "outside": unsigned(1),
             "row_step": unsigned(word_bits(config, "a_row")),
-            "rows": unsigned(bits(config.accumulator_rows)),
-            "rest": unsigned(3),
-            "k_tiles": unsigned(WIDTHS["k"] - bits(config.rows)),
-            "groups": unsigned(WIDTHS["n"] - bits(config.columns)),
-            **dict.fromkeys(("one_row", "one_tile", "one_group"), unsigned(1)),
+            "rows": count_layout(bits(config.accumulator_rows), part=False),
+            "k_tiles": count_layout(WIDTHS["k"] - bits(config.rows)),
+            "groups": count_layout(WIDTHS["n"] - bits(config.columns)),
+            "one": unsigned(1),
             "is_signed": unsigned(1),
             **({"int4": unsigned(1), "last_pair": unsigned(1)} if config.int4 else {}),
         }
@@ -178,17 +224,16 @@ def loader_plan(config: CoreConfig) -> data.StructLayout:
     """What the loader of weights must know of a GEMM.
 
     `k_tail` and `n_tail` are the last valid byte of the last k tile and the last valid row of the
-    last group; counts are of what follows the first. `int4` is there only with INT4.
+    last group. `int4` is there only with INT4.
     """
     return data.StructLayout(
         {
             "address": unsigned(word_bits(config, "b_address")),
             "outside": unsigned(1),
             "row_step": unsigned(word_bits(config, "b_row")),
-            "k_tiles": unsigned(WIDTHS["k"] - bits(config.rows)),
+            "k_tiles": count_layout(WIDTHS["k"] - bits(config.rows)),
             "k_tail": unsigned(bits(config.rows)),
-            "groups": unsigned(WIDTHS["n"] - bits(config.columns)),
-            **dict.fromkeys(("one_tile", "one_group"), unsigned(1)),
+            "groups": count_layout(WIDTHS["n"] - bits(config.columns)),
             "n_tail": unsigned(bits(config.columns)),
             "scratchpad": unsigned(1),
             **({"int4": unsigned(1)} if config.int4 else {}),

@@ -127,16 +127,14 @@ class Blame(wiring.Component):
         nobody = Signal()
         in_front = Signal()
         at_fetch = Signal()
-        at_limit = Signal()
+        beyond = Signal(_BLOCK, reset_less=True)
         own_cause = Signal(FaultCause)
-        said = Signal(FaultCause)
         m.d.sync += [
             blamed.eq(first),
             located.eq(first & by_engine.replicate(len(first))),
             nobody.eq(~suspects.any()),
             in_front.eq(by_dispatch | (by_watchdog & ~suspects.any())),
             at_fetch.eq(by_dispatch & (self.next_cause != FaultCause.ILLEGAL_INSTRUCTION)),
-            at_limit.eq(self.next_cause == FaultCause.DRAM_LIMIT),
             own_cause.eq(
                 Mux(
                     by_dispatch,
@@ -144,14 +142,15 @@ class Blame(wiring.Component):
                     Mux(by_watchdog, FaultCause.WATCHDOG, FaultCause.ABORT),
                 )
             ),
-            said.eq(_choose(list(first), [self.causes[engine] for engine in Engine])),
         ]
 
         # An instruction that does not lie within the limit begins in the limit's own 64 bytes, so
         # the first address beyond is the limit.
         instruction = Signal(self.config.axi_address_bits - _BLOCK, reset_less=True)
-        m.d.sync += instruction.eq(self.base[_BLOCK:] + self.next_pc)
-        beyond = Mux(at_limit, self.limit[:_BLOCK], 0)
+        m.d.sync += [
+            instruction.eq(self.base[_BLOCK:] + self.next_pc),
+            beyond.eq(Mux(self.next_cause == FaultCause.DRAM_LIMIT, self.limit[:_BLOCK], 0)),
+        ]
 
         # Late, since nobody looks at it that soon, and high after the reset. Without the attribute,
         # Yosys makes one register of it and the counters' reset.
@@ -172,8 +171,9 @@ class Blame(wiring.Component):
             pcs = [*(self.origins[engine].pc for engine in Engine), self.next_pc]
             tags = [*(self.origins[engine].tag for engine in Engine), self.next_tag]
             addresses = [*(self.addresses[engine] for engine in Engine), Cat(beyond, instruction)]
+            causes = [self.causes[engine] for engine in Engine]
             m.d.sync += [
-                self.cause.eq(Mux(by_engine, said, own_cause)),
+                self.cause.eq(Mux(by_engine, _choose(list(blamed), causes), own_cause)),
                 self.engine.eq(_choose([*blamed, nobody], engines)),
                 self.pc.eq(_choose([*blamed, in_front], pcs)),
                 self.tag.eq(_choose([*blamed, by_dispatch], tags)),

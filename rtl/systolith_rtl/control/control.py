@@ -138,7 +138,8 @@ class Control(wiring.Component):
         state = self._run(m, csr, fetcher, dispatch, engines)
         self._blame(m, csr, dispatch, engines, state)
         # Nothing else happens in the cycles in which the reset and `run` are late.
-        m.submodules.counters = counters = local_reset(m, "counters", state.clear)(Counters())
+        counters = local_reset(m, "counters", state.clear)(Counters(self.config))
+        m.submodules.counters = counters
         # Engines say a cycle later why they waited. So it is known here, too, whether the cycle in
         # which an instruction saw the counts was one in vain.
         busy = Signal(len(Engine))
@@ -185,12 +186,22 @@ class Control(wiring.Component):
             abort.eq(csr.control[regs.Control.ABORT]),
         ]
         acknowledge = csr.control[regs.Control.ACKNOWLEDGE]
+        # A bit for each step, so that what follows from one is a gate away.
+        idle, resets, prepares, runs, finishes, faulting, faulted = (
+            Signal(name=name, init=name == "idle")
+            for name in ("idle", "resets", "prepares", "runs", "finishes", "faulting", "faulted")
+        )
+        done = Signal()
         status = Signal(State)
         pending = Signal()
-        # Counts down from what the states below set it to, until it is `over`.
-        count = Signal(range(max(RESET_CYCLES + 2, SETTLE_CYCLES) + 1))
+        running = Signal()
+        m.d.comb += [
+            running.eq(prepares | runs | finishes),
+            Value.cast(status).eq(Cat(running | faulting, faulting | done, faulted)),
+        ]
+        # A bit that goes down, from where a step below puts it, until the time is `over`.
+        timer = Signal(max(RESET_CYCLES + 2, SETTLE_CYCLES) + 1)
         over = Signal()
-        m.d.sync += [count.eq(count - 1), over.eq(over | (count == 1))]
         abort_wanted = Signal()
         reset_wanted = Signal()
         halt = Signal()
@@ -201,7 +212,7 @@ class Control(wiring.Component):
         # Engines are far away; what they say of a fault stays. What else is wrong is looked at a
         # cycle late, as one with it.
         faults = Signal(len(Engine))
-        expired = self._watchdog(m, csr, status)
+        expired = self._watchdog(m, csr, running)
         by_engine = Signal()
         by_dispatch = Signal()
         by_watchdog = Signal()
@@ -221,17 +232,17 @@ class Control(wiring.Component):
                 ).any()
             ),
         ]
-        # The state RUN in a register of its own, from which long ways begin.
-        runs = Signal()
-        faulted = Signal()
-        m.d.comb += [fetcher.run.eq(runs), faulted.eq(runs & wrong)]
+        first_fault = Signal()
+        m.d.comb += [fetcher.run.eq(runs), first_fault.eq(runs & wrong)]
         mismatch = Signal()
         resetting = Signal()
-        # A cycle late, and only looked at long after `halt`.
+        # A cycle late, and only looked at long after `halt`; a fault has time for one more.
         still = Signal()
+        calm = Signal()
         settled = Signal()
         m.d.sync += [
             still.eq(Cat(port.idle for port in engines).all() & self.quiet & fetcher.idle),
+            calm.eq(over & still),
             settled.eq(self.quiet & fetcher.idle),
             self.reset_engines.eq(resetting),
         ]
@@ -246,85 +257,66 @@ class Control(wiring.Component):
             copy = Signal(name=f"halt_{engine.name.lower()}", attrs={"keep": 1})
             m.d.sync += copy.eq(halt)
             m.d.comb += port.halt.eq(copy)
-        with m.If(acknowledge):
-            m.d.sync += pending.eq(0)
         # Commands may come while the core is in between; they are remembered.
-        with m.If(abort & (status == State.RUN)):
+        with m.If(abort & running):
             m.d.sync += abort_wanted.eq(1)
         with m.If(csr.control[regs.Control.RESET]):
             m.d.sync += reset_wanted.eq(1)
-        finishing = Signal()
         finished = Signal()
         clearing = Signal(init=1)
-        m.d.sync += [finished.eq(finishing), clearing.eq(clear)]
-        with m.If(clearing):
-            m.d.sync += halt_code.eq(0)
-        with m.Elif(finished):
+        m.d.sync += [finished.eq(finishes), clearing.eq(clear)]
+        with m.If(finished):
             m.d.sync += halt_code.eq(dispatch.halt_code)
-        with m.If(clear):
-            m.d.sync += [pending.eq(0), abort_wanted.eq(0)]
+        with m.If(clearing):
+            m.d.sync += [halt_code.eq(0), abort_wanted.eq(0)]
+        with m.If(resets):
+            m.d.sync += reset_wanted.eq(0)
 
-        def begin_reset() -> None:
-            m.d.comb += clear.eq(1)
-            m.d.sync += [status.eq(State.IDLE), count.eq(RESET_CYCLES - 1), over.eq(0)]
-            m.next = "RESET"
-
-        with m.FSM():
-            # What status calls IDLE or DONE.
-            with m.State("IDLE"):
-                with m.If(reset_wanted):
-                    begin_reset()
-                with m.Elif(start):
-                    m.d.comb += clear.eq(1)
-                    with m.If(matches):
-                        m.d.sync += [status.eq(State.RUN), count.eq(RESET_CYCLES + 1), over.eq(0)]
-                        m.next = "PREPARE"
-                    with m.Else():
-                        m.d.comb += mismatch.eq(1)
-                        m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
-                        m.next = "FAULT"
-            with m.State("RESET"):
-                m.d.comb += resetting.eq(1)
-                m.d.sync += reset_wanted.eq(0)
-                with m.If(over):
-                    # By now, each unit's copy of the reset is high.
-                    m.d.sync += halt.eq(0)
-                    m.next = "IDLE"
-            with m.State("PREPARE"):
-                m.d.comb += resetting.eq(count >= 2)
-                with m.If(over):
-                    m.d.sync += runs.eq(1)
-                    m.next = "RUN"
-            with m.State("RUN"):
-                m.d.sync += [count.eq(SETTLE_CYCLES), over.eq(0)]
-                with m.If(wrong):
-                    m.d.sync += [runs.eq(0), status.eq(State.FAULTING), halt.eq(1)]
-                    m.next = "FAULTING"
-                with m.Elif(dispatch.halted):
-                    m.d.sync += runs.eq(0)
-                    m.next = "FINISH"
-            with m.State("FINISH"):
-                # Prefetch may still be owed instructions behind HALT, which stays.
-                m.d.comb += finishing.eq(1)
-                with m.If(reset_wanted):
-                    m.d.sync += [status.eq(State.FAULTING), halt.eq(1)]
-                    m.next = "FAULTING"
-                with m.Elif(over & settled):
-                    m.d.sync += [status.eq(State.DONE), pending.eq(1)]
-                    m.next = "IDLE"
-            with m.State("FAULTING"), m.If(over & still):
-                with m.If(reset_wanted):
-                    begin_reset()
-                with m.Else():
-                    m.d.sync += [status.eq(State.FAULT), pending.eq(1)]
-                    m.next = "FAULT"
-            with m.State("FAULT"), m.If(reset_wanted):
-                begin_reset()
-        running = (status == State.RUN) | (status == State.FAULTING)
+        # What ends a step that does not just take its time. `idle` is what status calls IDLE or
+        # DONE. Prefetch may still be owed instructions behind HALT, which stays.
+        begins = idle & start & ~reset_wanted
+        launches = begins & matches
+        ends = Signal()
+        fails = Signal()
+        calms = Signal()
+        begins_reset = Signal()
+        m.d.comb += [
+            mismatch.eq(begins & ~matches),
+            ends.eq(finishes & over & settled & ~reset_wanted),
+            fails.eq((runs & wrong) | (finishes & reset_wanted)),
+            calms.eq(faulting & calm),
+            begins_reset.eq(reset_wanted & (idle | faulted | calms)),
+            clear.eq(begins | begins_reset),
+            resetting.eq(resets | (prepares & timer[2 : RESET_CYCLES + 2].any())),
+        ]
+        halts = runs & ~wrong & dispatch.halted
+        m.d.sync += [
+            idle.eq((idle & ~start & ~reset_wanted) | (resets & over) | ends),
+            resets.eq(begins_reset | (resets & ~over)),
+            prepares.eq(launches | (prepares & ~over)),
+            runs.eq((prepares & over) | (runs & ~wrong & ~dispatch.halted)),
+            finishes.eq(halts | (finishes & ~reset_wanted & ~ends)),
+            faulting.eq(fails | (faulting & ~calms)),
+            faulted.eq(mismatch | ((calms | faulted) & ~reset_wanted)),
+            done.eq(ends | (done & ~clear)),
+            pending.eq(
+                ends | mismatch | (calms & ~reset_wanted) | (pending & ~acknowledge & ~clear)
+            ),
+            # By the end of the reset, each unit's copy of it is high.
+            halt.eq(fails | (halt & ~(resets & over))),
+            timer.eq(
+                Mux(
+                    runs,
+                    1 << SETTLE_CYCLES,
+                    timer >> 1 | begins_reset << RESET_CYCLES - 1 | launches << RESET_CYCLES + 1,
+                )
+            ),
+            over.eq((over | timer[1]) & ~(runs | begins_reset | launches)),
+        ]
         return SimpleNamespace(
             clear=clear,
-            running=running,
-            faulted=faulted,
+            running=running | faulting,
+            faulted=first_fault,
             faults=faults,
             by_engine=by_engine,
             by_dispatch=by_dispatch,
@@ -332,7 +324,7 @@ class Control(wiring.Component):
             mismatch=mismatch,
         )
 
-    def _watchdog(self, m: Module, csr: Csr, status: Value) -> Signal:
+    def _watchdog(self, m: Module, csr: Csr, running: Value) -> Signal:
         """Return whether too many cycles have gone by without a retired instruction."""
         patience = Signal(32, reset_less=True)
         expired = Signal()
@@ -341,7 +333,7 @@ class Control(wiring.Component):
         watches = Signal()
         m.d.sync += [
             retires.eq(Cat(getattr(self, engine.name.lower()).retire for engine in Engine)),
-            begins.eq((status != State.RUN) | retires.any()),
+            begins.eq(~running | retires.any()),
             watches.eq(csr.watchdog.any()),
             patience.eq(Mux(begins, csr.watchdog, patience - 1)),
             expired.eq((patience == 1) & watches & ~begins),

@@ -1,11 +1,15 @@
 """Performance counters, in a small RAM instead of a thousand registers."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
 
+from systolith.config import CoreConfig
 from systolith.isa import Engine
 from systolith.regs import STALLS, Stall, stall_counter
 from systolith_rtl.interfaces import STALL_LAYOUT
@@ -21,12 +25,12 @@ SAME = {
 }
 """Registers of engines with a single cause, and the counters that are the same."""
 
+ALWAYS = ("cycles", "read_beats", "write_beats", "bank_clashes")
+"""Counters of a core without counters of stalls, likewise."""
+
 COUNTERS = (
-    "cycles",
-    "read_beats",
-    "write_beats",
+    *ALWAYS,
     *(f"{engine.name.lower()}_{what}" for engine in Engine for what in ("busy", "stall")),
-    "bank_clashes",
     *(
         name
         for engine in Engine
@@ -53,6 +57,8 @@ class Counters(wiring.Component):
     have wrapped around since, and stores them with the upper ones. So a counter is up to date
     `DELAY` cycles after the event.
 
+    A core without `stall_counters` has those in `ALWAYS` only, and does not look at its engines.
+
     Members:
         run: `In(1)`, also what `cycles` counts.
         busy: `In(6)`, engines that have an instruction.
@@ -60,7 +66,7 @@ class Counters(wiring.Component):
         stall: `In`, by engine, what it waits for; counts only while it is busy.
         read_beat, write_beat: `In(1)`.
         clashes: `In`, requests that the scratchpad has refused, from 0 to `_MOST_CLASHES`.
-        index: `In(5)`, a counter.
+        index: `In`, a counter, by its place in `names`.
         value: `Out(COUNTER_WIDTH)`, the counter, `DELAY` cycles after `index` has been set.
     """
 
@@ -76,7 +82,8 @@ class Counters(wiring.Component):
     index: Signal
     value: Signal
 
-    def __init__(self) -> None:
+    def __init__(self, config: CoreConfig) -> None:
+        self.names = COUNTERS if config.stall_counters else ALWAYS
         super().__init__(
             {
                 "run": In(1),
@@ -86,7 +93,7 @@ class Counters(wiring.Component):
                 "read_beat": In(1),
                 "write_beat": In(1),
                 "clashes": In(range(_MOST_CLASHES + 1)),
-                "index": In(range(len(COUNTERS))),
+                "index": In(range(len(self.names))),
                 "value": Out(COUNTER_WIDTH),
             }
         )
@@ -102,40 +109,42 @@ class Counters(wiring.Component):
         }
         for engine in Engine:
             events |= self._engine_events(engine)
+        names = self.names
 
         # So that it comes back to the first one by itself.
-        assert len(COUNTERS) == 1 << exact_log2(len(COUNTERS))
-        place = Signal(range(len(COUNTERS)))
+        assert len(names) == 1 << exact_log2(len(names))
+        place = Signal(range(len(names)))
         m.d.sync += place.eq(place + 1)
         own = []
-        for name in COUNTERS:
+        for name in names:
             most = _MOST_CLASHES if name == "bank_clashes" else 1
             event = Signal(range(most + 1), name=f"{name}_event", reset_less=True)
-            bits = Signal(bits_for(most * len(COUNTERS)), name=f"{name}_own")
+            bits = Signal(bits_for(most * len(names)), name=f"{name}_own")
             m.d.sync += [event.eq(Mux(self.run, events[name], 0)), bits.eq(bits + event)]
             own.append(bits)
         few, many = (sorted({len(bits) for bits in own}) * 2)[:2]
 
-        m.submodules.totals = totals = Memory(shape=COUNTER_WIDTH, depth=len(COUNTERS), init=[])
+        m.submodules.totals = totals = Memory(shape=COUNTER_WIDTH, depth=len(names), init=[])
         read = totals.read_port(domain="comb")
         write = totals.write_port()
         # What a counter holds does not count at its first visit after the reset.
-        visits = Signal(range(len(COUNTERS) + 1))
+        visits = Signal(range(len(names) + 1))
         known = Signal()
         with m.If(~visits[-1]):
             m.d.sync += visits.eq(visits + 1)
         m.d.sync += known.eq(visits[-1])
 
-        # Choose some, choose one, compare, add: a cycle each. Only clashes are `wide`.
+        # Choose one of some, 0 of the others, put them together, compare, add: a cycle each. Only
+        # clashes are `wide`.
         chosen = []
-        for first in range(0, len(COUNTERS), _CHOICES):
+        for first in range(0, len(names), _CHOICES):
             some = own[first : first + _CHOICES]
             choice = Signal(max(map(len, some)), name=f"choice{first}", reset_less=True)
-            m.d.sync += choice.eq(Array(some)[place[: exact_log2(_CHOICES)]])
+            m.d.sync += choice.eq(0)
+            with m.If(place[exact_log2(_CHOICES) :] == first // _CHOICES):
+                m.d.sync += choice.eq(Array(some)[place[: exact_log2(_CHOICES)]])
             chosen.append(choice)
-        # One for the RAM, one to choose.
-        looked = Signal.like(place, attrs={"keep": 1})
-        group = Signal(exact_log2(len(chosen)), attrs={"keep": 1})
+        looked = Signal.like(place)
         before = Signal(COUNTER_WIDTH, reset_less=True)
         now = Signal(many, reset_less=True)
         wide = Signal(reset_less=True)
@@ -143,10 +152,9 @@ class Counters(wiring.Component):
         m.d.comb += read.addr.eq(looked)
         m.d.sync += [
             looked.eq(place),
-            group.eq(place[-len(group) :]),
             before.eq(Mux(known, read.data, 0)),
-            now.eq(Array(chosen)[group]),
-            wide.eq(looked == COUNTERS.index("bank_clashes")),
+            now.eq(reduce(or_, chosen)),
+            wide.eq(looked == names.index("bank_clashes")),
             visited.eq(looked),
         ]
         low = Signal(few, reset_less=True)

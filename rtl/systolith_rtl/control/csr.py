@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from systolith import regs
 from systolith.config import ISA_VERSION, CoreConfig
-from systolith_rtl.control.counters import COUNTER_WIDTH, COUNTERS, SAME, Counters
+from systolith_rtl.control.counters import ALWAYS, COUNTER_WIDTH, COUNTERS, SAME, Counters
 from systolith_rtl.interfaces import AxiLiteSignature
 from systolith_rtl.settings import DEPTH, MEMORIES, PLACES, Settings, SettingSignature
 
@@ -37,14 +37,14 @@ class Csr(wiring.Component):
     data of a write may come in any order; a write waits until the reset has cleared the settings,
     for `CLEARING_CYCLES`. Every access is answered with OKAY: a read of nothing
     gives 0, and a write to what is not writable is ignored. The two lowest address bits do not
-    matter. A write takes effect 2 cycles after the second of its parts has come. A read is answered
-    after 4 cycles, that of a counter after `Counters.DELAY` more.
+    matter. A write takes effect 2 cycles after the second of its parts has come, that of a setting
+    after 3. A read is answered after 4 cycles, that of a counter after `Counters.DELAY` more.
 
     Members:
         s_axil: `In(AxiLiteSignature())`.
         control: `Out(4)`, for one cycle what is written to the register of this name, a bit for
             each `regs.Control`.
-        counter: `Out(5)`, the counter that is being read.
+        counter: `Out`, the counter that is being read.
         count: `In(COUNTER_WIDTH)`, its value `Counters.DELAY` cycles later.
         change: `Out(SettingSignature())`, a setting is being written.
         <name>: for each register but `control`, the constants, the counters and the settings that
@@ -63,19 +63,26 @@ class Csr(wiring.Component):
             "version": ISA_VERSION,
             "config_hash_lo": config.hash & 0xFFFF_FFFF,
             "config_hash_hi": config.hash >> 32,
+            "capabilities": regs.capabilities(config),
             "control": 0,
         }
-        indices = {name: index for index, name in enumerate(COUNTERS)}
-        indices |= {name: indices[other] for name, other in SAME.items()}
+        names = COUNTERS if config.stall_counters else ALWAYS
+        indices = {name: index for index, name in enumerate(names)}
+        indices |= {name: indices[other] for name, other in SAME.items() if other in indices}
+        self._registers = [
+            register
+            for register in regs.REGISTERS
+            if register.needs is None or regs.capabilities(config) >> register.needs & 1
+        ]
         self._counters = {
             register.offset // 4: (index, register.name.endswith("_hi"))
-            for register in regs.REGISTERS
+            for register in self._registers
             for name, index in indices.items()
             if register.name in (name, f"{name}_lo", f"{name}_hi")
         }
         self._ports = [
             register
-            for register in regs.REGISTERS
+            for register in self._registers
             if register.name not in self._constants
             and register.offset // 4 not in self._counters
             and (register.name not in PLACES or register.name in PROGRAM)
@@ -84,7 +91,7 @@ class Csr(wiring.Component):
             {
                 "s_axil": In(AxiLiteSignature()),
                 "control": Out(len(regs.Control)),
-                "counter": Out(range(len(COUNTERS))),
+                "counter": Out(range(len(names))),
                 "count": In(COUNTER_WIDTH),
                 "change": Out(SettingSignature()),
                 **{
@@ -160,15 +167,16 @@ class Csr(wiring.Component):
                 if register.mask != _ALL:
                     with m.Case(register.offset // 4):
                         m.d.sync += keep.eq(register.mask)
-        m.d.comb += [
+        m.d.sync += [
             self.change.place.eq(Mux(open_, place, cleared)),
             self.change.data.eq(Mux(open_, data & keep, 0)),
             self.change.write.eq(Mux(open_, strobe & (commit & is_setting).replicate(4), -1)),
         ]
 
-        commanded = commit & meant(regs.BY_NAME["control"]) & strobe[0]
+        # As with `commit`.
+        commanded = complete & (word == regs.offset("control") // 4) & strobe[0]
         bits = len(self.control)
-        m.d.comb += self.control.eq(data[:bits] & commanded.replicate(bits))
+        m.d.sync += self.control.eq(data[:bits] & commanded.replicate(bits))
 
     def _read(self, m: Module) -> None:
         """Find out which register is meant, then put values together in two stages of ORs."""
@@ -225,7 +233,7 @@ class Csr(wiring.Component):
             gate(Mux(upper, self.count[32:], self.count[:32]), counted),
             gate(Mux(place[-1], high, low), is_setting),
         ]
-        for register in regs.REGISTERS:
+        for register in self._registers:
             if register.offset // 4 in self._counters or register.name in ("control", *PLACES):
                 continue
             chosen = Signal(name=f"reads_{register.name}", reset_less=True)

@@ -37,7 +37,7 @@ DECODED_LAYOUT = data.StructLayout(
     {"word": WORD_WIDTH, "operators": len(Opcode), "cause": FaultCause, "tag": TAG_WIDTH}
 )
 """An instruction with a bit for each opcode, in order; none is set if there is a cause for which it
-must not be carried out, or nothing valid. Then `tag` is 0 if nothing was fetched."""
+must not be carried out. Then `tag` is 0 if nothing was fetched."""
 
 _FIELDS = {opcode: {field.name: field for field in fields_of(opcode)} for opcode in Opcode}
 
@@ -155,10 +155,8 @@ class Decoder(wiring.Component):
         ]
         fetched = cause == FaultCause.NONE
         meant = Signal(len(Opcode), reset_less=True)
-        operators = Signal(len(Opcode))
+        operators = Signal(len(Opcode), reset_less=True)
         valid = Signal()
-        stays = Signal()
-        m.d.comb += stays.eq(stage[2] | (valid & ~self.o.ready))
         with m.If(stage[1]):
             m.d.sync += meant.eq(Cat(chosen) & fetched.replicate(len(chosen)))
         for index, opcode in enumerate(Opcode):
@@ -166,10 +164,11 @@ class Decoder(wiring.Component):
             bits = Signal(len(failures), name=f"{opcode.name.lower()}_failures", reset_less=True)
             with m.If(stage[1]):
                 m.d.sync += bits.eq(Cat(failures))
-            m.d.sync += operators[index].eq(stays & meant[index] & ~bits.any())
+            # They stay after the instruction has left, as nobody looks at them then.
+            m.d.sync += operators[index].eq(meant[index] & ~bits.any())
 
         result = self.o.payload
-        m.d.sync += valid.eq(stays)
+        m.d.sync += valid.eq(stage[2] | (valid & ~self.o.ready))
         with m.If(stage[2]):
             m.d.sync += result.tag.eq(Mux(fetched, word[16:32], 0))
         m.d.comb += [

@@ -116,10 +116,11 @@ class Dispatch(wiring.Component):
                 m.d.sync += self.retired[engine].eq(self.retired[engine] + 1)
         # Equal, but one writes into all of the pool: Yosys must not make one of both.
         goes, stores = (Signal(name=name, attrs={"keep": 1}) for name in ("goes", "stores"))
+        may = self.i.valid & pool.free & ~goes
         m.d.sync += [
-            chosen.eq(Cat(wanted) & (pool.free & ~goes).replicate(len(Engine))),
-            goes.eq(Cat(wanted).any() & pool.free & ~goes),
-            stores.eq(Cat(wanted).any() & pool.free & ~goes),
+            chosen.eq(Cat(wanted) & may.replicate(len(Engine))),
+            goes.eq(Cat(wanted).any() & may),
+            stores.eq(Cat(wanted).any() & may),
         ]
         m.d.comb += [self.i.ready.eq(goes), pool.push.eq(stores), pool.word.eq(instruction.word)]
         with m.If(stores):
@@ -128,7 +129,7 @@ class Dispatch(wiring.Component):
         reached = Signal()
         waits = waits_of(instruction.word)
         counted = Cat(self.retired[engine] >= waits[engine] for engine in Engine).all()
-        m.d.sync += reached.eq(halts & counted)
+        m.d.sync += reached.eq(self.i.valid & halts & counted)
         m.d.comb += [
             self.next.pc.eq(pc),
             self.next.tag.eq(instruction.tag),

@@ -82,7 +82,7 @@ class Fetch(wiring.Component):
         accepted = Signal()
         none_left = Signal()
         exhausted = Signal()
-        open_ = Signal()
+        roomy = Signal()
         completed = Signal()
         # Else Yosys makes one register of both. This one is for all that is loaded.
         fresh = Signal(init=1, attrs={"keep": 1})
@@ -95,12 +95,13 @@ class Fetch(wiring.Component):
             accepted.eq(request.valid & request.ready),
             none_left.eq(instructions == 0),
             exhausted.eq((instructions == 0) | (blocks == 0)),
-            open_.eq((instructions != 0) & (blocks != 0) & ((room != 0) | completed)),
+            roomy.eq((room != 0) | completed),
         ]
+        m.d.sync += started.eq(self.run)
         with m.If(self.run):
-            m.d.sync += [started.eq(1), fresh.eq(0)]
-        able = self.run & started & ~request.valid
-        m.d.comb += raised.eq(able & open_)
+            m.d.sync += fresh.eq(0)
+        able = started & ~request.valid
+        m.d.comb += raised.eq(able & ~exhausted & roomy)
         with m.If(able & exhausted):
             m.d.sync += ends.eq(1)
         with m.If(~ends):

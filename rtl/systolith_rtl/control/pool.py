@@ -65,16 +65,30 @@ class Pool(wiring.Component):
         read = memory.read_port(domain="comb")
         unused = Signal(self.size, init=-1)
         leaving = Signal()
+        # Else Yosys asks one queue after the other.
+        half = Signal(attrs={"keep": 1})
         place = Signal(range(self.size), reset_less=True)
         m.d.comb += [
             write.addr.eq(self.slot),
             write.data.eq(stored),
             write.en.eq(self.push),
             read.addr.eq(place),
-            self.grant.eq(only_lowest(self.asks)),
+            half.eq(self.asks[:3].any()),
+            self.grant.eq(
+                Cat(only_lowest(self.asks[:3]), only_lowest(self.asks[3:]) & ~half.replicate(3))
+            ),
             self.result.eq(_expand(read.data, runs)),
         ]
-        m.d.sync += [place.eq(lowest(self.asks, list(self.asked))), leaving.eq(self.asks.any())]
+        m.d.sync += [
+            place.eq(
+                Mux(
+                    half,
+                    lowest(self.asks[:3], list(self.asked)[:3]),
+                    lowest(self.asks[3:], list(self.asked)[3:]),
+                )
+            ),
+            leaving.eq(self.asks.any()),
+        ]
         with m.If(self.push):
             m.d.sync += unused.bit_select(self.slot, 1).eq(0)
         with m.If(self.free):

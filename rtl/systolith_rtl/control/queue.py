@@ -1,6 +1,6 @@
 """What stands between dispatch and an engine: a queue whose head waits for progress counts."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -17,7 +17,7 @@ from systolith_rtl.control.decoder import (
 from systolith_rtl.interfaces import operand_layout
 
 IN_FLIGHT = 8
-"""Instructions that an engine may hold at a time."""
+"""Instructions that an engine may hold at a time, a power of two."""
 
 COUNTS_LAYOUT = data.ArrayLayout(WAIT_WIDTH, len(Engine))
 """Progress counts by engine."""
@@ -41,7 +41,9 @@ def pool_size(config: CoreConfig) -> int:
 
 
 class LutFifo:
-    """A queue in LUT RAM, for use within a module: no register behind the read.
+    """A queue in LUT RAM, of a depth that is a power of two, for use within a module.
+
+    There is no register behind the read.
 
     Attributes:
         data: the oldest payload's bits, if `level` is not 0.
@@ -61,7 +63,8 @@ class LutFifo:
         self.level = Signal(range(depth + 1), name=f"{name}_level")
         self.some = Signal(name=f"{name}_some")
         self.data = read_port.data
-        self.room = self.level != depth
+        # A power of two, so its uppermost bit alone says that it is full.
+        self.room = ~self.level[-1]
         m.d.comb += [
             self._write_port.addr.eq(self._write),
             self._write_port.data.eq(payload),
@@ -99,7 +102,8 @@ class EngineQueue(wiring.Component):
         room: `Out(1)`, there is room for another one.
         asks: `Out(1)`, the head is to be fetched from the pool.
         asked: `Out`, its place.
-        grant: `In(1)`, it will be on `word` in the next cycle. May depend on `asks`.
+        grant: `In(1)`, it will be on `word` in the next cycle. Only together with `asks`, on which
+            it may depend.
         word: `In(512)`, an instruction from the pool.
         counts: `In`, the progress counts.
         retire: `In(1)`, the oldest instruction is complete.
@@ -160,6 +164,8 @@ class EngineQueue(wiring.Component):
         waits = Signal(WAITS_LAYOUT, reset_less=True)
         # Equal, but one has all registers of the head to move: Yosys must not make one of both.
         moving, loads = (Signal(name=name, attrs={"keep": 1}) for name in ("moving", "loads"))
+        # `ready` comes late, so a head that is handed over is `held` for a cycle more.
+        head_held = Signal()
         head_valid = Signal()
         satisfied = Signal()
         held = Signal(range(IN_FLIGHT + 1))
@@ -173,7 +179,7 @@ class EngineQueue(wiring.Component):
         compared = Signal()
         m.d.sync += [
             reached.eq(Cat(self.counts[engine] >= waits[engine] for engine in Engine)),
-            compared.eq(head_valid & ~handed),
+            compared.eq(head_valid),
         ]
         m.d.comb += [
             self.room.eq((slots.room | moving) & (origins.room | left)),
@@ -183,30 +189,39 @@ class EngineQueue(wiring.Component):
             Value.cast(self.oldest).eq(origins.data),
             self.empty.eq(~origins.some),
             self.waiting.eq(slots.level + head_valid),
-            self.awaits.eq(compared & ~satisfied),
+            head_valid.eq(head_held & ~taken),
+            self.awaits.eq(compared & ~taken & ~satisfied),
         ]
         slots.drive(push=self.push, pop=moving)
         origins.drive(push=self.push, pop=left)
         for name in packed_layout(self.opcode, self.config).members:
             m.d.comb += self.command.payload[name].eq(operands[name])
 
-        # What is in the next cycle, looked at in this one: there is a place, and no head.
-        with m.If(self.asks):
-            m.d.sync += self.asks.eq(~self.grant)
-        with m.Else():
-            m.d.sync += self.asks.eq((self.push | slots.some) & ~moving & ~(head_valid & ~handed))
-        m.d.sync += [moving.eq(self.grant), loads.eq(self.grant)]
+        # What is in the next cycle, looked at in this one: there is a place, and no head. `ready`
+        # and `grant` come late, so the rest is there before, and Yosys must leave it there. While
+        # there is a head, nothing is on its way to it.
+        some = self.push | slots.some
+        lacks = Signal(attrs={"keep": 1})
+        if_taken = Signal(attrs={"keep": 1})
+        m.d.comb += [
+            lacks.eq(some & ~moving & ~head_valid),
+            if_taken.eq(some & satisfied),
+        ]
+        m.d.sync += [
+            self.asks.eq((lacks & ~self.grant) | (if_taken & self.command.ready)),
+            moving.eq(self.grant),
+            loads.eq(self.grant),
+        ]
         with m.If(loads):
             m.d.sync += [
                 Value.cast(operands).eq(packed_operands(self.word, self.opcode, self.config)),
                 *(waits[engine].eq(waits_of(self.word)[engine]) for engine in Engine),
             ]
-        m.d.sync += head_valid.eq(moving | (head_valid & ~handed))
-        with m.If(handed):
-            m.d.sync += satisfied.eq(0)
-        with m.Elif(compared & ~satisfied):
-            # What was handed over before this head is in `held`.
-            m.d.sync += satisfied.eq(reached.all() & ((held != IN_FLIGHT) | left))
+        m.d.sync += head_held.eq(moving | head_valid)
+        # What was handed over before this head is in `held`.
+        fine = Signal(attrs={"keep": 1})
+        m.d.comb += fine.eq(compared & ~taken & reached.all() & (~held[-1] | left))
+        m.d.sync += satisfied.eq(Mux(satisfied, ~self.command.ready, fine))
         with m.If(taken & ~left):
             m.d.sync += held.eq(held + 1)
         with m.Elif(left & ~taken):

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, stream
 from amaranth.utils import bits_for, exact_log2
 
@@ -22,13 +22,14 @@ ENTRY_BYTES = 2
 
 
 def size_width(config: CoreConfig) -> int:
-    """Bits of the bytes of a run that has been checked: it fits the memory on the core."""
+    """Bits of the bytes behind the first of a run that has been checked: the core has as many."""
     return bits_for(
         max(
             config.scratchpad_bytes,
             config.column_slots * COLUMN_RECORD_BYTES,
             config.table_slots * TABLE_ENTRIES * ENTRY_BYTES,
         )
+        - 1
     )
 
 
@@ -44,7 +45,8 @@ def place_width(config: CoreConfig) -> int:
 def walk_layout(config: CoreConfig) -> data.StructLayout:
     """A checked run: where in DRAM, bytes behind the first one, granule (slot, entry) on the core.
 
-    It `reads` from memory unless it is of zeros. With `refused`, the walk ends here: the run lies
+    `lane` is that of its first byte in a beat of the core's, 0 if beside the scratchpad. It `reads`
+    from memory unless it is of zeros. With `refused`, the walk ends here: the run lies
     beyond the limit if `outside`, else beyond the core's memory, and `address` is the first byte or
     granule (slot, entry) that does.
     """
@@ -53,6 +55,7 @@ def walk_layout(config: CoreConfig) -> data.StructLayout:
             "address": config.axi_address_bits,
             "more": size_width(config),
             "place": place_width(config),
+            "lane": exact_log2(config.axi_bytes),
             "zero": 1,
             "side": 1,
             "tables": 1,
@@ -145,11 +148,13 @@ def check_runs(
     )
     outside = (s.too_long | ~s.at_limit) & ~s.within
     at_limit = s.too_long & s.at_limit & ~s.within
+    byte = Cat(Const(0, exact_log2(config.columns)), s.granule)
     address = Mux(s.beyond & ~outside, s.first_beyond, Mux(at_limit, facts.end, s.address))
     s = pipe.stage(
         "run",
         address=address[: len(facts.base)],
         place=s.granule[: place_width(config)],
+        lane=Mux(facts.side, 0, byte[: exact_log2(config.axi_bytes)]),
         outside=outside,
         refused=outside | s.beyond,
         reads=~(outside | s.beyond | facts.zero),
@@ -159,6 +164,7 @@ def check_runs(
     m.d.comb += [
         run.address.eq(s.address),
         run.place.eq(s.place),
+        run.lane.eq(s.lane),
         run.more.eq(facts.more_bytes),
         run.zero.eq(facts.zero),
         run.side.eq(facts.side),

@@ -1,6 +1,6 @@
 """From runs of bytes to AXI bursts."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -46,11 +46,13 @@ class Splitter(wiring.Component):
     bursts of a run but the first and the last have `max_beats` beats and are aligned to their
     size, and none crosses 4 KiB.
 
-    A burst takes 3 cycles and a run another one, beats not counted.
+    A burst takes 3 cycles and a run another one, beats not counted. A burst takes one more if there
+    is space for it, but not for the longest one.
 
     Members:
         i: runs.
         space: `In`, beats that may be asked for. A reservation must show in it within 2 cycles.
+        plenty: `In(1)`, they are enough for the longest burst: a register's output, best.
         held: `Out(1)`, there is no space for the next burst.
         reserve: `Out(1)`, the beats of the burst that is offered next (`o.p.length + 1`) are
             reserved now.
@@ -60,11 +62,14 @@ class Splitter(wiring.Component):
 
     Attributes:
         state: one of four bits: idle, counts, checks, offers. Each enables registers as it is.
-        offering: a copy of `offers` for those, which Yosys would merge without `keep`.
+        beat: the first beat of the next burst.
+        last_beat: the run's last one, counted from the boundary before it.
+        far: there is a boundary between the two.
     """
 
     i: stream.Interface
     space: Signal
+    plenty: Signal
     held: Signal
     reserve: Signal
     o: stream.Interface
@@ -79,11 +84,14 @@ class Splitter(wiring.Component):
         self.max_beats = max_beats
         self.size_width = size_width
         self.state = Signal(4, init=1, attrs={"keep": 1})
-        self.offering = Signal(attrs={"keep": 1})
+        self.beat = Signal(config.axi_address_bits - exact_log2(config.axi_bytes), reset_less=True)
+        self.last_beat = Signal(exact_log2(max_beats), reset_less=True)
+        self.far = Signal(reset_less=True)
         super().__init__(
             {
                 "i": In(stream.Signature(run_layout(config, size_width))),
                 "space": In(space_width),
+                "plenty": In(1),
                 "held": Out(1),
                 "reserve": Out(1),
                 "o": Out(stream.Signature(burst_layout(config))),
@@ -99,27 +107,23 @@ class Splitter(wiring.Component):
         lane_bits = exact_log2(self.config.axi_bytes)
         inner = exact_log2(self.max_beats)
         run = self.i.payload
-        beat = Signal(self.config.axi_address_bits - lane_bits, reset_less=True)
-        # Beats are counted less one. So whatever these hold, a burst ends at its boundary.
-        more = Signal(self.size_width + 1 - lane_bits, reset_less=True)
+        low = lane_bits + inner
+        beat, last_beat, far = self.beat, self.last_beat, self.far
+        # How many there are.
+        boundaries = Signal(self.size_width + 1 - low, reset_less=True)
+        burst = Signal.like(beat, reset_less=True)
+        # Beats are counted less one.
         length = Signal(inner, reset_less=True)
         ends = Signal(reset_less=True)
         last = Signal(reset_less=True)
-        # The rest reaches beyond the next boundary whatever its lower bits are.
-        far = Signal(reset_less=True)
-        # What the next burst begins with, if there is one.
-        next_beat = Signal.like(beat, reset_less=True)
-        next_more = Signal.like(more, reset_less=True)
-        burst = Signal.like(beat, reset_less=True)
-        to_boundary = ~beat[:inner]
-        within = Signal()
+        # Whether there is space for this burst, once it has been compared, if there is not plenty.
+        checked, enough = Signal(), Signal(reset_less=True)
         fits = Signal()
         m.d.comb += [
             self.i.ready.eq(idle),
             self.idle.eq(idle),
             self.o.valid.eq(offers),
-            within.eq(~far & (more[:inner] <= to_boundary)),
-            fits.eq(self.space > length),
+            fits.eq(self.plenty | (checked & enough)),
             self.reserve.eq(checks & fits),
             self.o_next.eq((checks & fits) | offers),
             self.held.eq(checks & ~fits),
@@ -128,29 +132,31 @@ class Splitter(wiring.Component):
             self.o.p.last.eq(ends & last),
         ]
         m.d.sync += [
+            checked.eq(checks),
+            enough.eq(self.space[:inner] > length),
             idle.eq((idle & ~self.i.valid) | (offers & self.o.ready & ends)),
             counts.eq((idle & self.i.valid) | (offers & self.o.ready & ~ends)),
             checks.eq(counts | (checks & ~fits)),
             offers.eq((checks & fits) | (offers & ~self.o.ready)),
-            self.offering.eq((checks & fits) | (offers & ~self.o.ready)),
         ]
+        reach = Signal(low + 1)
+        m.d.comb += reach.eq(run.address[:low] + run.more[:low])
         with m.If(idle):
-            low = lane_bits + inner
-            last_byte = run.address[:lane_bits] + run.more[:low]
             m.d.sync += [
                 beat.eq(run.address[lane_bits:]),
-                more.eq((run.address[:lane_bits] + run.more) >> lane_bits),
-                far.eq(last_byte[low:].any() | run.more[low:].any()),
+                last_beat.eq(reach[lane_bits:low]),
+                boundaries.eq(run.more[low:] + reach[low]),
+                far.eq(run.more[low:].any() | reach[low]),
                 last.eq(run.last),
             ]
         with m.If(counts):
-            m.d.sync += [length.eq(Mux(within, more, to_boundary)), ends.eq(within)]
-        with m.If(checks):
             m.d.sync += [
                 burst.eq(beat),
-                next_beat.eq(beat + length + 1),
-                next_more.eq(more - length - 1),
+                length.eq((last_beat | far.replicate(inner)) - beat[:inner]),
+                ends.eq(~far),
+                # Of the next burst, if there is one.
+                beat.eq((beat[inner:] + 1) << inner),
+                boundaries.eq(boundaries - 1),
+                far.eq(boundaries != 1),
             ]
-        with m.If(self.offering):
-            m.d.sync += [beat.eq(next_beat), more.eq(next_more), far.eq(next_more[inner:].any())]
         return m

@@ -9,10 +9,9 @@ from systolith.isa import Opcode
 from systolith_rtl.dma.load import LoadEngine
 from systolith_rtl.dma.read import ReadChannel
 from systolith_rtl.dma.store import StoreEngine
-from systolith_rtl.dma.stream import BEATS_UNDER_WAY, StreamEngine, stream_burst_beats
+from systolith_rtl.dma.stream import StreamEngine, stream_bursts
 from systolith_rtl.dma.write import WriteChannel
 from systolith_rtl.interfaces import (
-    READ_LATENCY,
     SIDE_SIGNATURE,
     AxiSignature,
     EngineSignature,
@@ -88,9 +87,7 @@ class Dma(wiring.Component):
         m.submodules.stream = streamer = StreamEngine(config)
         m.submodules.load = loader = LoadEngine(config)
         m.submodules.store = storer = StoreEngine(config)
-        m.submodules.reads = reads = ReadChannel(
-            config, stream_bursts=-(-BEATS_UNDER_WAY // stream_burst_beats(config))
-        )
+        m.submodules.reads = reads = ReadChannel(config, stream_bursts=stream_bursts(config))
         m.submodules.writes = writes = WriteChannel(config)
 
         m.submodules.settings = settings = self.settings
@@ -123,6 +120,7 @@ class Dma(wiring.Component):
         m.d.comb += [
             streamer.beat.eq(reads.beat),
             streamer.beat_valid.eq(reads.stream_beat),
+            streamer.beat_last.eq(reads.stream_last),
             reads.stream_next.eq(streamer.burst_next),
             reads.load_next.eq(loader.burst_next),
             streamer.active.eq(reads.stream_active),
@@ -163,7 +161,7 @@ class Dma(wiring.Component):
         request = data.StructLayout({"address": read.address.shape(), "load": 1})
         m.submodules.index = index = Skid(load.address.shape())
         m.submodules.skid = skid = Skid(request)
-        owner = Signal(READ_LATENCY)
+        owner = Signal(self.config.read_latency)
         m.d.sync += owner.eq((owner << 1) | skid.o.p.load)
         m.d.comb += [
             index.i.valid.eq(load.valid),

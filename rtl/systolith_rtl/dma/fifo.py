@@ -27,7 +27,8 @@ def count(
         init: the first one.
 
     Returns:
-        `level`, `some` (it is above 0) and `room` (it is below `limit`).
+        `level`, `some` (it is above 0) and `room` (it is below `limit`), and `some_next`, which is
+        `some` of the next cycle.
     """
     level = Signal(range(limit + 1), name=f"{name}_level", init=init)
     some = Signal(name=f"{name}_some", init=init > 0)
@@ -35,11 +36,12 @@ def count(
     # Late signals pass one gate here, and none but the lowest bit's adder in `level`.
     with m.If(up != down):
         m.d.sync += level.eq(level + Cat(Const(1, 1), (~up).replicate(len(level) - 1)))
+    some_next = up | (some & ~(down & (level == 1)))
     m.d.sync += [
-        some.eq(up | (some & ~(down & (level == 1)))),
+        some.eq(some_next),
         room.eq(down | (room & ~(up & (level == limit - 1)))),
     ]
-    return SimpleNamespace(level=level, some=some, room=room)
+    return SimpleNamespace(level=level, some=some, room=room, some_next=some_next)
 
 
 class Queue(wiring.Component):
@@ -111,9 +113,6 @@ class BeatFifo(wiring.Component):
         failed: `Out(1)`, the next beat is an error.
     """
 
-    PREFETCH = 8
-    """Beats read ahead of the output; five cover the round trip of a credit."""
-
     data: Signal
     error: Signal
     push: Signal
@@ -138,41 +137,46 @@ class BeatFifo(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Move beats from the block RAM into a small queue as that has room."""
+        """Read ahead of the output, in both stages of the block RAM."""
         m = Module()
-        m.submodules.ram = ram = BlockRam(width=self.width + 1, depth=self.depth)
-        m.submodules.ahead = ahead = Queue(self.width, depth=self.PREFETCH)
+        m.submodules.ram = ram = BlockRam(width=self.width, depth=self.depth, holds=True)
         write = Signal(range(self.depth))
         read = Signal(range(self.depth))
         fetch = Signal()
-        under_way = Signal(BlockRam.LATENCY)
         left = Signal()
-        # A beat is never read while it is being written, since it counts a cycle later.
-        stored = count(m, "stored", up=self.push, down=fetch, limit=self.depth)
-        # Room in `ahead` that no read under way has claimed.
-        room = count(m, "ahead", up=left, down=fetch, limit=self.PREFETCH, init=self.PREFETCH)
+        # Neither an error nor what comes behind it counts.
         broken = Signal()
-        fails = under_way[-1] & ram.read_data[-1]
+        breaks = broken | (self.push & self.error)
+        # A push counts a cycle later than it could, and so does an error.
+        pushed = Signal()
+        ended = Signal()
+        # A beat is never read while it is being written, since it counts later.
+        stored = count(m, "stored", up=pushed, down=fetch, limit=self.depth)
+        # Whether there are beats behind the block RAM's first register, and behind its second.
+        inside, valid = Signal(), Signal()
+        moves = ~valid | self.o.ready
+        reads = ~inside | moves
         m.d.comb += [
-            fetch.eq(stored.some & room.some),
+            fetch.eq(stored.some & reads),
             ram.write_address.eq(write),
-            ram.write_data.eq(Cat(self.data, self.error)),
+            ram.write_data.eq(self.data),
             ram.write_enable.eq(self.push),
             ram.read_address.eq(read),
-            ram.read_enable.eq(fetch),
-            ahead.i.payload.eq(ram.read_data),
-            ahead.i.valid.eq(under_way[-1] & ~fails & ~broken),
-            self.o.payload.eq(ahead.o.payload),
-            self.o.valid.eq(ahead.o.valid),
-            ahead.o.ready.eq(self.o.ready),
+            ram.read_enable.eq(reads),
+            ram.output_enable.eq(moves),
+            self.o.payload.eq(ram.read_data),
+            self.o.valid.eq(valid),
             self.left.eq(left),
-            self.failed.eq(broken & ~ahead.o.valid),
+            self.failed.eq(ended & ~(stored.some | inside | valid)),
         ]
         m.d.sync += [
+            broken.eq(breaks),
+            pushed.eq(self.push & ~breaks),
+            ended.eq(broken),
             write.eq(write + self.push),
             read.eq(read + fetch),
-            under_way.eq((under_way << 1) | fetch),
-            left.eq(self.o.valid & self.o.ready),
-            broken.eq(broken | fails),
+            inside.eq(fetch | (inside & ~moves)),
+            valid.eq((inside & moves) | (valid & ~moves)),
+            left.eq(valid & self.o.ready),
         ]
         return m

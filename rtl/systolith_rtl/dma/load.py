@@ -11,7 +11,7 @@ from systolith.config import COLUMN_RECORD_BYTES, CoreConfig
 from systolith.isa import Opcode
 from systolith.regs import FaultCause
 from systolith_rtl.dma.bounds import ENTRY_BYTES, size_width
-from systolith_rtl.dma.burst import Splitter, burst_layout
+from systolith_rtl.dma.burst import MAX_BEATS, Splitter, burst_layout
 from systolith_rtl.dma.fifo import BeatFifo, count
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.dma.walk import Walker
@@ -108,8 +108,6 @@ class LoadEngine(wiring.Component):
         m.submodules.writer = writer = LoadWriter(config)
         stopped = Signal()
         m.d.sync += stopped.eq(engine.halt | engine.fault)
-        # No burst goes out in the very cycle of the halt; the rest stops a cycle later.
-        may_start = ~(engine.halt | engine.fault)
         m.submodules.skid = skid = Skid(realigner.o.payload.shape())
         wiring.connect(m, realigner.o, skid.i)
         m.d.comb += realigner.o_next.eq(skid.i_next)
@@ -123,7 +121,7 @@ class LoadEngine(wiring.Component):
             writer.i.valid.eq(skid.o.valid),
             writer.i.payload.eq(skid.o.payload),
             skid.o.ready.eq(writer.i.ready),
-            writer.halt.eq(stopped),
+            writer.halt.eq(engine.halt | engine.fault),
         ]
 
         # Each run goes to the queue of runs, and if there is something to read, is cut. One that
@@ -136,24 +134,32 @@ class LoadEngine(wiring.Component):
             splitter.i.p.more.eq(run.more),
             splitter.i.valid.eq(walker.o.valid & realigner.run.ready & run.reads),
             walker.o.ready.eq(realigner.run.ready & may_cut & ~run.refused),
-            walker.halt.eq(~may_start),
+            walker.halt.eq(engine.halt | engine.fault),
             self.burst.payload.eq(splitter.o.payload),
             self.burst_next.eq(splitter.o_next),
-            self.burst.valid.eq(splitter.o.valid & may_start),
-            splitter.o.ready.eq(self.burst.ready & may_start),
+            self.burst.valid.eq(splitter.o.valid & ~stopped),
+            splitter.o.ready.eq(self.burst.ready & ~stopped),
             fifo.data.eq(self.beat.data),
             fifo.error.eq(self.beat.error),
             fifo.push.eq(self.beat_valid),
         ]
         # Late by a cycle on either side, which is early enough for the splitter.
         space = Signal(range(FIFO_BEATS + 1), init=FIFO_BEATS)
+        space_next = Signal.like(space, init=0)
+        plenty = Signal(init=1)
         reserves = Signal()
-        reserved = Mux(reserves, splitter.o.p.length + 1, 0)
+        # `length + 1` less is `~length` more, and a beat that left is carried into the same sum.
+        reserved = (~splitter.o.p.length[: exact_log2(MAX_BEATS)]) & reserves.replicate(
+            exact_log2(MAX_BEATS)
+        )
+        change = Cat(fifo.left, reserved, reserves.replicate(len(space) - len(reserved)))
+        m.d.comb += space_next.eq((Cat(Const(1, 1), space) + change)[1:])
         m.d.sync += [
             reserves.eq(splitter.reserve),
-            space.eq(space + fifo.left - reserved),
+            space.eq(space_next),
+            plenty.eq(space_next >= MAX_BEATS),
         ]
-        m.d.comb += splitter.space.eq(space)
+        m.d.comb += [splitter.space.eq(space), splitter.plenty.eq(plenty)]
 
         self._realign(m, walker, realigner)
         wiring.connect(m, fifo.o, realigner.i)
@@ -163,9 +169,10 @@ class LoadEngine(wiring.Component):
         unretired = count(m, "unretired", up=taken, down=writer.retire, limit=MAX_INSTRUCTIONS)
         m.d.comb += [
             walker.command.payload.eq(engine.command.payload),
-            walker.command.valid.eq(engine.command.valid & unretired.room),
-            engine.command.ready.eq(walker.command.ready & unretired.room),
-            taken.eq(walker.command.valid & walker.command.ready),
+            walker.command.valid.eq(engine.command.valid),
+            walker.room.eq(unretired.room),
+            engine.command.ready.eq(walker.command.ready),
+            taken.eq(engine.command.valid & engine.command.ready),
             walker.drained.eq(~unretired.some),
             engine.retire.eq(writer.retire),
             engine.busy.eq(unretired.some),
@@ -202,11 +209,10 @@ class LoadEngine(wiring.Component):
         byte = Cat(Const(0, granule_bits), run.place)
         column = Cat(Const(0, exact_log2(COLUMN_RECORD_BYTES // SIDE_WORD_BYTES)), run.place)
         entry = run.place[exact_log2(SIDE_WORD_BYTES // ENTRY_BYTES) :]
-        lane = Mux(run.side, 0, byte[:lane_bits])
         tag = realigner.run.p.tag
         m.d.comb += [
-            realigner.run.p.source.eq(Mux(run.zero, lane, run.address[:lane_bits])),
-            realigner.run.p.destination.eq(lane),
+            realigner.run.p.source.eq(Mux(run.zero, run.lane, run.address[:lane_bits])),
+            realigner.run.p.destination.eq(run.lane),
             realigner.run.p.more.eq(run.more),
             realigner.run.p.zero.eq(run.zero),
             tag.place.eq(Mux(run.side, Mux(run.tables, entry, column), byte[lane_bits:])),

@@ -38,6 +38,7 @@ class ReadChannel(wiring.Component):
         stream_next, load_next: `In(1)`, it is offered in the next cycle, unless it is taken now.
         beat: `Out`, data of this cycle's beat and whether its response was an error.
         stream_beat, load_beat: `Out(1)`, it is theirs.
+        stream_last: `Out(1)`, it is STREAM's, and the last of its burst.
         stream_active, load_active, fetch_active: `Out(1)`, beats are owed, or AR is raised.
     """
 
@@ -51,6 +52,7 @@ class ReadChannel(wiring.Component):
     beat: data.View
     stream_beat: Signal
     load_beat: Signal
+    stream_last: Signal
     stream_active: Signal
     load_active: Signal
     fetch_active: Signal
@@ -74,6 +76,7 @@ class ReadChannel(wiring.Component):
                 "beat": Out(data.StructLayout({"data": config.axi_data_bits, "error": 1})),
                 "stream_beat": Out(1),
                 "load_beat": Out(1),
+                "stream_last": Out(1),
                 "stream_active": Out(1),
                 "load_active": Out(1),
                 "fetch_active": Out(1),
@@ -88,6 +91,7 @@ class ReadChannel(wiring.Component):
         beat = Signal.like(self.beat, reset_less=True)
         m.d.comb += [self.r.ready.eq(1), self.beat.eq(beat)]
         m.d.comb += [self.fetch.data.eq(beat.data), self.fetch.error.eq(beat.error)]
+        m.d.comb += self.stream_last.eq(self._streams_done)
         m.d.sync += [beat.data.eq(self.r.data), beat.error.eq(self.r.resp != 0)]
         for owner, arrived, done in (
             (AxiSignature.FETCH_ID, self.fetch.data_valid, self._fetches_done),

@@ -65,10 +65,6 @@ class WordReader(wiring.Component):
         # Room for words, a cycle late, and words that are here. A word's span is here before it.
         room = count(m, "room", up=left_queue, down=granted, limit=WORDS, init=WORDS)
         here_words = count(m, "words", up=self.read.data_valid, down=freed, limit=WORDS)
-        # A pointer each, which Yosys would merge without `keep`: what a span decides comes early.
-        span_at, word_at = (
-            Signal(range(WORDS), name=name, attrs={"keep": 1}) for name in ("span_at", "word_at")
-        )
         m.d.comb += [
             self.read.address.eq(address),
             # Into a free place anything may be written.
@@ -77,15 +73,12 @@ class WordReader(wiring.Component):
             write_span.data.last.eq(Mux(left == 0, last, (1 << position_bits) - 1)),
             write_word.en.eq(self.read.data_valid),
             write_word.data.eq(self.read.data),
-            read_span.addr.eq(span_at),
-            read_word.addr.eq(word_at),
         ]
         m.d.sync += [
             left_queue.eq(freed),
             write_span.addr.eq(write_span.addr + granted),
             write_word.addr.eq(write_word.addr + self.read.data_valid),
-            span_at.eq(span_at + freed),
-            word_at.eq(word_at + freed),
+            read_word.addr.eq(read_word.addr + freed),
         ]
         # A copy for data, which Yosys would merge without `keep`.
         reads, reading = (Signal(name=name, attrs={"keep": 1}) for name in ("reads", "reading"))
@@ -112,17 +105,26 @@ class WordReader(wiring.Component):
                 first.eq(0),
             ]
 
-        begun = Signal()
-        position = Signal(position_bits, reset_less=True)
-        here = Mux(begun, position, read_span.data.first)
-        ends = here == read_span.data.last
+        # The first word's span is in registers by the time the word is here.
+        spanned, spans_next = Signal(), Signal()
+        here = Signal(position_bits, reset_less=True)
+        until = Signal(position_bits, reset_less=True)
+        ends = Signal(reset_less=True)
         sent = Signal()
         m.d.comb += [
             self.o.valid.eq(here_words.some),
             self.o.payload.eq(read_word.data.word_select(here, config.axi_data_bits)),
             sent.eq(self.o.valid & self.o.ready),
-            freed.eq(sent & ends),
+            freed.eq(sent & (ends if position_bits else 1)),
+            spans_next.eq((~spanned | freed) & (read_span.addr != write_span.addr)),
         ]
-        with m.If(sent):
-            m.d.sync += [position.eq(here + 1), begun.eq(~ends)]
+        m.d.sync += [
+            spanned.eq(spans_next | (spanned & ~freed)),
+            read_span.addr.eq(read_span.addr + spans_next),
+        ]
+        with m.If(~spanned | freed):
+            span = read_span.data
+            m.d.sync += [here.eq(span.first), until.eq(span.last), ends.eq(span.first == span.last)]
+        with m.Elif(sent):
+            m.d.sync += [here.eq(here + 1), ends.eq(here + 1 == until)]
         return m

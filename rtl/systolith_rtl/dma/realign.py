@@ -191,9 +191,8 @@ class Realigner(wiring.Component):
         layout = data.StructLayout(
             {
                 "target": self.size_width + 1,
-                "source": lane_bits + 1,
-                "skip": 1,
-                "shift": lane_bits,
+                "odd": 1,
+                "source": lane_bits,
                 "destination": lane_bits,
                 "zero": 1,
             }
@@ -201,11 +200,11 @@ class Realigner(wiring.Component):
         # In front of the queue, since its outputs come late enough.
         sums = Signal(layout)
         m.d.comb += [
-            # Last byte, counted from lane 0 of the first beat, at either side.
+            # Last byte, counted from lane 0 of the first beat, at either side; at the source,
+            # whether it is in an odd beat.
             sums.target.eq(run.destination + run.more),
-            sums.source.eq(run.source + run.more),
-            sums.skip.eq(run.destination < run.source),
-            sums.shift.eq(run.destination - run.source),
+            sums.odd.eq((run.source + run.more[: lane_bits + 1])[lane_bits]),
+            sums.source.eq(run.source),
             sums.destination.eq(run.destination),
             sums.zero.eq(run.zero),
         ]
@@ -230,20 +229,27 @@ class Realigner(wiring.Component):
         # The second stage is a skid, since taking a plan depends on all that goes on behind it.
         m.submodules.plans = plans = Skid(self._plan_layout)
         last, plan = Signal(layout, reset_less=True), plans.i.p
+        skip = Signal(reset_less=True)
+        shift = Signal(lane_bits, reset_less=True)
         valid = Signal()
         with m.If(plans.i.ready):
-            m.d.sync += [last.eq(waiting.payload), valid.eq(waiting.valid)]
+            m.d.sync += [
+                last.eq(waiting.payload),
+                skip.eq(waiting.p.destination < waiting.p.source),
+                shift.eq(waiting.p.destination - waiting.p.source),
+                valid.eq(waiting.valid),
+            ]
         m.d.comb += [
             waiting.ready.eq(plans.i.ready),
             self._planning.eq(valid | waiting.valid),
             plans.i.valid.eq(valid),
             # A run whose first beat makes no result has one step more than results.
-            plan.more.eq(last.target[lane_bits:] + last.skip),
-            plan.single.eq(~(last.target[lane_bits:].any() | last.skip)),
-            plan.skip.eq(last.skip),
+            plan.more.eq(last.target[lane_bits:] + skip),
+            plan.single.eq(~(last.target[lane_bits:].any() | skip)),
+            plan.skip.eq(skip),
             # It has as many steps as source beats, or one more, so the lowest bits tell.
-            plan.flush.eq(last.target[lane_bits] ^ last.skip ^ last.source[lane_bits]),
-            plan.shift.eq(last.shift),
+            plan.flush.eq(last.target[lane_bits] ^ skip ^ last.odd),
+            plan.shift.eq(shift),
             plan.destination.eq(last.destination),
             plan.end.eq(last.target[:lane_bits]),
             plan.zero.eq(last.zero),

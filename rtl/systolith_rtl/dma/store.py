@@ -11,12 +11,12 @@ from systolith.config import CoreConfig
 from systolith.isa import Opcode
 from systolith.regs import FaultCause
 from systolith_rtl.dma.bounds import size_width
-from systolith_rtl.dma.burst import MAX_BEATS, Splitter, burst_layout
+from systolith_rtl.dma.burst import Splitter, burst_layout
 from systolith_rtl.dma.fifo import count
 from systolith_rtl.dma.reader import WordReader
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.dma.walk import Walker
-from systolith_rtl.interfaces import READ_LATENCY, EngineSignature, ReadSignature
+from systolith_rtl.interfaces import EngineSignature, ReadSignature
 from systolith_rtl.reset import without_reset
 from systolith_rtl.settings import MEMORIES, LookupSignature
 
@@ -88,15 +88,13 @@ class StoreEngine(wiring.Component):
         sizes = size_width(config)
         lane_bits = exact_log2(config.axi_bytes)
         m.submodules.walker = walker = Walker(config, Opcode.STORE)
-        m.submodules.splitter = splitter = Splitter(config, size_width=sizes, space_width=8)
+        m.submodules.splitter = splitter = Splitter(config, size_width=sizes, space_width=1)
         m.submodules.reader = reader = WordReader(config, size_width=sizes)
         m.submodules.realigner = realigner = Realigner(
             width=config.axi_bytes, size_width=sizes, runs=RUNS
         )
         stopped = self.stopped
         m.d.sync += stopped.eq(engine.halt | engine.fault)
-        # No burst goes out in the very cycle of the halt; the rest stops a cycle later.
-        may_start = ~(engine.halt | engine.fault)
         for port, mine in zip(walker.lookup, self.lookup, strict=True):
             wiring.connect(m, port, wiring.flipped(mine))
         wiring.connect(m, wiring.flipped(self.read), reader.read)
@@ -108,23 +106,23 @@ class StoreEngine(wiring.Component):
         m.d.comb += [
             everybody.eq(splitter.i.ready & reader.i.ready & realigner.run.ready & ~run.refused),
             walker.o.ready.eq(everybody),
-            walker.halt.eq(~may_start),
+            walker.halt.eq(engine.halt | engine.fault),
             splitter.i.valid.eq(walker.o.valid & everybody),
             splitter.i.p.address.eq(run.address),
             splitter.i.p.more.eq(run.more),
             splitter.i.p.last.eq(run.last),
-            splitter.space.eq(MAX_BEATS),
+            splitter.plenty.eq(1),
             reader.i.valid.eq(walker.o.valid & everybody),
             reader.i.p.byte.eq(source),
             reader.i.p.more.eq(run.more),
             reader.halt.eq(stopped),
             realigner.run.valid.eq(walker.o.valid & everybody),
-            realigner.run.p.source.eq(source[:lane_bits]),
+            realigner.run.p.source.eq(run.lane),
             realigner.run.p.destination.eq(run.address[:lane_bits]),
             realigner.run.p.more.eq(run.more),
             self.burst.payload.eq(splitter.o.payload),
-            self.burst.valid.eq(splitter.o.valid & may_start),
-            splitter.o.ready.eq(self.burst.ready & may_start),
+            self.burst.valid.eq(splitter.o.valid & ~stopped),
+            splitter.o.ready.eq(self.burst.ready & ~stopped),
             self.beat.valid.eq(realigner.o.valid),
             self.beat.p.data.eq(realigner.o.p.data),
             self.beat.p.strobe.eq(realigner.o.p.strobe),
@@ -136,18 +134,26 @@ class StoreEngine(wiring.Component):
         unretired = count(m, "unretired", up=taken, down=engine.retire, limit=MAX_INSTRUCTIONS)
         m.d.comb += [
             walker.command.payload.eq(engine.command.payload),
-            walker.command.valid.eq(engine.command.valid & unretired.room),
-            engine.command.ready.eq(walker.command.ready & unretired.room),
-            taken.eq(walker.command.valid & walker.command.ready),
+            walker.command.valid.eq(engine.command.valid),
+            walker.room.eq(unretired.room),
+            engine.command.ready.eq(walker.command.ready),
+            taken.eq(engine.command.valid & engine.command.ready),
             engine.busy.eq(unretired.some),
             engine.idle.eq(~self.active),
         ]
-        m.d.sync += engine.retire.eq(self.done & self.done_last & ~self.done_error & ~stopped)
+        # A cycle late; the response behind it retires nothing, either.
+        failed = Signal()
+        failed_at = Signal.like(self.done_address, reset_less=True)
+        m.d.sync += [
+            failed.eq(self.done & self.done_error),
+            failed_at.eq(self.done_address),
+            engine.retire.eq(self.done & self.done_last & ~self.done_error & ~(stopped | failed)),
+        ]
 
-        # A word that is there `READ_LATENCY + 1` cycles after its grant is missing as long after a
-        # refusal.
+        # A word that is there a cycle more than `read_latency` after its grant is missing as long
+        # after a refusal.
         starved = Signal()
-        late = Signal(READ_LATENCY + 1)
+        late = Signal(config.read_latency + 1)
         m.d.sync += [
             starved.eq(realigner.i.ready & ~reader.o.valid),
             late.eq(Cat(self.read.refused, late)),
@@ -165,16 +171,17 @@ class StoreEngine(wiring.Component):
         m.d.comb += engine.stall.bank.eq(starved & late[-1])
 
         # Bursts before a refused run must have their responses, for the fault to be the oldest.
-        refused = walker.o.valid & run.refused & splitter.idle & ~self.active
+        refused = Signal()
+        m.d.sync += refused.eq(walker.o.valid & run.refused & splitter.idle & ~self.active)
         with m.If(~stopped):
-            with m.If(self.done & self.done_error):
+            with m.If(failed):
                 m.d.sync += [
                     stopped.eq(1),
                     engine.fault.eq(1),
                     engine.fault_cause.eq(FaultCause.AXI_ERROR),
-                    engine.fault_address.eq(self.done_address),
+                    engine.fault_address.eq(failed_at),
                 ]
-            with m.Elif(refused & ~engine.retire):
+            with m.Elif(refused):
                 cause = Mux(run.outside, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND)
                 m.d.sync += [
                     stopped.eq(1),

@@ -55,7 +55,8 @@ class Walker(wiring.Component):
         read: reads of index lists; left open for a STORE.
         drained: `In(1)`, all earlier instructions are retired; a GATHER waits for it, since they
             may have loaded its list.
-        halt: `In(1)`, take no command and read no index.
+        room: `In(1)`, there was room for a command before the last one was taken.
+        halt: `In(1)`, take no command and read no index, a cycle later.
     """
 
     command: stream.Interface
@@ -63,6 +64,7 @@ class Walker(wiring.Component):
     o: stream.Interface
     read: wiring.PureInterface
     drained: Signal
+    room: Signal
     halt: Signal
 
     def __init__(self, config: CoreConfig, opcode: Opcode) -> None:
@@ -75,6 +77,7 @@ class Walker(wiring.Component):
                 "o": Out(stream.Signature(walk_layout(config))),
                 "read": Out(ReadSignature(config)),
                 "drained": In(1),
+                "room": In(1),
                 "halt": In(1),
             }
         )
@@ -120,14 +123,17 @@ class Walker(wiring.Component):
         )
         refused = checked.valid & checked.p.refused
         blocked = Signal()
-        m.d.sync += blocked.eq(self.halt | refused | blocked)
-        may_take = ~checking.some & ~blocked
+        blocks = self.halt | refused | blocked
+        m.d.sync += blocked.eq(blocks)
+        # As of the next cycle.
+        may_take = ~checking.some_next & ~blocks & self.room
         self._walk(
             m,
             command,  # pyright: ignore[reportArgumentType]
             facts,
             raw,
             state,
+            blocked,
             may_take,
         )
         return m
@@ -159,14 +165,20 @@ class Walker(wiring.Component):
             side=Signal(reset_less=True),
             tables=Signal(reset_less=True),
         )
-        more = Value.cast(command.n0 - 1)[:32]
+        # Beyond what any memory on the core has, only whether there is anything counts.
+        inner = GRANULE_WIDTH + exact_log2(max(self.config.columns, COLUMN_RECORD_BYTES))
+        low_more = Value.cast(command.n0[:inner] - 1)[: inner + 1]
+        high = command.n0[inner:]
+        beyond = high[1:].any() | (high[0] ^ low_more[inner])
+        more = Cat(low_more[:inner], beyond)
         units = more >> exact_log2(self.config.columns)
         places = []
         if self.is_load:
-            side, tables = command.space != Space.SCRATCHPAD, command.space == Space.TABLES
+            # A bit of an operand tells, since control refuses whatever is no `Space` or `Fill`.
+            side, tables = command.space[:2].any(), command.space[Space.TABLES - 1]
             places = [
-                facts.zero.eq(command.fill == Fill.ZERO),
-                facts.gather.eq(command.fill == Fill.GATHER),
+                facts.zero.eq(command.fill[Fill.ZERO - 1]),
+                facts.gather.eq(command.fill[Fill.GATHER - 1]),
                 facts.side.eq(side),
                 facts.tables.eq(tables),
                 facts.high_index.eq(command.index[GRANULE_WIDTH:]),
@@ -216,6 +228,7 @@ class Walker(wiring.Component):
         facts: SimpleNamespace,
         raw: stream.Interface,
         state: SimpleNamespace,
+        blocked: Signal,
         may_take: Value,
     ) -> None:
         """Blocks, runs, and for each as many steps of a product as it needs."""
@@ -223,7 +236,7 @@ class Walker(wiring.Component):
         block_offset = Signal(OFFSET_WIDTH, reset_less=True)
         granule = Signal(GRANULE_WIDTH, reset_less=True)
         block_granule = Signal(GRANULE_WIDTH, reset_less=True)
-        # How many are left, this one included, and whether it is the last.
+        # Which is to be compared with their number next, and whether the one before it is the last.
         runs = Signal(16, reset_less=True)
         blocks = Signal(16, reset_less=True)
         last_run, last_block = Signal(reset_less=True), Signal(reset_less=True)
@@ -239,17 +252,20 @@ class Walker(wiring.Component):
             raw.p.last.eq(last_run & last_block),
             raw.p.unlisted.eq(unlisted),
         ]
-        waits = (self.command.p.fill == Fill.GATHER) & ~self.drained if self.is_load else 0
-        m.d.comb += self.command.ready.eq(state.take & may_take & ~waits)
+        waits = self.command.p.fill[Fill.GATHER - 1] & ~self.drained if self.is_load else 0
+        # A register, since whoever asks for commands has a long way to go from here.
+        ready = Signal(init=1, attrs={"keep": 1})
+        m.d.comb += self.command.ready.eq(ready & ~waits)
         taken = self.command.valid & self.command.ready
         begins = state.first | state.block
         went = state.run & raw.ready
         ended = went & last_run
         multiplied = multiplier == 0
-        index = self._read_index(m, command, state) if self.is_load else None
+        index = self._read_index(m, command, state, blocked) if self.is_load else None
 
         take = (state.take & ~taken) | (went & ((last_run & last_block) | unlisted))
         m.d.sync += [
+            ready.eq(take & may_take),
             state.take.eq(take),
             state.takes.eq(take),
             state.setup.eq(taken),
@@ -277,7 +293,8 @@ class Walker(wiring.Component):
         steps = state.goes & raw.ready
         following = (offset + addend)[:OFFSET_WIDTH]
         multiplies = state.scalar | (state.product if index is not None else 0)
-        back = state.block | (state.goes & gather)
+        # Products begin with what the block does; `goes` itself has wires enough.
+        back = Mux(gather, ~multiplies, state.block)
         with m.If(state.setup | state.block | steps | (multiplies & multiplier[0])):
             m.d.sync += offset.eq(
                 Mux(state.setup, command.dram_offset, Mux(back, block_offset, following))
@@ -289,27 +306,27 @@ class Walker(wiring.Component):
         with m.If(state.begins):
             m.d.sync += [
                 granule.eq(block_granule),
-                runs.eq(command.n1),
+                runs.eq(2),
                 last_run.eq(facts.single_run),
             ]
         with m.Elif(steps):
             m.d.sync += [
                 granule.eq(granule + command.stride1),
-                runs.eq(runs - 1),
-                last_run.eq(runs == 2),
+                runs.eq(runs + 1),
+                last_run.eq(runs == command.n1),
             ]
         with m.If(state.setup):
             m.d.sync += [
                 block_granule.eq(command.address),
-                blocks.eq(command.n2),
+                blocks.eq(2),
                 last_block.eq(command.n2 == 1),
                 unlisted.eq(0),
             ]
         with m.Elif(ended):
             m.d.sync += [
                 block_granule.eq(block_granule + command.stride2),
-                blocks.eq(blocks - 1),
-                last_block.eq(blocks == 2),
+                blocks.eq(blocks + 1),
+                last_block.eq(blocks == command.n2),
             ]
         with m.If(state.setup):
             m.d.sync += multiplier.eq(Mux(command.scalar == 0, 0, self.lookup[1].value))
@@ -332,6 +349,7 @@ class Walker(wiring.Component):
         m: Module,
         command: data.View,
         state: SimpleNamespace,
+        blocked: Signal,
     ) -> SimpleNamespace:
         """Read entries of an index list, one after the other.
 
@@ -353,7 +371,7 @@ class Walker(wiring.Component):
         come = state.awaits & self.read.data_valid
         is_half = ~halves if piece_bytes < INDEX_BYTES else Const(0, 1)
         m.d.comb += [
-            self.read.valid.eq(state.index & ~beyond & ~self.halt),
+            self.read.valid.eq(state.index & ~beyond & ~blocked),
             self.read.address.eq(piece[word_bits:]),
         ]
         with m.If(state.begins):

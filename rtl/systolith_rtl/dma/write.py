@@ -145,19 +145,22 @@ class WriteChannel(wiring.Component):
         left = Signal(range(MAX_BEATS), reset_less=True)
         # None is left behind the next one.
         ends = Signal(reset_less=True)
-        send = Signal()
+        # A register that is `in_burst & skid.i.ready`.
+        takes = Signal(attrs={"keep": 1})
+        fills = self.beat.valid | self.stopped
+        send = takes & fills
+        sent = takes & ends & fills
         m.d.comb += [
             skid.i.p.data.eq(self.beat.p.data),
             skid.i.p.strobe.eq(Mux(self.stopped, 0, self.beat.p.strobe)),
             skid.i.p.last.eq(ends),
-            skid.i.valid.eq(in_burst & (self.beat.valid | self.stopped)),
-            self.beat.ready.eq(in_burst & skid.i.ready),
-            send.eq(skid.i.valid & skid.i.ready),
+            skid.i.valid.eq(in_burst & fills),
+            self.beat.ready.eq(takes),
             self.held.eq(
                 self.beat.valid & Mux(in_burst, ~skid.i.ready, self.burst.valid & ~self.burst.ready)
             ),
             self.sending.eq(in_burst | lengths.o.valid),
-            lengths.o.ready.eq(~in_burst | (send & ends)),
+            lengths.o.ready.eq(~in_burst | sent),
             w.data.eq(skid.o.p.data),
             w.strb.eq(skid.o.p.strobe),
             w.last.eq(skid.o.p.last),
@@ -166,9 +169,9 @@ class WriteChannel(wiring.Component):
         ]
         # What comes next is known before it is known whether it comes now.
         begins = ~in_burst | ends
-        in_burst_next = (in_burst & ~(send & ends)) | lengths.o.valid
+        in_burst_next = (in_burst & ~sent) | lengths.o.valid
         m.d.comb += self.beat_next.eq(in_burst_next & skid.i_next)
-        m.d.sync += in_burst.eq(in_burst_next)
+        m.d.sync += [in_burst.eq(in_burst_next), takes.eq(self.beat_next)]
         with m.If(~in_burst | send):
             m.d.sync += [
                 left.eq(Mux(begins, lengths.o.p.length, left - 1)),

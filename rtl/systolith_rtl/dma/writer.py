@@ -43,7 +43,7 @@ class LoadWriter(wiring.Component):
 
     Members:
         i: beats of runs, from a `Realigner`.
-        halt: `In(1)`, take no beat.
+        halt: `In(1)`, take no beat, from the next cycle on.
         write: the scratchpad.
         side: column memory and tables.
         held: `Out(1)`, no beat is taken, because a word before it is refused.
@@ -89,9 +89,9 @@ class LoadWriter(wiring.Component):
         pieces = self._write_pieces(m)
         side = self.i.p.tag.side
         m.d.comb += [
-            words.take.eq(self.i.valid & ~side & words.ready & ~pieces.busy & ~self.halt),
-            pieces.take.eq(self.i.valid & side & ~pieces.busy & ~words.busy & ~self.halt),
-            self.i.ready.eq(~(pieces.busy | self.halt) & Mux(side, ~words.busy, words.ready)),
+            words.take.eq(self.i.valid & ~side & words.ready & ~pieces.holds),
+            pieces.take.eq(self.i.valid & side & ~pieces.holds & ~words.busy),
+            self.i.ready.eq(~pieces.holds & Mux(side, ~words.busy, words.ready)),
         ]
         # A write that is granted now has landed for a read that is granted WRITE_LATENCY later.
         landing = Signal(WRITE_LATENCY - 1)
@@ -156,9 +156,10 @@ class LoadWriter(wiring.Component):
             ]
             for index in range(beats):
                 with m.If(position == index):
-                    m.d.sync += [held.data[index].eq(beat.data), held.mask[index].eq(beat.strobe)]
-                with m.Elif(empty):
-                    m.d.sync += held.mask[index].eq(0)
+                    m.d.sync += held.data[index].eq(beat.data)
+                # A gate instead of another choice, of which Yosys would make a reset.
+                rest = held.mask[index] & (~empty).replicate(config.axi_bytes)
+                m.d.sync += held.mask[index].eq(Mux(position == index, beat.strobe, rest))
         return way
 
     def _write_pieces(self, m: Module) -> SimpleNamespace:
@@ -168,31 +169,32 @@ class LoadWriter(wiring.Component):
         pieces = config.axi_data_bits // SIDE_BITS
         way = SimpleNamespace(
             take=Signal(name="take_pieces"),
-            busy=Signal(name="pieces_busy"),
+            busy=Signal(name="pieces_busy", attrs={"keep": 1}),
+            # The same, or halted.
+            holds=Signal(name="pieces_hold", attrs={"keep": 1}),
             last=Signal(name="last_piece"),
         )
         bits = Signal(config.axi_data_bits, reset_less=True)
         # A bit for each piece that is still to be sent, in order; whole pieces have strobes, the
         # first one of a beat always.
         left = Signal(pieces, attrs={"keep": 1})
-        busy = Signal(attrs={"keep": 1})
+        sends = Mux(left[0], Mux(self.side.ready, (left >> 1)[0], 1), beat.strobe[0] & way.take)
         address = Signal(len(self.side.p.address), reset_less=True)
         tables = Signal(reset_less=True)
         last = Signal(reset_less=True)
         m.d.comb += [
-            way.busy.eq(busy),
             way.last.eq((left == 1) & self.side.ready & last),
             self.side.valid.eq(left[0]),
             self.side.p.data.eq(bits[:SIDE_BITS]),
             self.side.p.address.eq(address),
             self.side.p.tables.eq(tables),
         ]
+        m.d.sync += [way.busy.eq(sends), way.holds.eq(sends | self.halt)]
         # While nothing is sent, whatever is there is copied.
         with m.If(~left[0]):
             m.d.sync += [
                 bits.eq(beat.data),
                 left.eq(beat.strobe[:: SIDE_BITS // 8] & way.take.replicate(pieces)),
-                busy.eq(beat.strobe[0] & way.take),
                 tables.eq(beat.tag.tables),
                 last.eq(beat.last & beat.tag.last),
             ]
@@ -202,7 +204,6 @@ class LoadWriter(wiring.Component):
             m.d.sync += [
                 bits.eq(bits >> SIDE_BITS),
                 left.eq(left >> 1),
-                busy.eq((left >> 1)[0]),
                 address.eq(address + 1),
             ]
         return way

@@ -20,9 +20,13 @@ class BlockRam(wiring.Component):
     This description runs everywhere. Yosys never uses the output register of an ECP5 block RAM,
     so a platform may provide the block itself, as `get_block_ram(ram)`.
 
+    With `holds`, both stages of a read can stand still: the word that is read holds while
+    `read_enable` is low, and `read_data` while `output_enable` is.
+
     Members:
         read_address: `In(range(depth))`.
         read_enable: `In(1)`.
+        output_enable: `In(1)`, without `holds` of no effect.
         read_data: `Out(width)`.
         write_address: `In(range(depth))`.
         write_data: `In(width)`.
@@ -33,6 +37,7 @@ class BlockRam(wiring.Component):
 
     read_address: Signal
     read_enable: Signal
+    output_enable: Signal
     read_data: Signal
     write_address: Signal
     write_data: Signal
@@ -45,17 +50,20 @@ class BlockRam(wiring.Component):
         depth: int,
         granularity: int | None = None,
         init: list[int] | None = None,
+        holds: bool = False,
     ) -> None:
         self.width = width
         self.depth = depth
         self.granularity = granularity or width
         self.init = init or []
+        self.holds = holds
         if width % self.granularity:
             raise ValueError(f"width must be a multiple of {granularity}, but is {width}")
         super().__init__(
             {
                 "read_address": In(range(depth)),
                 "read_enable": In(1),
+                "output_enable": In(1),
                 "read_data": Out(width),
                 "write_address": In(range(depth)),
                 "write_data": In(width),
@@ -84,6 +92,6 @@ class BlockRam(wiring.Component):
             self.read_data.eq(output),
         ]
         m.d.sync += enabled.eq(self.read_enable)
-        with m.If(enabled):
+        with m.If(self.output_enable if self.holds else enabled):
             m.d.sync += output.eq(read.data)
         return m

@@ -7,14 +7,18 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import BANKS, CoreConfig
-from systolith_rtl.interfaces import READ_LATENCY, WRITE_LATENCY, ReadSignature, WriteSignature
+from systolith_rtl.interfaces import WRITE_LATENCY, ReadSignature, WriteSignature
 from systolith_rtl.memory.block_ram import BlockRam
+from systolith_rtl.memory.wide import WideBanks
 
 READERS = 5
 """Read ports, in order of priority: GEMM A, GEMM B, VECTOR x, VECTOR r, DMA."""
 
 WRITERS = 2
 """Write ports, in order of priority: VECTOR, LOAD."""
+
+LATENCY = 1 + BlockRam.LATENCY + 1
+"""Cycles of a read with a register before the block RAM and one behind it: of small scratchpads."""
 
 BANK_WIDTH = (BANKS - 1).bit_length()
 """Bits of an address that choose the bank: the highest ones."""
@@ -31,7 +35,9 @@ class Scratchpad(wiring.Component):
 
         grant -> request, one per bank -> block RAM, two cycles -> data, one register per reader
 
-    A granted read is answered `READ_LATENCY` cycles later, whatever happens in between, so the
+    A large one has more registers on both ways: see `WideBanks`.
+
+    A granted read is answered `read_latency` cycles later, whatever happens in between, so the
     reads of one reader are answered in their order. A write that is granted in one cycle is seen
     by reads that are granted from the next one on: both reach the block RAM equally late. Between
     answers, `data` keeps the last one.
@@ -60,20 +66,11 @@ class Scratchpad(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build each bank with its two arbiters, then the way back to each reader."""
         m = Module()
-        # A register before the block RAM, and one behind it.
-        assert READ_LATENCY == 1 + BlockRam.LATENCY + 1
         assert WRITE_LATENCY >= 1
-
-        rams = []
-        read_grants = []
-        write_grants = []
-        for bank in range(BANKS):
-            m.submodules[f"bank{bank}"] = ram = BlockRam(
-                width=8 * self.config.rows, depth=self.config.bank_words, granularity=8
-            )
-            rams.append(ram)
-            read_grants.append(_connect_readers(m, bank, ram, self.read))
-            write_grants.append(_connect_writers(m, bank, ram, self.write))
+        if self.config.read_latency == LATENCY:
+            self._build_banks(m)
+        else:
+            WideBanks(m, platform, self.config, read=self.read, write=self.write)
 
         ports = [*self.read, *self.write]
         asked = Signal(len(ports))
@@ -90,10 +87,22 @@ class Scratchpad(wiring.Component):
         m.d.sync += granted.eq(Cat(port.ready for port in ports))
         refused = asked & ~granted
         m.d.comb += [port.refused.eq(refused[index]) for index, port in enumerate(ports)]
-        for index, port in enumerate(self.read):
-            _answer(m, f"read{index}", port, Cat(bank[index] for bank in read_grants), rams)
         m.d.sync += self.clashes.eq(sum(refused))
         return m
+
+    def _build_banks(self, m: Module) -> None:
+        """Build the banks of a small scratchpad, and the way back from them."""
+        rams = []
+        grants = []
+        for bank in range(BANKS):
+            m.submodules[f"bank{bank}"] = ram = BlockRam(
+                width=8 * self.config.rows, depth=self.config.bank_words, granularity=8
+            )
+            rams.append(ram)
+            grants.append(_connect_readers(m, bank, ram, self.read))
+            _connect_writers(m, bank, ram, self.write)
+        for index, port in enumerate(self.read):
+            _answer(m, f"read{index}", port, Cat(bank[index] for bank in grants), rams)
 
 
 def _connect_readers(
@@ -109,9 +118,9 @@ def _connect_readers(
 
 def _connect_writers(
     m: Module, bank: int, ram: BlockRam, ports: Sequence[wiring.PureInterface]
-) -> Signal:
-    """Register the request of the first writer that asks for a bank; return who it is."""
-    wanted, grants = _arbitrate(m, f"bank{bank}_write", bank, ports)
+) -> None:
+    """Register the request of the first writer that asks for a bank."""
+    wanted, _ = _arbitrate(m, f"bank{bank}_write", bank, ports)
     with m.If(wanted.any()):
         m.d.sync += [
             ram.write_address.eq(_first(wanted, [_row(port) for port in ports])),
@@ -119,7 +128,6 @@ def _connect_writers(
         ]
     mask = _first(wanted, [port.mask for port in ports])
     m.d.sync += ram.write_enable.eq(mask & wanted.any().replicate(len(mask)))
-    return grants
 
 
 def _answer(
@@ -130,7 +138,7 @@ def _answer(
     rams: Sequence[BlockRam],
 ) -> None:
     """Follow a reader's grants, one bit per bank, through the block RAM; register the answer."""
-    for stage in range(READ_LATENCY - 2):
+    for stage in range(LATENCY - 2):
         delayed = Signal(BANKS, name=f"{name}_{stage}")
         m.d.sync += delayed.eq(grants)
         grants = delayed

@@ -130,11 +130,20 @@ class Affine(wiring.Component):
         m = Module()
         pipe = Pipeline(m, i=self.i, o=self.o)
         payload = self.i.p
+        is_product = payload.source == Source.PRODUCT
+        is_scratchpad = payload.source == Source.SCRATCHPAD
         operands = SimpleNamespace(
-            **{name: payload[name] for name in self.config.input_layout.members},
-            is_product=payload.source == Source.PRODUCT,
-            is_scratchpad=payload.source == Source.SCRATCHPAD,
+            x=Mux(is_scratchpad, payload.x.shift_left(FRACTION), payload.x)[:ACC_WIDTH].as_signed(),
+            residual=Mux(is_product, 0, payload.r),
+            column=payload.column,
+            out_format=payload.out_format,
         )
+        if self.config.auxiliary:
+            row = payload.row
+            off = Mux(is_scratchpad, row.off, 0)
+            operands.factors = payload.x[:WORD_WIDTH].as_signed(), payload.r
+            operands.row = SimpleNamespace(off=off, mant=row.mant, exp=row.exp)
+            operands.is_product = is_product
         result = affine_stages(pipe, operands, auxiliary=self.config.auxiliary)
         assert pipe.depth == self.config.latency
         pipe.drive(result.value)
@@ -174,8 +183,9 @@ def affine_stages(
 
     Args:
         pipe: where to.
-        i: has the members of `AffineConfig.input_layout`, with `is_product` and `is_scratchpad` for
-            `source`.
+        i: has `x`, X but for the row's offset, and `residual`, as `numerics.affine` makes them of a
+            source; `column` and `out_format`; with `auxiliary` also `row`, whose offset is 0 but
+            for the scratchpad, `is_product`, and `factors`, of which X is the product then.
         auxiliary: as in `AffineConfig`.
         loan: who uses the auxiliary multiplier besides, if anybody.
 
@@ -213,27 +223,30 @@ def affine_stages(
         value=(s.value + s.off)[FRACTION:TOTAL_WIDTH].as_signed(),
         out_format=s.out_format,
     )
-    # Every format lies within S16, so one clamp does. What is above a word is looked at first.
+    # Every format lies within S16, so one clamp does. What decides on it, and what is next to a
+    # number that does not fit, is known a stage ahead.
+    value, sign = s.value, s.value[-1]
+    middle = value[8 : WORD_WIDTH - 1] != sign.replicate(WORD_WIDTH - 9)
     s = pipe.stage(
         "word",
-        value=s.value[:WORD_WIDTH],
-        sign=s.value[-1],
-        beyond=_any_differs(s.value[WORD_WIDTH - 1 : -1], s.value[-1]),
-        middle=s.value[8 : WORD_WIDTH - 1] != s.value[-1].replicate(WORD_WIDTH - 9),
-        out_format=s.out_format,
+        value=value[:WORD_WIDTH],
+        nearest=_nearest_bits(sign, s.out_format),
+        clamps=Cat(
+            _any_differs(value[WORD_WIDTH - 1 : -1], sign),
+            exceeds_byte(value, sign, middle, s.out_format),
+        ),
     )
-    clamps = s.beyond.any() | exceeds_byte(s.value, s.sign, s.middle, s.out_format)
-    s = pipe.stage("result", value=clamp(s.value, s.sign, clamps, s.out_format))
+    s = pipe.stage("result", value=Mux(s.clamps.any(), _nearest(s.nearest), s.value).as_signed())
     return SimpleNamespace(value=s.value, aux=aux)
 
 
 def _scale_by_column(i: Any) -> SimpleNamespace:
     """Return the operands of the main multipliers and of the stages behind them."""
     return SimpleNamespace(
-        x=Mux(i.is_scratchpad, i.x.shift_left(FRACTION), i.x)[:ACC_WIDTH],
+        x=i.x,
         scale=i.column.mant.shift_left(1),
         shift=_clamp_unsigned(i.column.shift, RIGHT_SHIFT_WIDTH),
-        off=_total_offset(i.column.off, i.r),
+        off=_total_offset(i.column.off, i.residual),
         out_format=i.out_format,
         aux=None,
     )
@@ -247,22 +260,18 @@ def _scale_by_row(pipe: Stages, i: Any, loan: Loan | None) -> SimpleNamespace:
     payloads without a row, `NO_ROW` gives the same scale.
     """
     is_product = i.is_product
-    a = Mux(is_product, i.x[:WORD_WIDTH].as_signed(), i.column.mant)
-    b = Mux(is_product, i.r, i.row.mant)
+    a = Mux(is_product, i.factors[0], i.column.mant)
+    b = Mux(is_product, i.factors[1], i.row.mant)
     if loan is not None:
         a = Mux(loan.active, loan.word, a)
         b = Mux(loan.active, loan.word, b)
     aux = pipe.multiply("aux", a, b)
     s = pipe.stage(
         "aux_operand",
-        x=Mux(
-            i.is_scratchpad,
-            i.x[:WORD_WIDTH].as_signed().shift_left(FRACTION) - i.row.off,
-            i.x,
-        ),
+        x=(i.x - i.row.off)[:ACC_WIDTH].as_signed(),
         mant=i.column.mant,
         distance=i.column.shift - i.row.exp,
-        off=_total_offset(i.column.off, Mux(is_product, 0, i.r)),
+        off=_total_offset(i.column.off, i.residual),
         is_product=is_product,
         out_format=i.out_format,
     )
@@ -326,12 +335,21 @@ def exceeds_byte(word: Value, sign: Value, middle: Value, out_format: Value) -> 
 
 
 def clamp(word: Value, sign: Value, clamps: Value, out_format: Value) -> Value:
-    """Return a word, or the number of `out_format` that is next to what does not fit.
+    """Return a word, or the number of `out_format` that is next to what does not fit."""
+    return Mux(clamps, _nearest(_nearest_bits(sign, out_format)), word).as_signed()
+
+
+def _nearest_bits(sign: Value, out_format: Value) -> Value:
+    """Return the different bits of the number of `out_format` that is farthest on a side.
 
     Bit by bit: 0111.. or 1000.. for S16, 0..01..1 or 1..10..0 for S8, 0..01..1 or 0 for U8.
     """
     is_s8, is_s16 = out_format == Format.S8, out_format == Format.S16
     high = Mux(is_s16, ~sign, sign & is_s8)
-    top = sign & (out_format != Format.U8)
-    nearest = Cat((~sign).replicate(7), sign ^ ~is_s8, high.replicate(WORD_WIDTH - 9), top)
-    return Mux(clamps, nearest, word).as_signed()
+    return Cat(~sign, sign ^ ~is_s8, high, sign & (out_format != Format.U8))
+
+
+def _nearest(bits: Value) -> Value:
+    """Return the number of which these are the different bits: 0 to 6, 7, 8 to 14, 15."""
+    low, middle, high, top = bits
+    return Cat(low.replicate(7), middle, high.replicate(WORD_WIDTH - 9), top)

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 from amaranth.hdl import Module, Signal, Value, ValueLike
 
+from systolith_rtl.pipeline import register
+
 
 class Beat:
     """The clock that all stages share: it counts the cycles for which each of them has its row.
@@ -57,10 +59,7 @@ class Beat:
 
     def load(self, stage: SimpleNamespace, value: ValueLike, *, name: str) -> Signal:
         """Make a register that takes `value` over from the stage before, in the last cycle."""
-        register = Signal(Value.cast(value).shape(), name=name, reset_less=True)
-        with self._m.If(stage.loading):
-            self._m.d.sync += register.eq(value)
-        return register
+        return register(self._m, name, Value.cast(value), stage.loading)
 
     def window(
         self,

@@ -24,7 +24,6 @@ from systolith.numerics import (
     NO_ROW,
     WORD_WIDTH,
     Format,
-    Source,
 )
 from systolith_rtl.interfaces import (
     ACC_READ_LATENCY,
@@ -41,8 +40,8 @@ from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.settings import SCALAR, Settings, SettingSignature
 from systolith_rtl.vector.columns import ColumnRecords
-from systolith_rtl.vector.fetch import LATE, POP_LATENCY, OperandFetch
-from systolith_rtl.vector.finish import Finish
+from systolith_rtl.vector.fetch import POP_LATENCY, OperandFetch
+from systolith_rtl.vector.finish import PLACE, Finish
 from systolith_rtl.vector.issue import Issue
 from systolith_rtl.vector.lanes import Lanes
 from systolith_rtl.vector.row_file import RowFile
@@ -136,26 +135,34 @@ class VectorEngine(wiring.Component):
         flags = sequence.flags
         drained = flags.x_drained
         is_exp = flags.exp
-        for part in (x_fetch, r_fetch, issue, finish):
-            m.d.comb += [part.m.eq(op.m), part.n.eq(op.n)]
+        for part in (x_fetch, r_fetch, issue):
+            m.d.comb += part.extent.eq(sequence.extent)
         for part in (columns, issue, finish, store):
             m.d.comb += part.start.eq(start)
         for part in (x_fetch, r_fetch, issue, store):
             m.d.comb += part.stop.eq(sequence.stop)
 
-        # Operands from the scratchpad.
+        # Operands from the scratchpad. What goes to all lanes has a copy for them.
+        x_words, y_words = (Signal(name=f"{name}_words", attrs={"keep": 1}) for name in "xy")
+        x_unused, r_unused = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [
+            x_words.eq(flags.x_words),
+            y_words.eq(flags.y_words),
+            x_unused.eq(drained),
+            r_unused.eq(~flags.r_used),
+        ]
         wiring.connect(m, x_fetch.port, wiring.flipped(self.x))
         wiring.connect(m, r_fetch.port, wiring.flipped(self.r))
         m.d.comb += [
             x_fetch.start.eq(start & ~drained),
-            x_fetch.unused.eq(drained),
+            x_fetch.unused.eq(x_unused),
             x_fetch.address.eq(op.x_address),
             x_fetch.stride.eq(op.x_row),
-            x_fetch.words.eq(flags.x_words),
+            x_fetch.words.eq(x_words),
             x_fetch.signed.eq(flags.x_signed),
             x_fetch.pop.eq(issue.pops_x),
             r_fetch.start.eq(start & flags.r_used),
-            r_fetch.unused.eq(~flags.r_used),
+            r_fetch.unused.eq(r_unused),
             r_fetch.address.eq(op.r_address),
             r_fetch.stride.eq(op.r_row),
             r_fetch.words.eq(1),
@@ -174,7 +181,7 @@ class VectorEngine(wiring.Component):
             columns.write_address.eq(side.address),
             columns.write_data.eq(side.data),
             columns.slot.eq(op.column),
-            columns.shared.eq(op.broadcast[0] | is_exp),
+            columns.shared.eq(flags.shared),
             columns.exp.eq(is_exp),
             columns.unit.eq(op.unit),
             columns.take.eq(issue.issue & issue.first_row),
@@ -191,14 +198,17 @@ class VectorEngine(wiring.Component):
         m.d.sync += first_row.eq(Cat(issue.issue & issue.first_row, first_row))
         wiring.connect(m, issue.drain, wiring.flipped(self.drain))
         m.d.comb += [
+            issue.m.eq(op.m),
             issue.drained.eq(drained),
             issue.two_writes.eq(flags.y_words & (config.word_granules == 1)),
             issue.transpose.eq(op.transpose),
             issue.statistic.eq(flags.statistic),
-            issue.x.eq(x_fetch.available),
-            issue.r.eq(r_fetch.available),
+            issue.x_more.eq(x_fetch.more),
+            issue.x_held.eq(x_fetch.held),
+            issue.r_more.eq(r_fetch.more),
+            issue.r_held.eq(r_fetch.held),
             issue.columns.eq(columns.soon),
-            issue.shared.eq(columns.shared),
+            issue.shared.eq(flags.shared),
             columns.swap.eq(first_row[-1]),
         ]
 
@@ -218,18 +228,23 @@ class VectorEngine(wiring.Component):
         self._operands(m, platform, valid[MEETING], sequence, x_fetch, r_fetch, row_file, lanes)
         m.d.comb += lanes.valid.eq(valid[LANES_AT:RESULT_AT])
         m.d.comb += lanes.column.eq(columns.records)
-        with m.If(start):
-            source = Mux(drained, Source.ACCUMULATOR, Source.SCRATCHPAD)
-            m.d.sync += [
-                lanes.source.eq(Mux(flags.product, Source.PRODUCT, source)),
-                lanes.out_format.eq(
-                    Mux(is_exp, Format.S16, Mux(flags.affine, op.y_format, Format.U8))
-                ),
-            ]
+        m.d.comb += [
+            lanes.product.eq(flags.product),
+            lanes.out_format.eq(Mux(is_exp, Format.S16, Mux(flags.affine, op.y_format, Format.U8))),
+        ]
 
         # From results to words.
         early = Mux(flags.affine, valid[RESULT_AT - 2], valid[TABLE_AT - 2])
         m.d.sync += finish.coming.eq(early)
+        # With bits beside them, whose registers cost less than one more loop.
+        places = [Signal(PLACE, name="place0", reset_less=True)]
+        m.d.comb += [places[0][name].eq(getattr(issue, name)) for name in PLACE.members]
+        for stage in range(1, TABLE_AT - 1):
+            places.append(Signal(PLACE, name=f"place{stage}", reset_less=True))
+            m.d.sync += places[stage].eq(places[stage - 1])
+        place = Signal(PLACE, reset_less=True)
+        m.d.comb += finish.place.eq(place)
+        m.d.sync += place.eq(Mux(flags.affine, places[RESULT_AT - 2], places[TABLE_AT - 2]))
         m.submodules.settings = settings = self.settings
         wiring.connect(m, wiring.flipped(self.change), settings.change)
         m.d.comb += [
@@ -238,6 +253,7 @@ class VectorEngine(wiring.Component):
             tables.exp.eq(is_exp),
             tables.table.eq(op.table),
             tables.out_format.eq(op.y_format),
+            finish.tail.eq(sequence.extent.tail),
             finish.masked.eq(flags.masked),
             settings.read[0].place.eq(SCALAR + op.length[:2]),
             finish.length.eq(settings.read[0].value),
@@ -264,19 +280,19 @@ class VectorEngine(wiring.Component):
             statistics.square.eq(lanes.square),
             store.address.eq(op.y_address),
             store.stride.eq(op.y_row),
-            store.wide.eq(flags.y_words),
+            store.wide.eq(y_words),
             store.transpose.eq(op.transpose),
             store.rows.eq(finish.rows),
-            store.turned.eq(finish.turned),
+            store.turns.eq(finish.turns),
             store.words.eq(finish.words),
-            store.columns.eq(finish.columns),
+            store.column.eq(finish.column),
             store.last_row.eq(finish.last_row),
             store.last_group.eq(finish.last_group),
         ]
 
         # Who is waited for: the array, or whoever has had the scratchpad's bank.
         starved = Signal()
-        late = Signal(LATE + 1)
+        late = Signal(config.read_latency + 1)
         m.d.sync += [
             sequence.engine.stall.input.eq(issue.unfilled),
             starved.eq(issue.starved),
@@ -298,22 +314,27 @@ class VectorEngine(wiring.Component):
     ) -> None:
         """Register what the lanes get."""
         flags = sequence.flags
-        x = Signal(lanes.x.shape(), reset_less=True)
-        r = Signal(lanes.r.shape(), reset_less=True)
-        row = Signal(ROW_LAYOUT, reset_less=True)
+        registers = {
+            name: Signal(getattr(lanes, name).shape(), name=name, reset_less=True)
+            for name in ("x", "factor", "residual", "row")
+        }
+        x, factor, residual, row = registers.values()
         with m.If(unless_idle(platform, valid)):
             for lane in range(self.config.columns):
                 fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
-                second = Mux(flags.r_used, r_fetch.group[lane], 0)
+                second = Mux(flags.adds, r_fetch.group[lane], 0)
                 # A masked score gets a residual below every distance, and so a numerator of 0,
                 # even in a row in which all are masked.
                 masked = flags.exp & x_fetch.masked[lane]
-                m.d.comb += fetched.eq(x_fetch.group[lane])
+                m.d.comb += fetched.eq(x_fetch.group[lane].shift_left(FRACTION))
                 m.d.sync += x[lane].eq(Mux(flags.x_drained, self.drain.data[lane], fetched))
-                m.d.sync += r[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
+                m.d.sync += factor[lane].eq(r_fetch.group[lane])
+                m.d.sync += residual[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
             m.d.sync += row.eq(_NO_ROW)
             with m.If(sequence.op.use_row[0]):
                 m.d.sync += row.eq(row_file.record.data)
+            # Accumulators have none, whatever the record says.
+            m.d.sync += row.off.eq(Mux(flags.row_off, row_file.record.data.off, 0))
             with m.If(flags.exp):
                 m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
-        m.d.comb += [lanes.x.eq(x), lanes.r.eq(r), lanes.row.eq(row)]
+        m.d.comb += [getattr(lanes, name).eq(value) for name, value in registers.items()]

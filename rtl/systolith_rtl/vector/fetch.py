@@ -8,9 +8,10 @@ from amaranth.utils import bits_for, exact_log2
 
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
-from systolith_rtl.interfaces import READ_LATENCY, ReadSignature
+from systolith_rtl.interfaces import ReadSignature
+from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.loop import COLUMNS_WIDTH, TileLoop, rows_shape
+from systolith_rtl.vector.loop import TileLoop, extent_layout
 
 ADDRESS_WIDTH = 32
 """Bits of a granule address in an instruction."""
@@ -21,13 +22,9 @@ STRIDE_WIDTH = 16
 POP_LATENCY = 3
 """Cycles from `pop` to the group on `group`."""
 
-LATE = READ_LATENCY
-"""Cycles from knowing of a refusal until its group is missing: a group is available the cycle after
-its word has come."""
-
 DEPTH = 16
-"""Groups that are under way or wait. It takes 7 cycles from the request to the return of its room,
-and LUT RAM comes in sixteens."""
+"""Groups that are under way or wait. It takes up to 8 cycles from the request to the return of its
+room, and LUT RAM comes in sixteens."""
 
 
 def walk_width(config: CoreConfig, longest: int) -> int:
@@ -43,8 +40,8 @@ class OperandFetch(wiring.Component):
 
     It runs ahead of its reader as far as its memory goes, and asks for nothing that it has no
     room for. If grants are not refused, it sustains a group in every cycle; where a group of
-    words takes two scratchpad words (R = C), in every second one. The first group is available 7
-    cycles after `start`.
+    words takes two scratchpad words (R = C), in every second one. The first group is available
+    `read_latency + 3` cycles after `start`.
 
     ::
 
@@ -56,13 +53,15 @@ class OperandFetch(wiring.Component):
         unused: `In(1)`, there are no operands, and whoever pops may go on.
         address: `In(32)`, granule of the first element.
         stride: `In(16)`, granules from row to row.
-        m: `In`, rows.
-        n: `In`, columns.
+        extent: `In(extent_layout(config))`, rows and columns.
         words: `In(1)`, elements are s16.
         signed: `In(1)`, bytes are s8, else u8.
         stop: `In(1)`, start no read from the next cycle on.
-        late: `Out(1)`, a refusal keeps a group from being available in `LATE` cycles.
+        late: `Out(1)`, a refusal keeps a group from being available in `config.read_latency`
+            cycles: it is the cycle after its word has come.
         available: `Out(1)`, a group may be popped, or a cycle ago there were no operands.
+        more: `Out(1)`, `available` is high in the next cycle even if a group is popped in this one.
+        held: `Out(1)`, there is a group, so likewise if none is popped.
         pop: `In(1)`, take it.
         group: `Out`, C elements, `POP_LATENCY` cycles after `pop`; holds until the next.
         masked: `Out(C)`, with it: those of them that are -32768.
@@ -75,13 +74,14 @@ class OperandFetch(wiring.Component):
     unused: Signal
     address: Signal
     stride: Signal
-    m: Signal
-    n: Signal
+    extent: data.View
     words: Signal
     signed: Signal
     stop: Signal
     late: Signal
     available: Signal
+    more: Signal
+    held: Signal
     pop: Signal
     group: data.View
     masked: Signal
@@ -97,13 +97,14 @@ class OperandFetch(wiring.Component):
                 "unused": In(1),
                 "address": In(ADDRESS_WIDTH),
                 "stride": In(STRIDE_WIDTH),
-                "m": In(rows_shape(config)),
-                "n": In(COLUMNS_WIDTH),
+                "extent": In(extent_layout(config)),
                 "words": In(1),
                 "signed": In(1),
                 "stop": In(1),
                 "late": Out(1),
                 "available": Out(1),
+                "more": Out(1),
+                "held": Out(1),
                 "pop": In(1),
                 "group": Out(data.ArrayLayout(signed(WORD_WIDTH), config.columns)),
                 "masked": Out(config.columns),
@@ -138,23 +139,23 @@ class OperandFetch(wiring.Component):
         last_beat = (second | ~self.words) if beats else 1
         m.d.comb += [
             loop.start.eq(self.start),
-            loop.stop.eq(self.stop | (advance & outside)),
-            loop.m.eq(self.m),
-            loop.n.eq(self.n),
+            # A step too late, which asks for nothing.
+            loop.stop.eq(self.stop | self.fault),
+            loop.extent.eq(self.extent),
             # Without `active`, which would be one more net to all that is loaded between loops.
             loop.step.eq(goes & last_beat),
         ]
-        next_group = Signal(width)
-        words = Signal(reset_less=True)  # Near the sum.
-        m.d.sync += words.eq(self.words)
-        m.d.comb += next_group.eq(group_address + Mux(words, 2, 1))
+        # One sum for all: from the address before, or from the first one of the group, or, between
+        # loops, of nothing to the operand.
+        base = Mux(loop.idle, self.address[:width], Mux(loop.last_row, group_address, address))
+        by = Mux(loop.last_row, Mux(self.words, 2, 1), self.stride)
+        total = (base + (by & (~loop.idle).replicate(len(by))))[:width]
         with m.If(loop.idle):
-            m.d.sync += address.eq(self.address)
             m.d.sync += far.eq(self.address[width:].any())
-        with m.Elif(loop.step):
-            m.d.sync += address.eq(Mux(loop.last_row, next_group, address + self.stride))
-        with m.If(loop.idle | (loop.step & loop.last_row)):
-            m.d.sync += group_address.eq(Mux(loop.idle, self.address, next_group))
+        with m.If(loop.loads | loop.step):
+            m.d.sync += address.eq(total)
+        with m.If(loop.loads | (loop.step & loop.last_row)):
+            m.d.sync += group_address.eq(total)
         if beats:
             with m.If(advance):
                 m.d.sync += second.eq(self.words & ~second)
@@ -177,12 +178,12 @@ class OperandFetch(wiring.Component):
             self.port.valid.eq(asking),
         ]
         with m.If(free):
-            m.d.sync += asking.eq(spare | (advance & ~outside))
+            m.d.sync += asking.eq(spare | (advance & ~outside & inside))
             m.d.sync += spare.eq(0)
             m.d.sync += word.eq(Mux(spare, spare_word, new_word))
             m.d.sync += tag.eq(Mux(spare, spare_tag, new_tag))
         with m.Elif(advance):
-            m.d.sync += spare.eq(~outside)
+            m.d.sync += spare.eq(~outside & inside)
         with m.If(self.stop):
             m.d.sync += [asking.eq(0), spare.eq(0)]
         with m.If(~spare):
@@ -204,17 +205,15 @@ class OperandFetch(wiring.Component):
 
         # The way back: what is wanted of the word travels beside it.
         tags = tag
-        for stage in range(READ_LATENCY):
+        for stage in range(config.read_latency):
             delayed = Signal.like(tag, name=f"tag_{stage}", reset_less=True)
             m.d.sync += delayed.eq(tags)
             tags = delayed
         arrived = Signal()
         stored = Signal()
-        group = Signal.like(self.group.as_value(), name="group_in", reset_less=True)
         m.d.comb += arrived.eq(self.port.data_valid & (tags[0] if beats else 1))
         m.d.sync += stored.eq(arrived)
-        with m.If(self.port.data_valid):
-            m.d.sync += group.eq(self._select(m, tags))
+        group = self._select(m, platform, tags)
 
         # The memory. A group is counted while it is on its way into it: `pop` reads later.
         m.submodules.memory = memory = Memory(shape=len(group), depth=DEPTH, init=[])
@@ -229,24 +228,19 @@ class OperandFetch(wiring.Component):
             write.data.eq(group),
             self.group.as_value().eq(taken),
         ]
-        with m.If(arrived & ~popped[0]):
-            m.d.sync += level.eq(level + 1)
-        with m.Elif(popped[0] & ~arrived):
-            m.d.sync += level.eq(level - 1)
+        _, over_one, over_two = _count(m, "level", level, arrived, popped[0])
         # Knowing that `level` is not 0 costs a register, and saves a comparison before `pop`; so it
         # does with `credits`. Both counts are a cycle late for what is taken from them.
-        several = Mux(popped[0], level > 2, level > 1)
+        several = Mux(popped[0], over_two, over_one)
         remains = arrived | several | (some & ~self.pop)
+        m.d.comb += [self.more.eq(arrived | several | self.unused), self.held.eq(some)]
         m.d.sync += [some.eq(remains), self.available.eq(remains | self.unused)]
         lent = advance & last_beat
         was_lent = Signal()
-        room = popped[-1] | Mux(was_lent, credits > 2, credits > 1) | (has_room & ~lent)
+        _, spare_one, spare_two = _count(m, "credits", credits, popped[-1], was_lent)
+        room = popped[-1] | Mux(was_lent, spare_two, spare_one) | (has_room & ~lent)
         m.d.sync += has_room.eq(room)
-        m.d.sync += [
-            was_lent.eq(lent),
-            credits.eq(credits + popped[-1] - was_lent),
-            popped.eq(Cat(self.pop, popped)),
-        ]
+        m.d.sync += [was_lent.eq(lent), popped.eq(Cat(self.pop, popped))]
         with m.If(stored):
             m.d.sync += write.addr.eq(write.addr + 1)
         with m.If(popped[-1]):
@@ -257,22 +251,45 @@ class OperandFetch(wiring.Component):
             ]
         return m
 
-    def _select(self, m: Module, tag: Signal) -> Cat:
-        """Return C words: the granules that the tag names, extended."""
+    def _select(self, m: Module, platform: object, tag: Signal) -> Cat:
+        """Return C words in the cycle after a read's: the granules that the tag names, extended.
+
+        Registers hold two granules, of which a group of words takes both and one of bytes the one
+        that the last bit of the tag names.
+        """
         config = self.config
         width = 8 * config.columns
         word = self.port.data
+        pair = Signal(2 * width, reset_less=True)
         if config.word_granules == 1:
             low = Signal(width, reset_less=True)
             with m.If(self.port.data_valid):
                 m.d.sync += low.eq(word)
-            narrow, wide = word, Cat(low, word)
+            wide = Cat(low, word)
+            narrow = pair[width:]
         else:
-            narrow = word.word_select(tag, width)
+            odd = Signal(reset_less=True)
+            m.d.sync += odd.eq(tag[0])
             wide = word.word_select(tag[1:], 2 * width) if config.word_granules > 2 else word
+            narrow = pair.word_select(odd, width)
+        with m.If(unless_idle(platform, self.port.data_valid)):
+            m.d.sync += pair.eq(wide)
         elements = []
         for lane in range(config.columns):
             byte = narrow.word_select(lane, 8)
             extended = Cat(byte, (byte[-1] & self.signed).replicate(8))
-            elements.append(Mux(self.words, wide.word_select(lane, WORD_WIDTH), extended))
+            elements.append(Mux(self.words, pair.word_select(lane, WORD_WIDTH), extended))
         return Cat(elements)
+
+
+def _count(m: Module, name: str, count: Signal, up: Value, down: Value) -> list[Signal]:
+    """Count up and down, and return whether the count is above 0, 1 and 2, from registers."""
+    over = [Signal(name=f"{name}_over{least}", init=count.init > least) for least in range(3)]
+    with m.If(up ^ down):
+        m.d.sync += count.eq(count + Cat(1, down.replicate(len(count) - 1)))
+        m.d.sync += [
+            over[0].eq(~down | over[1]),
+            over[1].eq(Mux(down, over[2], over[0])),
+            over[2].eq(Mux(down, count[2:].any(), over[1])),
+        ]
+    return over

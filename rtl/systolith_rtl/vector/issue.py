@@ -1,13 +1,13 @@
 """The only place where the vector engine waits: in front of its pipeline."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import bits_for, exact_log2
 
 from systolith.config import CoreConfig
 from systolith_rtl.interfaces import DrainSignature
-from systolith_rtl.vector.loop import COLUMNS_WIDTH, TileLoop, rows_shape
+from systolith_rtl.vector.loop import TileLoop, extent_layout
 from systolith_rtl.vector.statistics import MIN_PERIOD
 
 
@@ -22,14 +22,16 @@ class Issue(wiring.Component):
     Members:
         start: `In(1)`, begin with the operands, which stay as they are until the end.
         m: `In`, rows.
-        n: `In`, columns.
+        extent: `In(extent_layout(config))`, rows and columns.
         drained: `In(1)`, x comes from an accumulator.
         two_writes: `In(1)`, a group takes two writes.
         transpose: `In(1)`, the result is transposed.
         statistic: `In(1)`, statistics are taken.
         stop: `In(1)`, issue nothing from the next cycle on.
-        x: `In(1)`, x is there, or comes from an accumulator.
-        r: `In(1)`, so is the second operand, if there is one.
+        x_more: `In(1)`, x will be there in the next cycle even if it is taken in this one; or it
+            comes from an accumulator.
+        x_held: `In(1)`, it is there in this cycle.
+        r_more, r_held: `In(1)`, so is the second operand, if there is one.
         columns: `In(1)`, the records of the next group may be taken in the next cycle, unless one
             is taken in this one.
         shared: `In(1)`, all groups have the same records.
@@ -37,7 +39,8 @@ class Issue(wiring.Component):
             as it waits for the second operand.
         issue: `Out(1)`, an element group is sent.
         pops_x: `Out(1)`, with an x from the scratchpad.
-        first_row: `Out(1)`, it is the first one of its group of columns.
+        first_row, last_row: `Out(1)`, it is the first or the last one of its group of columns.
+        first_group, last_group: `Out(1)`, and this is the first or the last one.
         row: `Out`, its row.
         unfilled: `Out(1)`, a group could be issued if its accumulator were complete.
         starved: `Out(1)`, a group could be issued if its operands were there.
@@ -45,20 +48,25 @@ class Issue(wiring.Component):
 
     start: Signal
     m: Signal
-    n: Signal
+    extent: data.View
     drained: Signal
     two_writes: Signal
     transpose: Signal
     statistic: Signal
     stop: Signal
-    x: Signal
-    r: Signal
+    x_more: Signal
+    x_held: Signal
+    r_more: Signal
+    r_held: Signal
     columns: Signal
     shared: Signal
     drain: wiring.PureInterface
     issue: Signal
     pops_x: Signal
     first_row: Signal
+    last_row: Signal
+    first_group: Signal
+    last_group: Signal
     row: Signal
     unfilled: Signal
     starved: Signal
@@ -68,21 +76,26 @@ class Issue(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "m": In(rows_shape(config)),
-                "n": In(COLUMNS_WIDTH),
+                "m": In(bits_for(config.row_slots)),
+                "extent": In(extent_layout(config)),
                 "drained": In(1),
                 "two_writes": In(1),
                 "transpose": In(1),
                 "statistic": In(1),
                 "stop": In(1),
-                "x": In(1),
-                "r": In(1),
+                "x_more": In(1),
+                "x_held": In(1),
+                "r_more": In(1),
+                "r_held": In(1),
                 "columns": In(1),
                 "shared": In(1),
                 "drain": Out(DrainSignature(config)),
                 "issue": Out(1),
                 "pops_x": Out(1),
                 "first_row": Out(1),
+                "last_row": Out(1),
+                "first_group": Out(1),
+                "last_group": Out(1),
                 "row": Out(range(config.row_slots)),
                 "unfilled": Out(1),
                 "starved": Out(1),
@@ -97,9 +110,7 @@ class Issue(wiring.Component):
         m.d.comb += [
             loop.start.eq(self.start),
             loop.stop.eq(self.stop),
-            loop.m.eq(self.m),
-            loop.n.eq(self.n),
-            loop.step.eq(self.issue),
+            loop.extent.eq(self.extent),
         ]
 
         # Cycles without an issue behind each group of columns.
@@ -126,25 +137,44 @@ class Issue(wiring.Component):
             ~loop.last_row | (~loop.last_group & ~has_gap & self.columns & ~taken)
         )
         behind_none = (hold[1:] == 0) & (self.columns | ~loop.first_row)
-        open_ = Signal()
         waiting = loop.active & ~self.stop
-        m.d.sync += open_.eq(waiting & Mux(self.issue, behind_issue, behind_none))
+        opens = waiting & Mux(self.issue, behind_issue, behind_none)
+        # So for the operands: of one that is taken in this cycle, there must be another.
+        more = self.x_more & self.r_more
+        some = (self.x_more | self.x_held) & (self.r_more | self.r_held)
+        goes = waiting & Mux(self.issue, behind_issue & more, behind_none & some)
 
-        # Written out, so that neither waits for the other's.
+        # All that is waited for, but the accumulator, is in a register by the source of x.
         drained = Signal(reset_less=True)  # Near by.
         m.d.sync += drained.eq(self.drained)
-        full = self.drain.full | ~drained
-        operands = self.x & self.r
-        from_half = open_ & drained & self.drain.full
+        open_half, half_lacks, lacks_alone = (Signal() for _ in range(3))
+        # With copies for the loop, whose counters are many.
+        half_goes, half_steps, goes_alone, steps_alone = (
+            Signal(attrs={"keep": 1}) for _ in range(4)
+        )
+        m.d.sync += [
+            open_half.eq(opens & drained),
+            half_goes.eq(goes & drained),
+            half_steps.eq(goes & drained),
+            half_lacks.eq(opens & ~goes & drained),
+            goes_alone.eq(goes & ~drained),
+            steps_alone.eq(goes & ~drained),
+            lacks_alone.eq(opens & ~goes & ~drained),
+        ]
+        full = self.drain.full
         m.d.comb += [
-            self.unfilled.eq(open_ & ~full),
-            self.starved.eq(open_ & full & ~operands),
-            self.issue.eq(open_ & full & operands),
+            self.unfilled.eq(open_half & ~full),
+            self.starved.eq(lacks_alone | (half_lacks & full)),
+            self.issue.eq(goes_alone | (half_goes & full)),
+            loop.step.eq(steps_alone | (half_steps & full)),
             self.first_row.eq(loop.first_row),
+            self.last_row.eq(loop.last_row),
+            self.first_group.eq(loop.first_group),
+            self.last_group.eq(loop.last_group),
             self.row.eq(loop.row),
-            self.pops_x.eq(open_ & ~drained & operands),
-            self.drain.enable.eq(from_half),
-            self.drain.release.eq(from_half & self.r & loop.last_row),
+            self.pops_x.eq(goes_alone),
+            self.drain.enable.eq(open_half & full),
+            self.drain.release.eq(half_goes & full & loop.last_row),
             self.drain.row.eq(loop.row),
         ]
         return m

@@ -1,5 +1,6 @@
 """The C affine lanes side by side, with one chain of valid bits between them."""
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 
 from amaranth.hdl import Const, Module, Signal, Value, ValueLike, signed, unsigned
@@ -7,7 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
-from systolith.numerics import ACC_WIDTH, WORD_WIDTH, Format, Source
+from systolith.numerics import ACC_WIDTH, FRACTION, WORD_WIDTH, Format
 from systolith_rtl.interfaces import ROW_LAYOUT
 from systolith_rtl.multiplier import Multiplier
 from systolith_rtl.pipeline import unless_idle
@@ -20,18 +21,20 @@ SQUARE_WIDTH = 2 * WORD_WIDTH - 1
 class Lanes(wiring.Component):
     """Computes `numerics.affine` of C elements a cycle, `LATENCY` cycles later.
 
-    Nothing is ever refused, and what is the same for a whole instruction (source, format) comes
-    from registers that stay as they are while elements are on their way. A stage that has nothing
-    valid before it may hold its registers (`unless_idle`).
+    Nothing is ever refused, and what is the same for a whole instruction stays as it is while
+    elements are on their way; each lane has its own copy. A stage that has nothing valid before it
+    may hold its registers (`unless_idle`).
 
     Members:
         valid: `In(LATENCY)`, bit k is high if stage k has elements before it; bit 0 belongs to
             the operands, and each bit follows the one below it a cycle later.
-        x: `In`, C accumulators or elements.
-        r: `In`, C second operands.
+        x: `In`, C accumulators, or elements shifted by `FRACTION`.
+        factor: `In`, C second operands of a product.
+        residual: `In`, C residuals.
         column: `In`, C records.
-        row: `In`, the row's record.
-        source: `In(Source)`; steady from a cycle before the first operands on.
+        row: `In`, the row's record, with an offset of 0 for accumulators.
+        product: `In(1)`, each element is multiplied with its factor; steady from a cycle before the
+            first operands on, as are `out_format` and `lend`.
         out_format: `In(Format)`.
         value: `Out`, C results.
         lend: `In(1)`, the auxiliary multipliers square words for somebody else.
@@ -44,10 +47,11 @@ class Lanes(wiring.Component):
 
     valid: Signal
     x: data.View
-    r: data.View
+    factor: data.View
+    residual: data.View
     column: data.View
     row: data.View
-    source: Signal
+    product: Signal
     out_format: Signal
     value: data.View
     lend: Signal
@@ -62,10 +66,11 @@ class Lanes(wiring.Component):
             {
                 "valid": In(self.LATENCY),
                 "x": In(data.ArrayLayout(signed(ACC_WIDTH), lanes)),
-                "r": In(data.ArrayLayout(signed(WORD_WIDTH), lanes)),
+                "factor": In(data.ArrayLayout(signed(WORD_WIDTH), lanes)),
+                "residual": In(data.ArrayLayout(signed(WORD_WIDTH), lanes)),
                 "column": In(data.ArrayLayout(COLUMN_LAYOUT, lanes)),
                 "row": In(ROW_LAYOUT),
-                "source": In(Source),
+                "product": In(1),
                 "out_format": In(Format),
                 "value": Out(data.ArrayLayout(signed(WORD_WIDTH), lanes)),
                 "lend": In(1),
@@ -83,21 +88,26 @@ class Lanes(wiring.Component):
         m.d.sync += second.eq(self.square_valid)
         squaring = self.square_valid | second
         valid = unless_idle(platform, self.valid)
-        is_product, is_scratchpad = Signal(), Signal()
-        m.d.sync += is_product.eq(self.source == Source.PRODUCT)
-        m.d.sync += is_scratchpad.eq(self.source == Source.SCRATCHPAD)
         for lane in range(self.config.columns):
+            steady = {}
+            for name in ("product", "lend", "out_format"):
+                source = Value.cast(getattr(self, name))
+                # Else Yosys makes one register of all lanes'.
+                copy = Signal(source.shape(), name=f"lane{lane}_{name}", attrs={"keep": 1})
+                m.d.sync += copy.eq(source)
+                steady[name] = copy
+            element = self.x[lane][FRACTION : FRACTION + WORD_WIDTH].as_signed()
             operands = SimpleNamespace(
                 x=self.x[lane],
-                r=self.r[lane],
+                factors=(element, self.factor[lane]),
+                residual=self.residual[lane],
                 column=self.column[lane],
                 row=self.row,
-                is_product=is_product,
-                is_scratchpad=is_scratchpad,
-                out_format=self.out_format,
+                is_product=steady["product"],
+                out_format=steady["out_format"],
             )
-            pipe = LaneStages(m, f"lane{lane}", valid, {"aux": squaring})
-            loan = Loan(active=self.lend, word=self.word[lane])
+            pipe = LaneStages(m, f"lane{lane}", valid, {"aux": squaring}, steady.values())
+            loan = Loan(active=steady["lend"], word=self.word[lane])
             result = affine_stages(pipe, operands, auxiliary=True, loan=loan)
             assert pipe.depth == self.LATENCY
             m.d.comb += self.value[lane].eq(result.value)
@@ -113,20 +123,32 @@ class LaneStages:
         prefix: of the registers' names.
         valid: bit k enables stage k.
         also: what else enables a multiplier, by its name.
+        steady: signals that stay as they are, and need no registers.
     """
 
-    def __init__(self, m: Module, prefix: str, valid: Value, also: dict[str, Value]) -> None:
+    def __init__(
+        self,
+        m: Module,
+        prefix: str,
+        valid: Value,
+        also: dict[str, Value],
+        steady: Iterable[Signal],
+    ) -> None:
         self.depth = 0
         self._m = m
         self._prefix = prefix
         self._valid = valid
         self._also = also
+        self._steady = {id(signal) for signal in steady}
 
     def stage(self, name: str, **values: ValueLike) -> SimpleNamespace:
         """Register `values` if they are valid; see `Pipeline.stage`."""
         registers = {}
         with self._m.If(self._valid[self.depth]):
             for key, value in values.items():
+                if id(value) in self._steady:
+                    registers[key] = value
+                    continue
                 shape = Value.cast(value).shape()
                 name_of_it = f"{self._prefix}_{name}_{key}"
                 registers[key] = Signal(shape, name=name_of_it, reset_less=True)

@@ -1,9 +1,11 @@
 """The order in which every part of the vector engine walks a tensor: groups outer, rows inner."""
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import wiring
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
 from systolith.config import CoreConfig
 from systolith_rtl.reset import without_reset
@@ -12,29 +14,49 @@ COLUMNS_WIDTH = 16
 """Bits of a number of columns, as in an instruction."""
 
 
-def rows_shape(config: CoreConfig) -> int:
-    """Bits of a number of rows, 1 to `row_slots`."""
-    return bits_for(config.row_slots)
+def extent_layout(config: CoreConfig) -> data.StructLayout:
+    """What is known of a tensor's extent, m rows of n columns, before it is walked.
+
+    `rows_ahead` is -1 if the first row of a group is its last one, else how many rows are between
+    the two; `groups_ahead` is likewise of groups; `tail` is the last group's last column. So counts
+    that go down say by their sign that they are at the last one.
+    """
+    group_bits = COLUMNS_WIDTH - exact_log2(config.columns)
+    return data.StructLayout(
+        {
+            "rows_ahead": signed(1 + bits_for(config.row_slots - 1)),
+            "groups_ahead": signed(1 + group_bits),
+            "tail": unsigned(exact_log2(config.columns)),
+        }
+    )
+
+
+def extent(config: CoreConfig, m: Any, n: Any) -> dict[str, Any]:
+    """Return what `extent_layout` holds for numbers, or for values, of rows and columns."""
+    beyond = n - 1 - config.columns
+    return {
+        "rows_ahead": m - 2,
+        "groups_ahead": beyond >> exact_log2(config.columns),
+        "tail": beyond & (config.columns - 1),
+    }
 
 
 class TileLoop(wiring.Component):
     """Counts the rows of one group of C columns after the other.
 
-    Each part of the engine that is a fixed or an unknown time behind another has its own loop,
-    so nothing but valid bits has to travel between them. All outputs are registers; they describe
-    the element group that the next `step` finishes.
+    Each part of the engine that is an unknown time behind another has its own loop, so nothing but
+    valid bits has to travel between them. All outputs are registers; they describe the element
+    group that the next `step` finishes.
 
     Members:
-        start: `In(1)`, begin with `m` and `n`, which stay as they are until the loop is over.
-        m: `In`, rows, at least 1.
-        n: `In`, columns, at least 1.
+        start: `In(1)`, begin with `extent`, which stays as it is until the loop is over.
+        extent: `In(extent_layout(config))`, rows and columns, at least 1 of each.
         stop: `In(1)`, the loop is over.
         step: `In(1)`, go on to the next row. Means nothing when not `active`.
         active: `Out(1)`, high from the cycle after `start` until the last step. Other outputs
             mean nothing while it is low.
-        idle: `Out(1)`, it is low; a register of its own, for what is loaded meanwhile.
+        idle, loads: `Out(1)`, it is low; registers of their own, for what is loaded meanwhile.
         row: `Out`, from 0.
-        left: `Out`, columns from the first of this group on, those of later groups included.
         first_row: `Out(1)`.
         last_row: `Out(1)`.
         first_group: `Out(1)`.
@@ -43,13 +65,12 @@ class TileLoop(wiring.Component):
 
     start: Signal
     stop: Signal
-    m: Signal
-    n: Signal
+    extent: data.View
     step: Signal
     active: Signal
     idle: Signal
+    loads: Signal
     row: Signal
-    left: Signal
     first_row: Signal
     last_row: Signal
     first_group: Signal
@@ -61,13 +82,12 @@ class TileLoop(wiring.Component):
             {
                 "start": In(1),
                 "stop": In(1),
-                "m": In(rows_shape(config)),
-                "n": In(COLUMNS_WIDTH),
+                "extent": In(extent_layout(config)),
                 "step": In(1),
                 "active": Out(1),
-                "idle": Out(1, init=1),  # pyright: ignore[reportCallIssue]
+                "idle": Out(1),
+                "loads": Out(1),
                 "row": Out(range(config.row_slots)),
-                "left": Out(unsigned(COLUMNS_WIDTH)),
                 "first_row": Out(1),
                 "last_row": Out(1),
                 "first_group": Out(1),
@@ -76,36 +96,31 @@ class TileLoop(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the counters; the flags are computed a step ahead, so they come from registers."""
+        """Build the counters, which are below 0 at the last row and at the last group."""
         m = Module()
-        without_reset(self.row, self.left, self.first_row, self.last_row)
-        without_reset(self.first_group, self.last_group)
-        columns = self.config.columns
-        before_last = Signal.like(self.row, reset_less=True)
+        without_reset(self.row, self.first_row, self.first_group)
+        rows = Signal.like(self.extent.rows_ahead, reset_less=True)
+        groups = Signal.like(self.extent.groups_ahead, reset_less=True)
+        m.d.comb += [self.last_row.eq(rows[-1]), self.last_group.eq(groups[-1])]
+        # Else they are merged; ports would not say so.
+        idle, loads = (Signal(init=1, attrs={"keep": 1}) for _ in range(2))
+        m.d.comb += [self.idle.eq(idle), self.loads.eq(loads)]
         with m.If(self.start):
-            m.d.sync += [self.active.eq(1), self.idle.eq(0)]
+            m.d.sync += [self.active.eq(1), idle.eq(0), loads.eq(0)]
         with m.Elif((self.step & self.last_row & self.last_group) | self.stop):
-            m.d.sync += [self.active.eq(0), self.idle.eq(1)]
+            m.d.sync += [self.active.eq(0), idle.eq(1), loads.eq(1)]
         # Between loops, what the next one begins with is loaded again and again: `start` would be
         # one more net to all of these.
-        with m.If(self.idle):
+        again = loads | self.last_row
+        with m.If(loads | self.step):
             m.d.sync += [
-                before_last.eq(self.m - 2),
-                self.row.eq(0),
-                self.first_row.eq(1),
-                self.last_row.eq(self.m == 1),
+                rows.eq(Mux(again, self.extent.rows_ahead, rows - 1)),
+                self.row.eq(Mux(again, 0, self.row + 1)),
+                self.first_row.eq(again),
             ]
-        with m.Elif(self.step):
+        with m.If(loads | (self.step & self.last_row)):
             m.d.sync += [
-                self.row.eq(Mux(self.last_row, 0, self.row + 1)),
-                self.first_row.eq(self.last_row),
-                self.last_row.eq(Mux(self.last_row, self.m == 1, self.row == before_last)),
-            ]
-        # Not within the above, so that the enable does not come from theirs.
-        with m.If(self.idle | (self.step & self.last_row)):
-            m.d.sync += [
-                self.left.eq(Mux(self.idle, self.n, self.left - columns)),
-                self.first_group.eq(self.idle),
-                self.last_group.eq(Mux(self.idle, self.n <= columns, self.left <= 2 * columns)),
+                groups.eq(Mux(loads, self.extent.groups_ahead, groups - 1)),
+                self.first_group.eq(loads),
             ]
         return m

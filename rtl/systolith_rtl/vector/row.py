@@ -23,6 +23,7 @@ from systolith.numerics import (
     TOTAL_SUM_WIDTH,
 )
 from systolith_rtl.interfaces import ROW_READ_LATENCY, EngineSignature, RowFileSignature
+from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.beat import Beat
 
@@ -81,7 +82,7 @@ class RowEngine(wiring.Component):
         """Build the beat, and the stages in the order of the class docstring."""
         m = Module()
         beat = Beat(m, period=PERIOD, wait_at=BEGIN_PHASE)
-        row = self._fetch(m, beat)
+        row = self._fetch(m, platform, beat)
         products = _products(m, beat, row)
         root = _root(m, beat, products)
         quotient = self._quotient(m, beat, root)
@@ -95,7 +96,7 @@ class RowEngine(wiring.Component):
         ]
         return m
 
-    def _fetch(self, m: Module, beat: Beat) -> SimpleNamespace:
+    def _fetch(self, m: Module, platform: object, beat: Beat) -> SimpleNamespace:
         """Take commands, and read the statistics of their rows one after the other."""
         command = self.engine.command
         rows = self.rows
@@ -106,6 +107,7 @@ class RowEngine(wiring.Component):
         eps_shift = Signal(range(40), reset_less=True)
         source = Signal.like(rows.read_slot, reset_less=True)
         slot = Signal.like(rows.write_slot, reset_less=True)
+        next_slot = Signal.like(slot, reset_less=True)
         last = Signal(reset_less=True)
         without_reset(rows.read_slot, rows.write_slot, rows.record)
         valid = Signal(name="fetch_valid")
@@ -116,11 +118,16 @@ class RowEngine(wiring.Component):
         goes = Signal()
         m.d.comb += goes.eq(pending & ~self.engine.halt)
         begin = beat.begins & goes
-        # The row takes the operands with it on the beat; until then, they must stay.
-        vacant = ~pending & ~valid
+        # The row takes the operands with it on the beat; until then, they must stay. Dispatch has
+        # more to do with `ready`, so `vacant` is a register.
+        vacant = Signal(init=1)
+        stays = Signal()
+        taken = command.valid & command.ready & command.p.rows.any()
+        m.d.comb += stays.eq(Mux(vacant, ~taken, beat.last & ~pending))
         m.d.comb += command.ready.eq(vacant & ~self.engine.halt)
-        with m.If(command.valid & command.ready):
-            m.d.sync += pending.eq(command.p.rows.any())
+        m.d.sync += vacant.eq(stays)
+        with m.If(taken):
+            m.d.sync += pending.eq(1)
         # Whether there is a command is known late, and this goes to all operands.
         with m.If(vacant):
             is_reciprocal = command.p.operation == RowOperation.RECIPROCAL
@@ -131,7 +138,7 @@ class RowEngine(wiring.Component):
                 eps.eq(Mux(is_reciprocal, 0, command.p.eps_mantissa)),
                 eps_shift.eq(command.p.eps_shift),
                 source.eq(command.p.source),
-                slot.eq(command.p.destination - 1),
+                next_slot.eq(command.p.destination),
             ]
         m.d.sync += rows.read.eq(begin)
         with m.If(begin):
@@ -139,7 +146,8 @@ class RowEngine(wiring.Component):
                 remaining.eq(remaining - 1),
                 rows.read_slot.eq(source),
                 source.eq(source + 1),
-                slot.eq(slot + 1),
+                slot.eq(next_slot),
+                next_slot.eq(next_slot + 1),
                 last.eq(remaining == 1),
                 pending.eq(remaining != 1),
                 valid.eq(1),
@@ -149,7 +157,7 @@ class RowEngine(wiring.Component):
 
         statistics = rows.statistics
         is_reciprocal = operation == RowOperation.RECIPROCAL
-        with m.If(valid):
+        with m.If(unless_idle(platform, valid)):
             m.d.sync += [
                 total.eq(Mux(operation == RowOperation.LAYER_NORM, statistics.total, 0)),
                 squares.eq(Mux(is_reciprocal, statistics.total.as_unsigned(), statistics.squares)),
@@ -220,21 +228,26 @@ def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
     with m.If(beat.window("multiply", row, 0, LENGTH_WIDTH)):
         m.d.sync += product.eq(_multiply(product, squares))
 
-    # The lowest total, -2**27, has a magnitude of as many bits.
-    magnitude = Mux(row.total[-1], -row.total, row.total)[:TOTAL_SUM_WIDTH]
-    total = beat.load(s, magnitude, name="total")
-    square = beat.load(s, Cat(magnitude, Const(0, TOTAL_SUM_WIDTH)), name="square")
+    total = beat.load(s, row.total, name="total")
+    square = beat.load(s, Cat(row.total, Const(0, TOTAL_SUM_WIDTH + 1)), name="square")
+    # The last step is that of the total's sign.
+    last_step = beat.window("add", s, TOTAL_SUM_WIDTH - 1, TOTAL_SUM_WIDTH)
     with m.If(beat.window("square", row, 0, TOTAL_SUM_WIDTH)):
-        m.d.sync += square.eq(_multiply(square, total))
+        m.d.sync += square.eq(_multiply_signed(square, total, last_step))
 
-    eps = beat.load(s, Cat(row.eps, Const(0, STATISTIC_WIDTH - len(row.eps))), name="eps")
-    eps_pairs = beat.load(s, row.eps_pairs, name="eps_pairs")
+    eps = Signal(STATISTIC_WIDTH, reset_less=True)
+    eps_pairs = Signal.like(row.eps_pairs, name="eps_pairs", reset_less=True)
     more = Signal()
     with m.If(s.loading):
         m.d.sync += more.eq(row.eps_pairs.any())
     with m.Elif(more):
-        m.d.sync += [eps.eq(eps.shift_left(2)), eps_pairs.eq(eps_pairs - 1)]
         m.d.sync += more.eq(eps_pairs != 1)
+    # Both in one, of which Yosys makes an enable.
+    with m.If(s.loading | more):
+        m.d.sync += [
+            eps.eq(Mux(s.loading, row.eps, eps.shift_left(2))),
+            eps_pairs.eq(Mux(s.loading, row.eps_pairs, eps_pairs - 1)),
+        ]
 
     half = Cat(row.n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), row.n)
     dividend = (row.total.shift_left(8) + half)[: ROW_OFF_WIDTH + LENGTH_WIDTH - 1]
@@ -249,10 +262,10 @@ def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
     # Each sum has a register of its own: 56 bits of carry leave no time for a multiplexer.
     positive = Signal(STATISTIC_WIDTH, reset_less=True)
     s.value = Signal(STATISTIC_WIDTH, reset_less=True)
-    with m.If(beat.window("add", s, TOTAL_SUM_WIDTH - 1, TOTAL_SUM_WIDTH)):
+    with m.If(last_step):
         m.d.sync += positive.eq(product + eps)
     with m.If(beat.window("subtract", s, TOTAL_SUM_WIDTH, TOTAL_SUM_WIDTH + 1)):
-        m.d.sync += s.value.eq(positive - square)
+        m.d.sync += s.value.eq(positive - square[:STATISTIC_WIDTH])
     s.off = Cat(mean[: ROW_OFF_WIDTH - 1], ~mean[ROW_OFF_WIDTH - 1]).as_signed()
     return s
 
@@ -267,22 +280,31 @@ def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
         off=products.off,
         reciprocal=products.reciprocal,
     )
-    value = beat.load(s, products.value, name="value")
-    pairs = beat.load(s, Const(0, 6), name="pairs")
-    # Whether the highest bits are 0: known a cycle ahead, since they steer all the others.
-    no_byte = beat.load(s, ~products.value[-8:].any(), name="no_byte")
-    no_pair = beat.load(s, ~products.value[-2:].any(), name="no_pair")
+    value = Signal(STATISTIC_WIDTH, reset_less=True)
     by_byte = value.shift_left(8)[:STATISTIC_WIDTH]
     by_pair = value.shift_left(2)[:STATISTIC_WIDTH]
-    # `NORMALISE_STEPS` suffice; of a value of 0, which takes more, nothing counts.
+    stop = NORMALISE_STEPS + MANT_WIDTH
+    extract = beat.window("extract", s, NORMALISE_STEPS, stop, unless=s.reciprocal)
+    soon = beat.window("extract_soon", s, NORMALISE_STEPS - 1, stop - 1, unless=s.reciprocal)
+    # What moves all bits is known a cycle ahead. `NORMALISE_STEPS` suffice; of a value of 0, which
+    # takes more, nothing counts.
+    no_byte, no_pair, moves = Signal(), Signal(), Signal()
+    byte, pair = (
+        Mux(
+            s.loading,
+            ~products.value[-bits:].any(),
+            Mux(no_byte, ~by_byte[-bits:].any(), no_pair & ~by_pair[-bits:].any()),
+        )
+        for bits in (8, 2)
+    )
+    m.d.sync += [no_byte.eq(byte), no_pair.eq(pair), moves.eq(pair | soon)]
+    with m.If(s.loading | no_byte | moves):
+        m.d.sync += value.eq(Mux(s.loading, products.value, Mux(no_byte, by_byte, by_pair)))
+    pairs = Signal(6, reset_less=True)
     with m.If(s.loading):
-        pass
-    with m.Elif(no_byte):
-        m.d.sync += [value.eq(by_byte), pairs.eq(pairs + 4)]
-        m.d.sync += [no_byte.eq(~by_byte[-8:].any()), no_pair.eq(~by_byte[-2:].any())]
-    with m.Elif(no_pair):
-        m.d.sync += [value.eq(by_pair), pairs.eq(pairs + 1)]
-        m.d.sync += no_pair.eq(~by_pair[-2:].any())
+        m.d.sync += pairs.eq(0)
+    with m.Elif(no_byte | no_pair):
+        m.d.sync += pairs.eq(pairs + Mux(no_byte, 4, 1))
 
     # Before the last step, the root has 15 bits, and the remainder is at most twice the root.
     root = beat.load(s, Const(0, MANT_WIDTH), name="root")
@@ -290,10 +312,8 @@ def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
     rest = Cat(value[-2:], remainder)
     difference = rest - Cat(Const(1, 2), root[:-1])
     fits = ~difference[-1]
-    stop = NORMALISE_STEPS + MANT_WIDTH
-    with m.If(beat.window("extract", s, NORMALISE_STEPS, stop, unless=s.reciprocal)):
+    with m.If(extract):
         m.d.sync += [
-            value.eq(by_pair),
             root.eq(Cat(fits, root)),
             remainder.eq(Mux(fits, difference, rest)),
         ]
@@ -319,3 +339,16 @@ def _multiply(product: Value, factor: Value) -> Value:
     """
     cut = len(product) - len(factor)
     return Cat(product[1:cut], product[cut:] + Mux(product[0], factor, 0))
+
+
+def _multiply_signed(product: Value, factor: Value, subtracts: Value) -> Value:
+    """Do a step of a signed multiplication, in which the bit of the sign is subtracted.
+
+    The upper part has a bit more than the factor, since it holds its negative.
+    """
+    cut = len(product) - len(factor) - 1
+    every = len(factor)
+    term = (factor.as_unsigned() ^ subtracts.replicate(every)) & product[0].replicate(every)
+    # A bit in front of the others makes a carry of what two's complement is short of.
+    ones = Cat(product[0] & subtracts, term).as_signed() + Cat(1, product[cut:]).as_signed()
+    return Cat(product[1:cut], ones[1:])

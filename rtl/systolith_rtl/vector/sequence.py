@@ -8,13 +8,9 @@ from systolith.config import CoreConfig
 from systolith.isa import Function, Mask, Opcode, Second, Statistic, XFormat
 from systolith.numerics import Format
 from systolith.regs import FaultCause
-from systolith_rtl.interfaces import (
-    READ_LATENCY,
-    WRITE_LATENCY,
-    EngineSignature,
-    operand_layout,
-)
+from systolith_rtl.interfaces import WRITE_LATENCY, EngineSignature, operand_layout
 from systolith_rtl.vector.fetch import ADDRESS_WIDTH
+from systolith_rtl.vector.loop import extent, extent_layout
 from systolith_rtl.vector.statistics import statistics_latency
 
 PARTS = 3
@@ -34,6 +30,9 @@ FLAGS = data.StructLayout(
         "masked": 1,
         "statistic": 1,
         "moments": 1,
+        "shared": 1,
+        "adds": 1,
+        "row_off": 1,
     }
 )
 """What an instruction's fields are compared with, in registers beside them."""
@@ -47,6 +46,7 @@ class Sequence(wiring.Component):
         op: `Out`, the instruction's operands, from `start` until it is retired. Between
             instructions, they are those of whatever command is offered.
         flags: `Out(FLAGS)`, likewise.
+        extent: `Out(extent_layout(config))`, likewise, of its rows and columns.
         start: `Out(1)`, the first cycle of an instruction.
         stop: `Out(1)`, nothing new may be started; high from the cycle after a halt or a fault on.
         final: `In(1)`, the last write is requested in the next cycle.
@@ -57,6 +57,7 @@ class Sequence(wiring.Component):
     engine: wiring.PureInterface
     op: data.View
     flags: data.View
+    extent: data.View
     start: Signal
     stop: Signal
     final: Signal
@@ -70,6 +71,7 @@ class Sequence(wiring.Component):
                 "engine": Out(EngineSignature(Opcode.VECTOR)),
                 "op": Out(operand_layout(Opcode.VECTOR)),
                 "flags": Out(FLAGS),
+                "extent": Out(extent_layout(config)),
                 "start": Out(1),
                 "stop": Out(1),
                 "final": In(1),
@@ -86,12 +88,17 @@ class Sequence(wiring.Component):
         op = Signal(operand_layout(Opcode.VECTOR), reset_less=True)
         accepted = command.valid & command.ready
         vacant = Signal(init=1)
-        m.d.comb += command.ready.eq(~engine.busy & ~self.stop)
+        remains_vacant = (vacant & ~accepted) | engine.retire
+        # Dispatch has more to do with it, so it is a register.
+        ready = Signal(init=1)
+        m.d.comb += command.ready.eq(ready)
+        m.d.sync += ready.eq(remains_vacant & ~engine.halt & ~engine.fault)
         flags = Signal(FLAGS, reset_less=True)
-        m.d.comb += [self.op.eq(op), self.flags.eq(flags)]
-        m.d.sync += self.start.eq(accepted)
+        walk = Signal.like(self.extent, reset_less=True)
+        m.d.comb += [self.op.eq(op), self.flags.eq(flags), self.extent.eq(walk)]
+        m.d.sync += [self.start.eq(accepted), vacant.eq(remains_vacant)]
         with m.If(accepted):
-            m.d.sync += [engine.busy.eq(1), vacant.eq(0)]
+            m.d.sync += engine.busy.eq(1)
         # Whether there is a command is known late, and this goes to hundreds of registers.
         with m.If(vacant):
             m.d.sync += op.eq(command.payload)
@@ -108,8 +115,13 @@ class Sequence(wiring.Component):
                 "masked": new.mask == Mask.LENGTH,
                 "statistic": new.statistic != Statistic.NONE,
                 "moments": new.statistic == Statistic.MOMENTS,
+                "adds": (new.second != Second.NONE) & (new.second != Second.MULTIPLY),
+                "row_off": new.use_row[0] & (new.x_format != XFormat.ACCUMULATOR),
+                "shared": new.broadcast[0] | (new.function == Function.EXP),
             }
             m.d.sync += [flags[name].eq(value) for name, value in comparisons.items()]
+            facts = extent(self.config, new.m, new.n)
+            m.d.sync += [walk[name].eq(value) for name, value in facts.items()]
 
         # A write is requested a cycle after `final`, and seen by reads that are granted
         # `WRITE_LATENCY` later. Statistics take longer, but have started a cycle before `final`.
@@ -130,7 +142,7 @@ class Sequence(wiring.Component):
         m.d.sync += failed.eq(engine.fault)
         m.d.comb += engine.retire.eq(settled & ~failed)
         with m.If(engine.retire):
-            m.d.sync += [settling.eq(0), engine.busy.eq(0), vacant.eq(1)]
+            m.d.sync += [settling.eq(0), engine.busy.eq(0)]
 
         m.d.comb += [
             engine.fault.eq(self.fault.any()),
@@ -142,8 +154,8 @@ class Sequence(wiring.Component):
             with m.If(self.fault[part]):
                 m.d.comb += engine.fault_address.eq(self.fault_address[part])
 
-        # The last read is granted a cycle after `halt`, and comes back `READ_LATENCY` cycles later.
-        quiet = Signal(READ_LATENCY + 1)
+        # The last read is granted a cycle after `halt`, and comes back `read_latency` cycles later.
+        quiet = Signal(self.config.read_latency + 1)
         m.d.sync += quiet.eq(Cat(engine.halt, quiet))
         m.d.comb += engine.idle.eq(quiet.all() & engine.halt)
         return m

@@ -32,9 +32,9 @@ class Store(wiring.Component):
         transpose: `In(1)`, rows are columns.
         stop: `In(1)`, request no write from now on.
         rows: `In(1)`, there are words, and they are stored in rows.
-        turned: `In(1)`, there are words, and they are stored transposed.
+        turns: `In(1)`, there are words in the next cycle, and they are stored transposed.
         words: `In`, C words.
-        columns: `In(range(C + 1))`, how many of them are stored transposed.
+        column: `In(range(C))`, the last one of them that is stored transposed.
         last_row, last_group: `In(1)`, as in `TileLoop`.
         final: `Out(1)`, one cycle before the last write.
         fault: `Out(1)`, an address is outside of the scratchpad; stays high until reset.
@@ -49,9 +49,9 @@ class Store(wiring.Component):
     transpose: Signal
     stop: Signal
     rows: Signal
-    turned: Signal
+    turns: Signal
     words: data.View
-    columns: Signal
+    column: Signal
     last_row: Signal
     last_group: Signal
     final: Signal
@@ -70,9 +70,9 @@ class Store(wiring.Component):
                 "transpose": In(1),
                 "stop": In(1),
                 "rows": In(1),
-                "turned": In(1),
+                "turns": In(1),
                 "words": In(data.ArrayLayout(signed(WORD_WIDTH), config.columns)),
-                "columns": In(range(config.columns + 1)),
+                "column": In(range(config.columns)),
                 "last_row": In(1),
                 "last_group": In(1),
                 "final": Out(1),
@@ -88,6 +88,7 @@ class Store(wiring.Component):
         config = self.config
         granule_width = 8 * config.columns
         sub_width = exact_log2(config.word_granules)
+        sub_columns = exact_log2(config.columns)
         granules = config.word_granules
         beats = granules == 1
 
@@ -95,77 +96,87 @@ class Store(wiring.Component):
         narrow = Cat(word[:8] for word in self.words)
         m.submodules.transposer = turn = Transposer(config)
         m.d.comb += [
-            turn.valid.eq(self.turned),
+            turn.soon.eq(self.turns),
             turn.row.eq(narrow),
-            turn.columns.eq(self.columns),
+            turn.tail.eq(self.column),
             turn.last_row.eq(self.last_row),
             turn.last_group.eq(self.last_group),
         ]
 
-        # What is written next, and which loops end with it.
-        second = Signal()
+        # What is written next, and which loops end with it. Where words leave in two beats, the
+        # second one is the step.
+        turned = Signal(reset_less=True)  # Near by.
         emit = Signal()
-        inner_end = Signal(reset_less=True)
-        middle_end = Signal(reset_less=True)
-        outer_end = Signal(reset_less=True)
+        second = Signal()
+        taken = turn.granule_valid | self.rows
+        # Groups are the middle loop if rows are stored, and there is no outer one.
+        ends = {
+            "inner": Mux(turned, turn.last_column, self.last_row),
+            "middle": turned & turn.last_block,
+            "outer": Mux(turned, turn.final, self.last_group),
+        }
+        steps = taken
+        if beats:
+            again = emit & ~second & self.wide
+            m.d.sync += second.eq(again)
+            steps = (taken & ~self.wide) | again
+            taken_ends = {name: Signal(name=f"{name}_end", reset_less=True) for name in ends}
+            with m.If(taken):
+                m.d.sync += [register.eq(ends[name]) for name, register in taken_ends.items()]
+            ends = {name: Mux(again, taken_ends[name], end) for name, end in ends.items()}
+            m.d.sync += emit.eq(taken | again)
+        else:
+            m.d.sync += emit.eq(taken)
+        m.d.sync += turned.eq(self.transpose)
+        m.d.sync += self.final.eq(
+            steps & ends["inner"] & ends["outer"] & (ends["middle"] | ~turned)
+        )
         written = Signal(len(words), reset_less=True)
         granule = written[:granule_width]
-        with m.If(self.transpose):
-            m.d.sync += emit.eq(turn.granule_valid)
-            with m.If(turn.granule_valid):
-                m.d.sync += [
-                    granule.eq(turn.granule),
-                    inner_end.eq(turn.last_column),
-                    middle_end.eq(turn.last_block),
-                    outer_end.eq(turn.final),
-                ]
-        with m.Else():
-            if beats:
-                m.d.sync += second.eq(emit & ~second & self.wide)
-                m.d.sync += emit.eq(self.rows | (emit & ~second & self.wide))
-            else:
-                m.d.sync += emit.eq(self.rows)
-            with m.If(self.rows):
-                # Groups are the middle loop, and there is no outer one.
-                m.d.sync += [
-                    written.eq(Mux(self.wide, words, narrow)),
-                    inner_end.eq(self.last_row),
-                    middle_end.eq(0),
-                    outer_end.eq(self.last_group),
-                ]
-        # Of two beats, the second one is the step.
-        step = emit & (second | ~self.wide) if beats else emit
-        m.d.comb += self.final.eq(step & inner_end & outer_end & (middle_end | ~self.transpose))
+        bytes_ = Mux(turned, turn.granule, narrow)
+        with m.If(taken if beats else unless_idle(platform, taken)):
+            m.d.sync += written.eq(
+                Cat(Mux(self.wide, words[:granule_width], bytes_), words[granule_width:])
+            )
 
-        # Inner, middle and outer loop go by a row, by one group or block, by C rows.
+        # Inner, middle and outer loop go by a row, by one group or block, by C rows. One sum for
+        # all: from where it is known in the cycle before.
         width = walk_width(config, config.columns)
         address = Signal(width, reset_less=True)
         middle = Signal(width, reset_less=True)
         outer = Signal(width, reset_less=True)
-        next_middle = Signal(width)
-        next_outer = Signal(width)
         # What does not fit belongs to the first address, which is then the last.
         far = Signal(reset_less=True)
         at_fault = Signal(width, reset_less=True)
-        # Copies near by; the first words are further away.
-        started, begin, two = Signal(), Signal(), Signal(reset_less=True)
-        m.d.sync += [started.eq(self.start), begin.eq(started), two.eq(self.wide)]
-        m.d.comb += [
-            next_middle.eq(middle + Mux(two, 2, 1)),
-            next_outer.eq(outer + (self.stride << exact_log2(config.columns))),
+        # The first words are further away than the start.
+        started, begin, by_row, by_group, by_block = (Signal() for _ in range(5))
+        source = Signal(2)
+        go_group = steps & ends["inner"] & ~ends["middle"]
+        go_block = steps & ends["inner"] & ends["middle"]
+        m.d.sync += [
+            started.eq(self.start),
+            begin.eq(started),
+            by_row.eq(steps & ~ends["inner"]),
+            by_group.eq(go_group),
+            by_block.eq(go_block),
+            source.eq(Cat(started | go_group, started | go_block)),
         ]
+        base = Mux(
+            source[1],
+            Mux(source[0], self.address[:width], outer),
+            Mux(source[0], middle, address),
+        )
+        stride = self.stride & by_row.replicate(len(self.stride))
+        block = self.stride & by_block.replicate(len(self.stride))
+        by = stride | Cat(by_group & ~self.wide, by_group & self.wide) | (block << sub_columns)
+        total = (base + by)[:width]
+        m.d.sync += address.eq(total)
         with m.If(begin):
-            m.d.sync += [part.eq(self.address) for part in (address, middle)]
             m.d.sync += far.eq(self.address[width:].any())
-        with m.Elif(step & ~inner_end):
-            m.d.sync += address.eq(address + self.stride)
-        with m.Elif(step & ~middle_end):
-            m.d.sync += [address.eq(next_middle), middle.eq(next_middle)]
-        with m.Elif(step):
-            m.d.sync += [part.eq(next_outer) for part in (address, middle)]
-        # Not within the above, so that the enable does not come from theirs.
-        with m.If(begin | (step & inner_end & middle_end)):
-            m.d.sync += outer.eq(Mux(begin, self.address, next_outer))
+        with m.If(begin | by_group | by_block):
+            m.d.sync += middle.eq(total)
+        with m.If(begin | by_block):
+            m.d.sync += outer.eq(total)
 
         outside = address[exact_log2(config.granules) :].any() | far
         going = emit & ~self.stop & ~self.fault

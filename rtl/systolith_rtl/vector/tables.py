@@ -18,6 +18,9 @@ EXP_SLOT = SLOTS - 1
 WORDS = TABLE_ENTRIES // 2
 """32-bit words of a table: two entries each, the even one low."""
 
+_FOURS = range(0, WORD_WIDTH - 6, 4)
+"""Shifts by four octaves that leave something of an entry."""
+
 _OCTAVE_WIDTH = MAX_EXP_SHIFT.bit_length()
 _EXP_WORDS = [
     EXP_TABLE[even] | EXP_TABLE[even + 1] << WORD_WIDTH for even in range(0, TABLE_ENTRIES, 2)
@@ -112,11 +115,20 @@ class Tables(wiring.Component):
                 odd = register(m, f"lane{lane}_odd{stage}", odd, enable)
                 octaves = register(m, f"lane{lane}_octaves{stage}", octaves, enable)
             at = BlockRam.LATENCY
-            octaves = register(m, f"lane{lane}_octaves", octaves, enables[at])
+            # Shifts by four octaves are told apart where there is time for it.
+            fours = Cat(shifts & (octaves[2:] == four) for four in range(len(_FOURS)))
+            fours = register(m, f"lane{lane}_fours", fours, enables[at])
+            octaves = register(m, f"lane{lane}_octaves", octaves[:2], enables[at])
             entry = ram.read_data.word_select(odd, WORD_WIDTH)
             entry = register(m, f"lane{lane}_entry", entry, enables[at])
             # E is shifted by 7 and the octaves in all; the last bit is left for the rounding.
-            shifted = Mux(shifts, entry[6:] >> octaves, entry)
+            within = entry[6:] >> octaves
+            shifted = Mux(shifts, 0, entry[: len(within)])
+            for four, chosen in enumerate(fours):
+                moved = within[4 * four :]
+                shifted |= moved & chosen.replicate(len(moved))
+            # Of the exponential, nobody looks at the bits above.
+            shifted = Cat(shifted, entry[len(within) :])
             shifted = register(m, f"lane{lane}_shifted", shifted, enables[at + 1])
             middle = entry[8:-1] != entry[-1].replicate(WORD_WIDTH - 9)
             clamps = exceeds_byte(entry, entry[-1], middle, self.out_format)

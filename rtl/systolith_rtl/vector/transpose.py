@@ -16,9 +16,9 @@ class Transposer(wiring.Component):
     the last row of a group as there are rows to fill up.
 
     Members:
-        valid: `In(1)`, there is a row.
+        soon: `In(1)`, there is a row in the next cycle.
         row: `In(8 * C)`, the bytes of its columns.
-        columns: `In(range(C + 1))`, how many of them are stored, from 1 to C.
+        tail: `In(range(C))`, the last one of them that is stored.
         last_row: `In(1)`, the row is the last one of its group.
         last_group: `In(1)`, the group is the last one.
         granule_valid: `Out(1)`, there is a granule.
@@ -28,9 +28,9 @@ class Transposer(wiring.Component):
         final: `Out(1)`, its group is the last one.
     """
 
-    valid: Signal
+    soon: Signal
     row: Signal
-    columns: Signal
+    tail: Signal
     last_row: Signal
     last_group: Signal
     granule_valid: Signal
@@ -44,9 +44,9 @@ class Transposer(wiring.Component):
         width = 8 * config.columns
         super().__init__(
             {
-                "valid": In(1),
+                "soon": In(1),
                 "row": In(width),
-                "columns": In(range(config.columns + 1)),
+                "tail": In(range(config.columns)),
                 "last_row": In(1),
                 "last_group": In(1),
                 "granule_valid": Out(1),
@@ -63,45 +63,57 @@ class Transposer(wiring.Component):
         size = self.config.columns
         width = 8 * size
 
-        filling = Signal(size * width, reset_less=True)
         count = Signal(range(size))
         at_end = Signal()  # `count` is at the block's last row.
+        valid = Signal()
         padding = Signal()
         # What is captured with the last row serves until the padding behind it is through.
-        columns = Signal.like(self.columns, reset_less=True)
+        tail = Signal.like(self.tail, reset_less=True)
         last_group = Signal(reset_less=True)
         last_block = Signal(reset_less=True)
-        shift = Signal()
-        complete = Signal()
-        m.d.comb += shift.eq(self.valid | padding)
-        m.d.sync += complete.eq(shift & at_end)
+        # A copy for each granule, since they go to all bits of it.
+        shifts = [Signal(name=f"shift{index}", attrs={"keep": 1}) for index in range(size)]
+        complete = [Signal(name=f"complete{index}", attrs={"keep": 1}) for index in range(size)]
+        shift = shifts[0]
+        pads = Signal()
+        m.d.comb += pads.eq(Mux(shift, (padding | self.last_row) & ~at_end, padding))
+        m.d.sync += [valid.eq(self.soon), padding.eq(pads)]
+        m.d.sync += [copy.eq(self.soon | pads) for copy in shifts]
+        m.d.sync += [copy.eq(shift & at_end) for copy in complete]
         with m.If(shift):
-            m.d.sync += filling.eq(Cat(filling[width:], Mux(padding, 0, self.row)))
             m.d.sync += count.eq(Mux(at_end, 0, count + 1))
             m.d.sync += at_end.eq(count == size - 2)
-            m.d.sync += padding.eq((padding | self.last_row) & ~at_end)
             m.d.sync += last_block.eq(padding | self.last_row)
-        with m.If(self.valid):
-            m.d.sync += [columns.eq(self.columns), last_group.eq(self.last_group)]
+        with m.If(valid):
+            m.d.sync += [tail.eq(self.tail), last_group.eq(self.last_group)]
 
-        emptying = Signal(size * width, reset_less=True)
-        left = Signal(range(size + 1))
-        m.d.comb += [
-            self.granule_valid.eq(left != 0),
-            self.granule.eq(emptying[:width]),
-            self.last_column.eq(left == 1),
+        filling = [Signal(width, name=f"filling{index}", reset_less=True) for index in range(size)]
+        following = [*filling[1:], Mux(padding, 0, self.row)]
+        for row, behind, copy in zip(filling, following, shifts, strict=True):
+            with m.If(copy):
+                m.d.sync += row.eq(behind)
+
+        # It shifts all the time; nobody looks at what is behind the last column.
+        emptying = [
+            Signal(width, name=f"emptying{index}", reset_less=True) for index in range(size)
         ]
-        with m.If(complete):
-            byte = [
-                [filling.word_select(row * size + c, 8) for row in range(size)] for c in range(size)
-            ]
+        following = [*emptying[1:], emptying[-1]]
+        for column, (granule, behind, copy) in enumerate(
+            zip(emptying, following, complete, strict=True)
+        ):
+            turned = Cat(row.word_select(column, 8) for row in filling)
+            m.d.sync += granule.eq(Mux(copy, turned, behind))
+        left = Signal.like(self.tail, reset_less=True)
+        m.d.comb += [self.granule.eq(emptying[0]), self.last_column.eq(left == 0)]
+        with m.If(complete[0]):
             m.d.sync += [
-                emptying.eq(Cat(byte)),
-                left.eq(columns),
+                self.granule_valid.eq(1),
+                left.eq(tail),
                 self.last_block.eq(last_block),
                 self.final.eq(last_group),
             ]
-        with m.Elif(self.granule_valid):
-            m.d.sync += emptying.eq(emptying[width:])
+        with m.Else():
             m.d.sync += left.eq(left - 1)
+            with m.If(self.last_column):
+                m.d.sync += self.granule_valid.eq(0)
         return m

@@ -62,6 +62,7 @@ class IssDevice(Device):
         self._csrs = {item.offset: item.reset for item in regs.REGISTERS}
         self._set("id", regs.MAGIC)
         self._set("version", ISA_VERSION)
+        self._set("capabilities", regs.capabilities(config))
         self._set_pair("config_hash", config.hash)
         self._points: Sequence[WatchPoint] = ()
         self._captured: dict[str, np.ndarray] = {}

@@ -202,12 +202,13 @@ void systolith_read_fault(const systolith *core, systolith_fault *fault) {
 }
 
 void systolith_read_counters(const systolith *core, systolith_counters *counters) {
-    uint32_t engine;
+    uint32_t engine, capabilities = get(core, SYSTOLITH_CSR_CAPABILITIES);
     counters->cycles = get64(core, SYSTOLITH_CSR_CYCLES_LO);
     counters->read_beats = get64(core, SYSTOLITH_CSR_READ_BEATS_LO);
     counters->write_beats = get64(core, SYSTOLITH_CSR_WRITE_BEATS_LO);
     counters->bank_clashes = get(core, SYSTOLITH_CSR_BANK_CLASHES);
     counters->halt_code = get(core, SYSTOLITH_CSR_HALT_CODE);
+    counters->has_stalls = capabilities >> SYSTOLITH_CAPABILITY_STALL_COUNTERS & 1;
     for (engine = 0; engine < ENGINES; engine++) {
         systolith_engine_counters *each = &counters->engines[engine];
         uint32_t at = ENGINE_STRIDE * engine;

@@ -107,7 +107,7 @@ typedef struct {
     uint64_t address; /* as the core sees memory, or in its scratchpad */
 } systolith_fault;
 
-/* What one engine did in a run. */
+/* What one engine did in a run; `busy` and `stall` are 0 if the core does not count them. */
 typedef struct {
     uint32_t retired;
     uint64_t busy;
@@ -121,6 +121,7 @@ typedef struct {
     uint64_t write_beats;
     uint32_t bank_clashes;
     uint32_t halt_code;
+    uint32_t has_stalls; /* whether the core counts what engines are busy with */
     systolith_engine_counters engines[SYSTOLITH_ENGINE_ROW + 1]; /* by SYSTOLITH_ENGINE_... */
 } systolith_counters;
 

@@ -171,8 +171,13 @@ def execute(
     return Outcome(results=results, checked=check, wall_s=wall, jobs=len(devices))
 
 
-def _engines(timed: Sequence[Counters]) -> dict[str, Any]:
-    """Where each engine's cycles went, means over the runs; a cause is there if it can happen."""
+def _engines(timed: Sequence[Counters]) -> dict[str, Any] | None:
+    """Where each engine's cycles went, means over the runs; a cause is there if it can happen.
+
+    None if nobody counted.
+    """
+    if not (timed and timed[0].has_stalls):
+        return None
 
     def mean(values: Iterable[int]) -> float:
         return float(np.mean(list(values)))
@@ -213,7 +218,7 @@ def summary(program: Program, device: Device, preset: str, outcome: Outcome) -> 
             [roofline_fraction(program, each.cycles, device.bandwidth) for each in timed]
         ),
         "dram_bytes": mean([each.dram_bytes for each in timed]),
-        "engines": _engines(timed) if timed else None,
+        "engines": _engines(timed),
         "wall_s": outcome.wall_s,
         "bit_exact": (
             all(result.difference is None for result in outcome.results)

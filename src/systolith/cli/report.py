@@ -9,6 +9,7 @@ from systolith.cli.execute import Outcome, summary
 from systolith.compiler.estimate import Memory
 from systolith.host.device import Device
 from systolith.host.figures import roofline
+from systolith.host.session import NO_STALL_COUNTERS
 from systolith.program import Program
 from systolith.regs import Stall
 from systolith.report import (
@@ -100,6 +101,8 @@ def _markdown(report: dict[str, Any]) -> str:
     if report["notes"]:
         lines += ["", "## Notes", "", *(f"- {line}" for line in report["notes"])]
     lines += ["", "## Engines, in cycles", ""]
+    if not all(run["counters"]["stalls"] for run in report["runs"]):
+        return "\n".join([*lines, f"{NO_STALL_COUNTERS.capitalize()}.", ""])
     causes = [cause.name.lower() for cause in Stall]
     head = ["input", "engine", "busy", *(f"of that {each}" for each in causes), "instructions"]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

@@ -8,7 +8,7 @@ import numpy as np
 from systolith.cli.execute import Outcome
 from systolith.host.device import Device
 from systolith.host.figures import roofline, roofline_fraction, utilization
-from systolith.host.session import Counters
+from systolith.host.session import NO_STALL_COUNTERS, Counters
 from systolith.numerics import Format
 from systolith.program import Program
 from systolith.regs import Stall
@@ -100,6 +100,9 @@ def _show_time(program: Program, device: Device, timed: Sequence[Counters]) -> N
         limit = "of the array alone, as the memory's bandwidth is not known"
     print(f"  roofline          {bound.cycles:>14,.0f}   {100 * reached:.1f} % reached; {limit}")
     print(f"  DRAM bytes        {moved:>14,.0f}   at least {program.dram_bytes:,}")
+    if not counters.has_stalls:
+        print(f"\n  {NO_STALL_COUNTERS}")
+        return
     print("\n  where the time went, in % of all cycles")
     causes = [cause.name.lower() for cause in Stall]
     heading = "".join(f"{name:>9}" for name in ("working", *causes, "idle"))

@@ -18,7 +18,7 @@ from systolith.program import (
     Binding,
     Program,
 )
-from systolith.regs import Control, FaultCause, State
+from systolith.regs import Capability, Control, FaultCause, State
 
 PAGE = 4096
 """Bytes to which everything in memory is aligned."""
@@ -49,9 +49,15 @@ class DeviceFaultError(DeviceError):
         )
 
 
+NO_STALL_COUNTERS = "this core has no stall counters"
+"""What is said instead of where an engine's cycles went."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counters:
     """What the core counted in a run; all zero on a device without time.
+
+    Of a core without counters of stalls, `busy`, `stall` and `stalls` are empty.
 
     Attributes:
         cycles: from start to interrupt.
@@ -71,6 +77,11 @@ class Counters:
     stall: Mapping[str, int] = field(default_factory=dict)
     stalls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retired: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def has_stalls(self) -> bool:
+        """Whether the core counts where the cycles of its engines go."""
+        return bool(self.stalls)
 
     @property
     def dram_bytes(self) -> int:
@@ -171,19 +182,22 @@ class Session:
                 return self._read64(name)
             return self.device.read_csr(regs.offset(f"{name}_lo"))
 
+        found = self.device.read_csr(regs.offset("capabilities"))
+        has_stalls = found >> Capability.STALL_COUNTERS & 1
+        counted = list(Engine) if has_stalls else []
         return Counters(
             cycles=cycles,
             read_bytes=read("read_beats") * beat,
             write_bytes=read("write_beats") * beat,
             clashes=self.device.read_csr(regs.offset("bank_clashes")),
-            busy={name: read(f"{name}_busy") for name in names},
-            stall={name: read(f"{name}_stall") for name in names},
+            busy={each.name.lower(): read(f"{each.name.lower()}_busy") for each in counted},
+            stall={each.name.lower(): read(f"{each.name.lower()}_stall") for each in counted},
             stalls={
                 engine.name.lower(): {
                     cause.name.lower(): read(regs.stall_counter(engine, cause))
                     for cause in regs.STALLS[engine]
                 }
-                for engine in Engine
+                for engine in counted
             },
             retired={name: self.device.read_csr(regs.offset(f"{name}_retired")) for name in names},
         )

@@ -48,7 +48,7 @@ def hints(profile: Profile) -> list[str]:
     gemm = profile.engines[Engine.GEMM.name]
     for reason, waited in gemm.waiting.items():
         found.append((waited, f"GEMM waits for {reason}: {_ADVICE.get(reason, '')}"))
-    if profile.measured is not None:
+    if profile.measured is not None and profile.measured.counters.has_stalls:
         stalls = profile.measured.counters.stalls[Engine.GEMM.name.lower()]
         for cause, advice in _MEASURED.items():
             lost = stalls[cause.name.lower()]

@@ -2,6 +2,7 @@
 
 from html import escape
 
+from systolith.host.session import NO_STALL_COUNTERS
 from systolith.isa import Engine
 from systolith.regs import Stall
 from systolith.report.hints import hints
@@ -110,6 +111,8 @@ def _measured_engines(profile: Profile) -> list[str]:
     if profile.measured is None:
         return []
     counters = profile.measured.counters
+    if not counters.has_stalls:
+        return [f'<p class="note">{NO_STALL_COUNTERS.capitalize()}.</p>']
     causes = [cause.name.lower() for cause in Stall]
     rows = []
     for engine in Engine:

@@ -13,7 +13,8 @@ def performance(profile: Profile) -> dict[str, Any]:
     """Every figure of a profile, for `perf.json`.
 
     `source` says whose are the cycles, what is made of them, and the bytes. `engines` and `layers`
-    are the estimate's; `measured` has what the core counted by engine, or is None.
+    are the estimate's; `measured` has what the core counted by engine, or is None; its `engines` is
+    None if the core has no counters of stalls.
     """
     program = profile.program
     occupied = sum(span.occupied for span in profile.spans)
@@ -77,7 +78,9 @@ def _measured(measured: Measured) -> dict[str, Any]:
             }
             for engine in Engine
             for name in (engine.name.lower(),)
-        },
+        }
+        if counters.has_stalls
+        else None,
     }
 
 
@@ -91,7 +94,7 @@ def engine_table(profile: Profile) -> str:
         states |= {f"waits for {reason}": cycles for reason, cycles in time.waiting.items()}
         for state, cycles in (states | {"idle": time.idle}).items():
             writer.writerow([ESTIMATE, name, state, cycles])
-    if profile.measured is not None:
+    if profile.measured is not None and profile.measured.counters.has_stalls:
         for name, time in _measured(profile.measured)["engines"].items():
             states = {"working": time["working"]} | time["stalled"] | {"idle": time["idle"]}
             for state, cycles in states.items():

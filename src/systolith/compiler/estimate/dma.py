@@ -63,12 +63,13 @@ AHEAD = 16
 PART = 4
 """Words of a STORE that are looked at together."""
 
-READ = 9
-"""Cycles from a word that STORE has read to its first beat."""
+READ = 5
+"""Cycles from a word that has come for STORE to its first beat."""
 
-INDEXED = 20
-"""Cycles from run to run of a GATHER at least: a number is read, and multiplied bit by bit. Which
-one, nobody knows before: this is for 8 bits. Long rows hide twice as many."""
+INDEXED = 16
+"""Cycles from run to run of a GATHER at least, beside those of a read: a number is read, and
+multiplied bit by bit. Which one, nobody knows before: this is for 8 bits. Long rows hide twice as
+many."""
 
 ANSWERED = 3
 """Cycles from a STORE's last response until the progress count changes."""
@@ -176,7 +177,7 @@ def load_engine(kernel: Kernel, config: CoreConfig, control: Control, port: Port
         indexed = kernel.now
         for run, (i2, i1) in enumerate(runs):
             if op.fill == Fill.GATHER:
-                indexed = max(indexed + INDEXED, kernel.now)
+                indexed = max(indexed + INDEXED + config.read_latency, kernel.now)
                 yield indexed
             place = op.dram_offset + i2 * op.dram_stride2 + i1 * op.dram_stride1
             ends = run == len(runs) - 1
@@ -251,7 +252,8 @@ def store_engine(
                         read = min(-(-count // word_beats), words)
                         words -= read
                         yield from bank.read(ReadPort.DMA, read)
-                        first = max(sent + 1, kernel.now + READ + word_beats - count)
+                        comes = kernel.now + config.read_latency + READ
+                        first = max(sent + 1, comes + word_beats - count)
                         sent, answer = port.write(first, count)
                     answers.append(answer)
                 # The next run comes when this one has been cut, too.

@@ -18,8 +18,8 @@ SHORTEST_TILE = 5
 
 HALVES = 2
 
-BEYOND = 8
-"""Cycles beyond R + C from the last request for A of a tile column to its last sum; with INT4, the
+BEYOND = 4
+"""Cycles beyond R + C from the last word of A of a tile column to its last sum; with INT4, the
 shift by exponents takes one more."""
 
 
@@ -92,7 +92,8 @@ def gemm_engine(
                 if not k_tile:
                     accumulators.claimed += 1
                 if k_tile == k_tiles - 1:
-                    full = swapped + op.m - 1 + config.rows + columns + BEYOND + config.int4
+                    last_word = swapped + op.m - 1 + config.read_latency
+                    full = last_word + config.rows + columns + BEYOND + config.int4
                     pair = int4 and op.n - group * 2 * columns > columns
                     accumulators.parts.append(Part(full, not pair))
                     if pair:

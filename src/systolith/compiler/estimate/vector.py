@@ -17,9 +17,6 @@ CHUNK = 8
 AHEAD = 16
 """Groups of an operand that are read ahead."""
 
-ARRIVAL = 4
-"""Cycles from the cycle after a read to the issue of what it brings."""
-
 ROOM = 4
 """Cycles from an issue to the read that takes its room."""
 
@@ -133,7 +130,8 @@ def _issue(
             done += rows
             last = begin + (rows - 1) * period
             for operand in operands:
-                last = max(last, ARRIVAL + (yield from operand.read.until(done)))
+                # It is issued in the cycle after its last word has come.
+                last = max(last, config.read_latency + (yield from operand.read.until(done)))
             first = last - (rows - 1) * period
             if left == op.m and not shared:
                 records = first + config.columns

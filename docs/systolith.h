@@ -12,10 +12,11 @@
 #define SYSTOLITH_NO_ENGINE 7
 
 /* Configuration hashes of the presets. */
-#define SYSTOLITH_HASH_TINY 0xb9f6bc8d06a466e9ull
-#define SYSTOLITH_HASH_ECP5_25K 0x408a5bbfc8b5a23cull
-#define SYSTOLITH_HASH_ECP5_85K 0x12caf4046be07510ull
-#define SYSTOLITH_HASH_LARGE 0xac01f194a623b21full
+#define SYSTOLITH_HASH_TINY 0xd806e5369902948cull
+#define SYSTOLITH_HASH_ECP5_25K 0xbf8b6d7fccb58913ull
+#define SYSTOLITH_HASH_ECP5_25K_SDRAM 0xf630eff6c15f32e2ull
+#define SYSTOLITH_HASH_ECP5_85K 0x620f8a6e2eeef467ull
+#define SYSTOLITH_HASH_LARGE 0x371d7b9b48f71798ull
 
 /* Operators. Zero is none, so that running into cleared memory is noticed. */
 #define SYSTOLITH_OPCODE_HALT 1
@@ -111,6 +112,9 @@
 #define SYSTOLITH_CONTROL_ABORT 1
 #define SYSTOLITH_CONTROL_RESET 2
 #define SYSTOLITH_CONTROL_ACKNOWLEDGE 3
+
+/* Bits of the register `capabilities`: what a core has that another one may lack. */
+#define SYSTOLITH_CAPABILITY_STALL_COUNTERS 0
 
 /* Why an engine that has work does nothing; of several causes the first one counts. */
 #define SYSTOLITH_STALL_AWAITED 0
@@ -299,6 +303,7 @@
 #define SYSTOLITH_CSR_FAULT_TAG 0x040u
 #define SYSTOLITH_CSR_FAULT_ADDRESS_LO 0x044u
 #define SYSTOLITH_CSR_FAULT_ADDRESS_HI 0x048u
+#define SYSTOLITH_CSR_CAPABILITIES 0x04cu
 #define SYSTOLITH_CSR_CYCLES_LO 0x050u
 #define SYSTOLITH_CSR_CYCLES_HI 0x054u
 #define SYSTOLITH_CSR_READ_BEATS_LO 0x058u

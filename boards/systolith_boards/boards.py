@@ -68,8 +68,8 @@ BOARDS: dict[str, Board] = {
     board.name: board
     for board in (
         _ulx3s("85F", "85k", "ecp5-85k", 60e6),
-        _ulx3s("25F", "25k", "ecp5-25k", 45e6),
-        _ulx3s("12F", "12k", "ecp5-25k", 45e6),
+        _ulx3s("25F", "25k", "ecp5-25k-sdram", 60e6),
+        _ulx3s("12F", "12k", "ecp5-25k-sdram", 60e6),
         Board(
             name="icepi-zero",
             title="Icepi Zero 1.3",
@@ -78,8 +78,8 @@ BOARDS: dict[str, Board] = {
             source="clk50",
             source_hz=50e6,
             chip=CHIPS["W9825G6KH-6"],
-            preset="ecp5-25k",
-            frequency=45e6,
+            preset="ecp5-25k-sdram",
+            frequency=60e6,
             loader="icepi-zero",
         ),
     )

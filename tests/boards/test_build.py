@@ -125,7 +125,7 @@ def test_a_design_that_is_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(list(tmp_path.glob("*.config"))) == 1
 
 
-@pytest.mark.parametrize(("luts", "said"), [(17_000, False), (17_200, True)])
+@pytest.mark.parametrize(("luts", "said"), [(19_400, False), (19_500, True)])
 def test_a_nearly_full_device_is_announced(
     luts: int, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_nearly_full_device_is_announced(
     run_until_routed(tmp_path, "ulx3s-25f", monkeypatch, announce=messages.append)
     told = [message for message in messages if "nearly full" in message]
     assert len(told) == said
-    assert all("17200 of 24288 LUTs of LFE5U-25F" in message for message in told)
+    assert all("19500 of 24288 LUTs of LFE5U-25F" in message for message in told)
 
 
 @pytest.mark.parametrize(("name", "silicon"), [("ulx3s-12f", "25k"), ("ulx3s-85f", "85k")])
@@ -214,7 +214,7 @@ def test_programming_without_a_board(
     assert f"{loader} -b icepi-zero {bitstream}" in capsys.readouterr().err
     loader.write_text("#!/bin/sh\nexit 0\n")
     assert main(given) == Exit.FINE
-    assert "--device serial:PORT --preset ecp5-25k" in capsys.readouterr().out
+    assert "--device serial:PORT --preset ecp5-25k-sdram" in capsys.readouterr().out
 
     def missing(name: str) -> str:
         raise ToolError(f"{name} is missing")

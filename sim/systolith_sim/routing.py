@@ -24,6 +24,13 @@ PARTS = {"12k": "LFE5U-12F", "25k": "LFE5U-25F", "85k": "LFE5U-85F"}
 PLACERS = {"12k": "heap", "25k": "heap", "85k": "static"}
 """nextpnr's placer for each device: `static` where cores leave it room, see docs/decisions.md."""
 
+FALLBACK = "heap"
+"""The placer that is taken if `static` does not come to an end."""
+
+STATIC_STEPS = 700
+"""Steps after which `static` is given up: it waits for cells on one spot to leave each other, which
+they may never do. Cores take 400 to 550."""
+
 ROUTERS = ("router2", "router1")
 """nextpnr's routers: each ends where the other may not, see docs/decisions.md."""
 
@@ -36,6 +43,8 @@ _STAGES = {
     "Info: Running Static placer": "places",
     "Info: Routing..": "routes",
 }
+
+_STATIC_STEP = re.compile(r"Info: iter=(\d+) steplen=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +91,7 @@ def route(
     write: Path | None = None,
     pins: Pins | None = None,
 ) -> Routed:
-    """Place and route a netlist.
+    """Place and route a netlist; if `static` does not come to an end, place it by `FALLBACK`.
 
     Args:
         netlist: JSON of Yosys.
@@ -106,16 +115,24 @@ def route(
             Path(folder, "pins.lpf").write_text(pins.constraints)
         package = pins.package if pins else PACKAGES[device]
         places = "--lpf pins.lpf --textcfg top.config" if pins else "--lpf-allow-unconstrained"
-        command = [
-            program,
-            *f"--{device} --package {package} --speed {speed} --seed {seed}"
-            f" --freq {frequency:g} --placer {PLACERS[device]} --router {router}"
-            f" --timing-allow-fail {places}"
-            " --json netlist.json --report report.json --log nextpnr.log".split(),
-            # A large core's takes 180 MB.
-            *(["--write", "routed.json"] if write else []),
-        ]
-        code = _follow(command, Path(folder), announce)
+
+        def attempt(placer: str) -> int | None:
+            command = [
+                program,
+                *f"--{device} --package {package} --speed {speed} --seed {seed}"
+                f" --freq {frequency:g} --placer {placer} --router {router}"
+                f" --timing-allow-fail {places}"
+                " --json netlist.json --report report.json --log nextpnr.log".split(),
+                # A large core's takes 180 MB.
+                *(["--write", "routed.json"] if write else []),
+            ]
+            return _follow(command, Path(folder), announce)
+
+        code = attempt(PLACERS[device])
+        if code is None:
+            if announce:
+                announce(f"nextpnr's {PLACERS[device]} finds no end: {FALLBACK} places instead")
+            code = attempt(FALLBACK)
         if code:
             raise ToolError(
                 f"{name} {ending(code)} on {PARTS[device]}; the end of its log:\n"
@@ -194,8 +211,8 @@ def read_report(report: dict[str, Any]) -> Routed:
     )
 
 
-def _follow(command: list[str], folder: Path, announce: Announce | None) -> int:
-    """Run nextpnr, and say which stage it has come to."""
+def _follow(command: list[str], folder: Path, announce: Announce | None) -> int | None:
+    """Run nextpnr, and say which stage it has come to; None if its placer was given up."""
     start = time.monotonic()
     stages = dict(_STAGES)
     with subprocess.Popen(
@@ -209,6 +226,10 @@ def _follow(command: list[str], folder: Path, announce: Announce | None) -> int:
         assert process.stderr is not None
         try:
             for line in process.stderr:
+                step = _STATIC_STEP.match(line)
+                if step and int(step[1]) > STATIC_STEPS:
+                    process.kill()
+                    return None
                 stage = next((text for text in stages if line.startswith(text)), None)
                 if stage and announce:
                     minutes = (time.monotonic() - start) / 60

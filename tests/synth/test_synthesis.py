@@ -190,3 +190,23 @@ def test_the_critical_path_lies_between_registers() -> None:
     slow = [{**hop, "delay": 2 * hop["delay"]} for hop in hops]
     report["critical_paths"].append({"from": "posedge other", "to": "posedge other", "path": slow})
     assert read_report(report).path == "a -> b: 1.5 ns of logic, 4.5 ns of wires"
+
+
+def test_a_placer_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `static` never ends if block RAMs stay on one spot; it says so step by step.
+    body = """
+import itertools, json, sys
+placer = sys.argv[sys.argv.index("--placer") + 1]
+print("Info: Running Static placer...", file=sys.stderr)
+for step in itertools.count() if placer == "static" else ():
+    print(f"Info: iter={step} steplen=1.9 a=2.0 penalty=[1.1]", file=sys.stderr, flush=True)
+hop = {"type": "routing", "delay": 2, "from": {"cell": placer}, "to": {"cell": "q"}}
+path = {"from": "posedge clk", "to": "posedge clk", "path": [hop]}
+json.dump({"fmax": {"clk": {"achieved": 50}}, "critical_paths": [path]}, open("report.json", "w"))
+"""
+    program = write_tool(tmp_path / "nextpnr", body)
+    monkeypatch.setattr(routing, "tool", lambda name: program)
+    said: list[str] = []
+    routed = route("{}", device="85k", speed=6, seed=1, frequency=100, announce=said.append)
+    assert routed.path.startswith("heap -> q")
+    assert [line for line in said if "heap places instead" in line]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from amaranth.hdl import Assert, Module, Signal
+from amaranth.hdl import Assert, Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -15,7 +15,7 @@ from systolith_rtl.dma.burst import BOUNDARY, Splitter, check_max_beats
 from systolith_rtl.dma.read import ReadChannel
 from systolith_rtl.dma.realign import Realigner
 from systolith_rtl.interfaces import AxiSignature
-from systolith_rtl.skid import Skid
+from systolith_rtl.skid import PingPong, Skid
 from systolith_sim.formal import HandshakeProperty
 from systolith_sim.testbench import (
     SimulatorContext,
@@ -281,6 +281,23 @@ class WatchedSplitter(Splitter):
         return m
 
 
+class WatchedPingPong(PingPong):
+    """Two registers that assert what induction has to know."""
+
+    def elaborate(self, platform: object) -> Module:
+        """Add the assertions."""
+        m = super().elaborate(platform)
+        ready = self.i.ready
+        m.d.comb += [
+            Assert(self.i_enable == ready, "copies differ"),
+            Assert(self.takes == Cat(ready & ~self.turn, ready & self.turn), "takes out of turn"),
+            Assert(self.o.valid | ready, "nothing is held, and nothing taken"),
+            # One is held if one is taken, else both or none.
+            Assert((self.turn ^ self.reads) == (self.o.valid & ready), "reads out of turn"),
+        ]
+        return m
+
+
 class SplitterProperty(wiring.Component):
     """A splitter that has space, and that none of its bursts crosses 4 KiB."""
 
@@ -317,10 +334,11 @@ class SplitterProperty(wiring.Component):
     "build",
     [
         lambda: Skid(9),
+        lambda: WatchedPingPong(9),
         lambda: SkiddedRealigner(width=4, size_width=6, tag=2),
         lambda: WatchedSplitter(CONFIG, size_width=14, space_width=6),
     ],
-    ids=["skid", "realigner", "splitter"],
+    ids=["skid", "ping-pong", "realigner", "splitter"],
 )
 def test_handshake_is_kept_for_all_inputs(build: Callable[[], Any]) -> None:
     prove(HandshakeProperty(build()))

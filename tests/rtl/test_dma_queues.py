@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In
 from systolith.config import preset
 from systolith_rtl.dma.fifo import BeatFifo, Queue, count
 from systolith_rtl.dma.write import WriteChannel
-from systolith_rtl.skid import Skid
+from systolith_rtl.skid import PingPong, Skid
 from systolith_sim.testbench import (
     SimulatorContext,
     StreamMonitor,
@@ -203,5 +203,31 @@ def test_skid_keeps_order_and_rate(stall: float) -> None:
     simulate(dut, sender, receiver, watcher, monitors=[monitor], max_cycles=1000)
     assert values == list(range(100))
     assert ready[1:] == foretold[:-1]
+    if not stall:
+        assert monitor.cycles == list(range(1, 101))
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_ping_pong_keeps_order_and_rate(stall: float) -> None:
+    dut = PingPong(8)
+    values: list[int] = []
+
+    async def sender(ctx: SimulatorContext) -> None:
+        await send(ctx, dut.i, range(100), stall=stalls(stall, seed=5))
+
+    async def receiver(ctx: SimulatorContext) -> None:
+        values.extend(await receive(ctx, dut.o, 100, stall=stalls(stall, seed=6)))
+
+    async def watcher(ctx: SimulatorContext) -> None:
+        while len(values) < 90:
+            _, _, now, enable, valid, empty = await ctx.tick().sample(
+                dut.i.ready, dut.i_enable, dut.o.valid, dut.empty
+            )
+            assert enable == now
+            assert empty == (not valid)
+
+    monitor = StreamMonitor(dut.o)
+    simulate(dut, sender, receiver, watcher, monitors=[monitor], max_cycles=1000)
+    assert values == list(range(100))
     if not stall:
         assert monitor.cycles == list(range(1, 101))

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from systolith.config import CoreConfig
 from systolith_rtl.array.tiles import Progress, TileAddress, bits, loader_plan
 from systolith_rtl.interfaces import ReadSignature
-from systolith_rtl.skid import Skid
+from systolith_rtl.skid import PingPong
 
 
 class WeightLoader(wiring.Component):
@@ -110,7 +110,7 @@ class WeightLoader(wiring.Component):
         reads = Signal()  # The column's row of B is in the scratchpad, and there.
 
         # The walk goes on behind a word outside, but nothing comes of it.
-        m.submodules.words = words = Skid(self._word_layout())
+        m.submodules.words = words = PingPong(self._word_layout())
         fails = Signal()
         lost = Signal()
         granule = Signal(len(self.granule), reset_less=True)
@@ -206,7 +206,7 @@ class WeightLoader(wiring.Component):
             }
         )
 
-    def _ask(self, m: Module, words: Skid) -> None:
+    def _ask(self, m: Module, words: PingPong) -> None:
         """Ask for one word after the other, and send it on once it is granted."""
         word = words.o.p
         asks = Signal()
@@ -268,8 +268,8 @@ class WeightLoader(wiring.Component):
         m.d.comb += self.reading.eq(arriving.any())
 
         words = [Signal(layout, name=f"word{i}", reset_less=True) for i in range(latency - 1)]
-        with m.If(granted):
-            m.d.sync += words[0].eq(asked)
+        # Without an enable, since a grant comes late: without one, this arrives at nothing.
+        m.d.sync += words[0].eq(asked)
         for i in range(1, len(words)):
             with m.If(arriving[i - 1]):
                 m.d.sync += words[i].eq(words[i - 1])

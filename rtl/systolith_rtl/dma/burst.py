@@ -1,6 +1,6 @@
 """From runs of bytes to AXI bursts."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -109,8 +109,10 @@ class Splitter(wiring.Component):
         run = self.i.payload
         low = lane_bits + inner
         beat, last_beat, far = self.beat, self.last_beat, self.far
-        # How many there are.
-        boundaries = Signal(self.size_width + 1 - low, reset_less=True)
+        # How many there are, and one more: added only with the first burst, since the sum of the
+        # low bits, which tells of it, is a long path already.
+        boundaries = Signal(self.size_width - low, reset_less=True)
+        another = Signal(reset_less=True)
         burst = Signal.like(beat, reset_less=True)
         # Beats are counted less one.
         length = Signal(inner, reset_less=True)
@@ -145,7 +147,8 @@ class Splitter(wiring.Component):
             m.d.sync += [
                 beat.eq(run.address[lane_bits:]),
                 last_beat.eq(reach[lane_bits:low]),
-                boundaries.eq(run.more[low:] + reach[low]),
+                boundaries.eq(run.more[low:]),
+                another.eq(reach[low]),
                 far.eq(run.more[low:].any() | reach[low]),
                 last.eq(run.last),
             ]
@@ -156,7 +159,8 @@ class Splitter(wiring.Component):
                 ends.eq(~far),
                 # Of the next burst, if there is one.
                 beat.eq((beat[inner:] + 1) << inner),
-                boundaries.eq(boundaries - 1),
-                far.eq(boundaries != 1),
+                boundaries.eq(boundaries - ~another),
+                another.eq(0),
+                far.eq(Mux(another, boundaries != 0, boundaries != 1)),
             ]
         return m

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Const, Module, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -152,10 +152,11 @@ class BeatFifo(wiring.Component):
         ended = Signal()
         # A beat is never read while it is being written, since it counts later.
         stored = count(m, "stored", up=pushed, down=fetch, limit=self.depth)
-        # Whether there are beats behind the block RAM's first register, and behind its second.
-        inside, valid = Signal(), Signal()
+        # Whether there are beats behind the block RAM's first register, behind its second, and
+        # behind both.
+        inside, valid, both = Signal(), Signal(), Signal()
         moves = ~valid | self.o.ready
-        reads = ~inside | moves
+        reads = ~both | self.o.ready
         m.d.comb += [
             fetch.eq(stored.some & reads),
             ram.write_address.eq(write),
@@ -177,6 +178,7 @@ class BeatFifo(wiring.Component):
             read.eq(read + fetch),
             inside.eq(fetch | (inside & ~moves)),
             valid.eq((inside & moves) | (valid & ~moves)),
+            both.eq(Mux(moves, inside & fetch, inside | fetch)),
             left.eq(valid & self.o.ready),
         ]
         return m

@@ -122,9 +122,13 @@ class WordReader(wiring.Component):
             spanned.eq(spans_next | (spanned & ~freed)),
             read_span.addr.eq(read_span.addr + spans_next),
         ]
-        with m.If(~spanned | freed):
-            span = read_span.data
-            m.d.sync += [here.eq(span.first), until.eq(span.last), ends.eq(span.first == span.last)]
-        with m.Elif(sent):
-            m.d.sync += [here.eq(here + 1), ends.eq(here + 1 == until)]
+        # What comes next depends on registers alone; that a beat is sent, on much more.
+        span = read_span.data
+        begins = ~spanned | (ends if position_bits else 1)
+        with m.If(~spanned | sent):
+            m.d.sync += [
+                here.eq(Mux(begins, span.first, here + 1)),
+                until.eq(Mux(begins, span.last, until)),
+                ends.eq(Mux(begins, span.first == span.last, here + 1 == until)),
+            ]
         return m

@@ -85,8 +85,8 @@ class LoadWriter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Two ways out, of which one is in use at a time, and a delay until writes have landed."""
         m = Module()
-        words = self._write_words(m)
         pieces = self._write_pieces(m)
+        words = self._write_words(m, pieces.holds)
         side = self.i.p.tag.side
         m.d.comb += [
             words.take.eq(self.i.valid & ~side & words.ready & ~pieces.holds),
@@ -103,8 +103,8 @@ class LoadWriter(wiring.Component):
         ]
         return m
 
-    def _write_words(self, m: Module) -> SimpleNamespace:
-        """Collect beats in a word, and send it through a `Skid`."""
+    def _write_words(self, m: Module, holds: Signal) -> SimpleNamespace:
+        """Collect beats in a word, and send it through a `Skid`; while `holds`, none is taken."""
         config = self.config
         beat = self.i.p
         beats = config.rows // config.axi_bytes
@@ -145,7 +145,9 @@ class LoadWriter(wiring.Component):
             skid.o.ready.eq(self.write.ready),
         ]
         with m.If(way.ready):
-            m.d.sync += [valid.eq(way.take & completes), full.eq(way.take & completes)]
+            # As with `take`, but without `ready` once more.
+            complete = self.i.valid & ~beat.tag.side & ~holds & completes
+            m.d.sync += [valid.eq(complete), full.eq(complete)]
         with m.If(way.take):
             m.d.sync += [place.eq(here + 1), empty.eq(completes)]
         # A beat that must wait may be copied all the same: it will be again.

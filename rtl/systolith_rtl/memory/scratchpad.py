@@ -10,6 +10,7 @@ from systolith.config import BANKS, CoreConfig
 from systolith_rtl.interfaces import WRITE_LATENCY, ReadSignature, WriteSignature
 from systolith_rtl.memory.block_ram import BlockRam
 from systolith_rtl.memory.wide import WideBanks
+from systolith_rtl.pipeline import unless_idle
 
 READERS = 5
 """Read ports, in order of priority: GEMM A, GEMM B, VECTOR x, VECTOR r, DMA."""
@@ -68,7 +69,7 @@ class Scratchpad(wiring.Component):
         m = Module()
         assert WRITE_LATENCY >= 1
         if self.config.read_latency == LATENCY:
-            self._build_banks(m)
+            self._build_banks(m, platform)
         else:
             WideBanks(m, platform, self.config, read=self.read, write=self.write)
 
@@ -90,7 +91,7 @@ class Scratchpad(wiring.Component):
         m.d.sync += self.clashes.eq(sum(refused))
         return m
 
-    def _build_banks(self, m: Module) -> None:
+    def _build_banks(self, m: Module, platform: object) -> None:
         """Build the banks of a small scratchpad, and the way back from them."""
         rams = []
         grants = []
@@ -100,7 +101,7 @@ class Scratchpad(wiring.Component):
             )
             rams.append(ram)
             grants.append(_connect_readers(m, bank, ram, self.read))
-            _connect_writers(m, bank, ram, self.write)
+            _connect_writers(m, platform, bank, ram, self.write)
         for index, port in enumerate(self.read):
             _answer(m, f"read{index}", port, Cat(bank[index] for bank in grants), rams)
 
@@ -117,11 +118,15 @@ def _connect_readers(
 
 
 def _connect_writers(
-    m: Module, bank: int, ram: BlockRam, ports: Sequence[wiring.PureInterface]
+    m: Module,
+    platform: object,
+    bank: int,
+    ram: BlockRam,
+    ports: Sequence[wiring.PureInterface],
 ) -> None:
     """Register the request of the first writer that asks for a bank."""
     wanted, _ = _arbitrate(m, f"bank{bank}_write", bank, ports)
-    with m.If(wanted.any()):
+    with m.If(unless_idle(platform, wanted.any())):
         m.d.sync += [
             ram.write_address.eq(_first(wanted, [_row(port) for port in ports])),
             ram.write_data.eq(_first(wanted, [port.data for port in ports])),

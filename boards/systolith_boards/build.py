@@ -15,7 +15,7 @@ from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import SdramChip, SdramTiming
 from systolith_boards.system import System
 from systolith_boards.top import CHIP_CLOCK_DEGREES, Top
-from systolith_sim.routing import PARTS, ROUTERS, Pins, Routed, find, nextpnr_version, route
+from systolith_sim.routing import PARTS, Pins, Routed, find, nextpnr_version, route
 from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, nearly_full, needs
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
 from systolith_sim.yosys import synthesize_rtlil
@@ -94,8 +94,7 @@ def build(
     announce("Yosys synthesizes: two minutes for a small core, five for a large one")
     cells, netlist = synthesize_rtlil(files["top.il"], announce)
     _check_size(cells, board, announce)
-    scattered = netlist
-    netlist = lay_out(netlist, config, _silicon(board), announce)
+    netlist, ending_router = lay_out(netlist, config, _silicon(board), announce)
     folder.mkdir(parents=True, exist_ok=True)
 
     def routed_by(seed: int) -> tuple[Routed, Path]:
@@ -108,7 +107,7 @@ def build(
             frequency=ROOM * frequency / 1e6,
             announce=lambda message: announce(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
-            router=router or ROUTERS[netlist != scattered],
+            router=router or ending_router,
             pins=Pins(
                 package=_PACKAGES[platform.package],
                 constraints=files["top.lpf"],

@@ -12,8 +12,11 @@ The PEs of a row of the array stand one above the other, and right beside the bl
 their byte of each word, of scratchpad and ring. Sums move to the right, to the accumulators, the
 vector engine's lanes, and its memories.
 
-Cells are told apart by the names that Yosys gives them; those that are not known stay free, and
-so does everything in a core that leaves most of the chip empty.
+Cells are told apart by the names that Yosys gives them; those that are not known stay free.
+
+In a core that leaves most of the chip empty, only the accumulators' block RAMs have places where
+`static` is the placer. The two halves of a column's have the same data nets, so they come to lie
+on one spot; nothing takes them apart there, and `static` waits for it forever.
 """
 
 import re
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolith.config import CoreConfig
+from systolith_sim.routing import PLACERS
 
 MULTIPLIER, BLOCK_RAM = "MULT18X18D", "DP16KD"
 
@@ -77,8 +81,9 @@ def floorplan(cells: dict[str, Any], config: CoreConfig, device: str) -> dict[st
         device: one of `GRIDS`.
 
     Returns:
-        A bel for each multiplier and block RAM, no two the same; empty if the core has not enough
-        of them, or its array is too long for a row of the device.
+        A bel for each multiplier and block RAM, no two the same; for the accumulators' block RAMs
+        alone, or for nothing, if the core has not enough of them, or its array is too long for a
+        row of the device.
     """
     grid = GRIDS[device]
     multipliers = [name for name, cell in cells.items() if cell["type"] == MULTIPLIER]
@@ -88,7 +93,7 @@ def floorplan(cells: dict[str, Any], config: CoreConfig, device: str) -> dict[st
     groups = width // config.rows  # columns of the array in a row of the device
     capacity = width * len(grid.multipliers)
     if len(multipliers) < FULL * capacity or groups * len(rows) < config.columns:
-        return {}
+        return _accumulators(block_rams, grid) if PLACERS[device] == "static" else {}
     plan = _multipliers(sorted(multipliers), list(rows.values()), config, groups)
     memory = [grid.row(y, BLOCK_RAM) for y in grid.block_rams]
     return plan | _block_rams(sorted(block_rams), memory, config)
@@ -147,6 +152,26 @@ def _block_rams(names: list[str], rows: list[list[str]], config: CoreConfig) -> 
     # Accumulators first: sums arrive at the right.
     others.sort(key=lambda name: ("accumulators" not in name, "tables" not in name, name))
     return plan | dict(zip(others, left, strict=False))
+
+
+def _accumulators(names: list[str], grid: Grid) -> dict[str, str]:
+    """Place both halves of a column side by side, in the middle of the two nearest rows."""
+    names = sorted((name for name in names if "accumulators" in name), key=_by_column)
+    rows = [grid.row(y, BLOCK_RAM) for y in grid.block_rams[-2:]]
+    pairs = [names[index : index + 2] for index in range(0, len(names), 2)]
+    width = 2 * -(-len(pairs) // len(rows))
+    start = (len(rows[0]) - width) // 2
+    if start < 0:
+        return {}
+    return {
+        name: rows[index % len(rows)][start + index // len(rows) * 2 + half]
+        for index, pair in enumerate(pairs)
+        for half, name in enumerate(pair)
+    }
+
+
+def _by_column(name: str) -> tuple[int, str]:
+    return _numbers(name.partition("accumulators")[2])[0], name
 
 
 def _numbers(name: str) -> list[int]:

@@ -16,7 +16,7 @@ from systolith.config import CoreConfig
 from systolith_rtl.core import Core
 from systolith_rtl.ecp5 import Ecp5Primitives
 from systolith_sim.carry import top_module, trim
-from systolith_sim.floorplan import floorplan
+from systolith_sim.floorplan import MULTIPLIER, floorplan
 from systolith_sim.harness import Harness
 from systolith_sim.routing import DEVICES, PARTS, ROUTERS, Routed, find, nextpnr_version, route
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
@@ -102,17 +102,25 @@ def lacks(needed: dict[str, int], capacity: dict[str, int]) -> list[str]:
     ]
 
 
-def lay_out(netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]) -> str:
-    """Return a netlist whose multipliers and block RAMs have their places, if that pays."""
+def lay_out(
+    netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]
+) -> tuple[str, str]:
+    """Give multipliers and block RAMs their places, if that pays.
+
+    Returns:
+        The netlist, and which of `ROUTERS` comes to an end with it.
+    """
     parsed = json.loads(netlist)
     top = top_module(parsed)
     plan = floorplan(top["cells"], config, device)
     if not plan:
-        return netlist
+        return netlist, ROUTERS[0]
     for name, bel in plan.items():
         top["cells"][name]["attributes"]["BEL"] = bel
-    say(f"{len(plan)} multipliers and block RAMs have their places")
-    return json.dumps(parsed)
+    kinds = {top["cells"][name]["type"] for name in plan}
+    whole = MULTIPLIER in kinds
+    say(f"{len(plan)} {'multipliers and ' * whole}block RAMs have their places")
+    return json.dumps(parsed), ROUTERS[whole]
 
 
 def synthesize_core(
@@ -168,9 +176,8 @@ def synthesize_core(
     if seeds and nearly_full(needed, device):
         say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
     if seeds:
-        scattered = netlist
-        netlist = lay_out(netlist, config, device, say)
-        router = router or ROUTERS[netlist != scattered]
+        netlist, ending_router = lay_out(netlist, config, device, say)
+        router = router or ending_router
 
     def routed_by(seed: int) -> Routed:
         say(

@@ -11,8 +11,11 @@ from systolith.config import CoreConfig, preset
 from systolith_sim.floorplan import BLOCK_RAM, GRIDS, MULTIPLIER, floorplan
 from systolith_sim.synthesis import lay_out
 
-BLOCK_RAMS = {"ecp5-85k": (32, 8, 54), "ecp5-25k": (8, 4, 19)}
+BLOCK_RAMS = {"ecp5-85k": (32, 8, 38), "ecp5-25k": (8, 4, 15)}
 """Of a bank, of the ring, and of everything else."""
+
+ACCUMULATORS = {"ecp5-85k": 16, "ecp5-25k": 4}
+"""Two halves of each column."""
 
 
 def cells_of(name: str) -> tuple[CoreConfig, dict[str, Any]]:
@@ -30,6 +33,9 @@ def cells_of(name: str) -> tuple[CoreConfig, dict[str, Any]]:
         names[block_ram(config, index // bank, index % bank)] = BLOCK_RAM
     for index in range(ring):
         names[f"unit.gemm.ring.ram.ebr{index}"] = BLOCK_RAM
+    for index in range(ACCUMULATORS[name]):
+        column, half = divmod(index, 2)
+        names[f"unit.gemm.accumulators.ram{column}_{half}.ebr0"] = BLOCK_RAM
     for index in range(others):
         names[f"unit.vector.tables.table{index}.ebr0"] = BLOCK_RAM
     names["unit.dma.beat_TRELLIS_FF_Q"] = "TRELLIS_FF"
@@ -79,9 +85,22 @@ def test_sums_go_to_a_neighbour_and_words_are_beside_their_row() -> None:
             assert abs(x - pe[0]) <= 9
 
 
-def test_a_core_that_leaves_the_chip_empty_is_not_laid_out() -> None:
+def test_of_a_core_that_leaves_the_chip_empty_halves_of_accumulators_are_taken_apart() -> None:
     config, cells = cells_of("ecp5-25k")
-    assert floorplan(cells, config, "85k") == {}
+    plan = floorplan(cells, config, "85k")
+    assert len(set(plan.values())) == len(plan) == ACCUMULATORS["ecp5-25k"]
+    for column in range(2):
+        (x0, y0), (x1, y1) = (
+            place(plan[f"unit.gemm.accumulators.ram{column}_{half}.ebr0"]) for half in range(2)
+        )
+        assert y0 == y1 in GRIDS["85k"].block_rams
+        assert 0 < x1 - x0 <= 3
+
+
+def test_where_another_placer_takes_them_apart_all_blocks_are_free() -> None:
+    config, cells = cells_of("ecp5-25k")
+    few = {name: cell for name, cell in cells.items() if "lanes" not in name}
+    assert floorplan(few, config, "25k") == {}
 
 
 def test_the_grids_have_the_devices_blocks() -> None:
@@ -92,8 +111,15 @@ def test_the_grids_have_the_devices_blocks() -> None:
         assert sum(len(grid.row(y, BLOCK_RAM)) for y in grid.block_rams) == block_rams
 
 
-def test_places_are_attributes_of_the_netlist() -> None:
-    config, cells = cells_of("ecp5-85k")
+@pytest.mark.parametrize(
+    ("name", "kinds", "ending_router"),
+    [
+        ("ecp5-85k", "multipliers and block RAMs", "router1"),
+        ("ecp5-25k", "block RAMs", "router2"),
+    ],
+)
+def test_places_are_attributes_of_the_netlist(name: str, kinds: str, ending_router: str) -> None:
+    config, cells = cells_of(name)
     for cell in cells.values():
         cell["attributes"] = {}
     modules = {
@@ -101,9 +127,11 @@ def test_places_are_attributes_of_the_netlist() -> None:
         "DP16KD": {"attributes": {"blackbox": "1"}, "cells": {}},
     }
     said: list[str] = []
-    found = json.loads(lay_out(json.dumps({"modules": modules}), config, "85k", said.append))
+    text, router = lay_out(json.dumps({"modules": modules}), config, "85k", said.append)
+    found = json.loads(text)
     laid = found["modules"]["top"]["cells"]
     plan = floorplan(cells, config, "85k")
     places = {name: cell["attributes"].get("BEL") for name, cell in laid.items()}
     assert {name: bel for name, bel in places.items() if bel} == plan
-    assert said == [f"{len(plan)} multipliers and block RAMs have their places"]
+    assert said == [f"{len(plan)} {kinds} have their places"]
+    assert router == ending_router

@@ -93,7 +93,7 @@ def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = dict.fromkeys(CELLS, 1)
     monkeypatch.setattr(synthesis, "Core", lambda config: None)
     monkeypatch.setattr(synthesis, "synthesize_in_harness", lambda *_, **__: (cells, "{}"))
-    monkeypatch.setattr(synthesis, "lay_out", lambda netlist, *_: netlist)
+    monkeypatch.setattr(synthesis, "lay_out", lambda netlist, *_: (netlist, "router2"))
     monkeypatch.setattr(synthesis, "route", route)
     monkeypatch.setattr(synthesis, "find", lambda nextpnr: None)
     monkeypatch.setattr(synthesis, "nextpnr_version", lambda nextpnr: {str(nextpnr): "1"})
@@ -125,7 +125,7 @@ def test_a_core_that_is_laid_out_has_another_router(
     monkeypatch.setattr(synthesis, "Core", lambda config: None)
     monkeypatch.setattr(synthesis, "synthesize_in_harness", lambda *_, **__: (cells, "{}"))
     monkeypatch.setattr(
-        synthesis, "lay_out", lambda netlist, *_: netlist + " " if laid_out else netlist
+        synthesis, "lay_out", lambda netlist, *_: (netlist, f"router{1 if laid_out else 2}")
     )
     monkeypatch.setattr(synthesis, "route", route)
     monkeypatch.setattr(synthesis, "find", lambda nextpnr: None)

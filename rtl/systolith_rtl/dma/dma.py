@@ -21,7 +21,7 @@ from systolith_rtl.interfaces import (
     WriteSignature,
 )
 from systolith_rtl.settings import MEMORIES, Settings, SettingSignature
-from systolith_rtl.skid import Skid
+from systolith_rtl.skid import PingPong, Skid
 
 
 class Dma(wiring.Component):
@@ -160,21 +160,21 @@ class Dma(wiring.Component):
         read = self.read
         request = data.StructLayout({"address": read.address.shape(), "load": 1})
         m.submodules.index = index = Skid(load.address.shape())
-        m.submodules.skid = skid = Skid(request)
+        m.submodules.requests = requests = PingPong(request)
         owner = Signal(self.config.read_latency)
-        m.d.sync += owner.eq((owner << 1) | skid.o.p.load)
+        m.d.sync += owner.eq((owner << 1) | requests.o.p.load)
         m.d.comb += [
             index.i.valid.eq(load.valid),
             index.i.payload.eq(load.address),
             load.ready.eq(index.i.ready),
-            skid.i.valid.eq(index.o.valid | store.valid),
-            skid.i.p.address.eq(Mux(index.o.valid, index.o.payload, store.address)),
-            skid.i.p.load.eq(index.o.valid),
-            index.o.ready.eq(skid.i.ready),
-            store.ready.eq(skid.i.ready & ~index.o.valid),
-            read.valid.eq(skid.o.valid),
-            read.address.eq(skid.o.p.address),
-            skid.o.ready.eq(read.ready),
+            requests.i.valid.eq(index.o.valid | store.valid),
+            requests.i.p.address.eq(Mux(index.o.valid, index.o.payload, store.address)),
+            requests.i.p.load.eq(index.o.valid),
+            index.o.ready.eq(requests.i.ready),
+            store.ready.eq(requests.i.ready & ~index.o.valid),
+            read.valid.eq(requests.o.valid),
+            read.address.eq(requests.o.p.address),
+            requests.o.ready.eq(read.ready),
             load.data.eq(read.data),
             store.data.eq(read.data),
             load.refused.eq(read.refused & owner[0]),

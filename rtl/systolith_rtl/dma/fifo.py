@@ -178,7 +178,8 @@ class BeatFifo(wiring.Component):
             read.eq(read + fetch),
             inside.eq(fetch | (inside & ~moves)),
             valid.eq((inside & moves) | (valid & ~moves)),
-            both.eq(Mux(moves, inside & fetch, inside | fetch)),
+            # What is fetched here depends on `moves` alone.
+            both.eq(Mux(moves, inside & stored.some, inside | stored.some)),
             left.eq(valid & self.o.ready),
         ]
         return m

@@ -107,6 +107,7 @@ class WordReader(wiring.Component):
 
         # The first word's span is in registers by the time the word is here.
         spanned, spans_next = Signal(), Signal()
+        here_spans = count(m, "spans", up=granted, down=spans_next, limit=WORDS)
         here = Signal(position_bits, reset_less=True)
         until = Signal(position_bits, reset_less=True)
         ends = Signal(reset_less=True)
@@ -116,12 +117,11 @@ class WordReader(wiring.Component):
             self.o.payload.eq(read_word.data.word_select(here, config.axi_data_bits)),
             sent.eq(self.o.valid & self.o.ready),
             freed.eq(sent & (ends if position_bits else 1)),
-            spans_next.eq((~spanned | freed) & (read_span.addr != write_span.addr)),
+            spans_next.eq((~spanned | freed) & here_spans.some),
         ]
-        m.d.sync += [
-            spanned.eq(spans_next | (spanned & ~freed)),
-            read_span.addr.eq(read_span.addr + spans_next),
-        ]
+        m.d.sync += spanned.eq(spans_next | (spanned & ~freed))
+        with m.If(spans_next):
+            m.d.sync += read_span.addr.eq(read_span.addr + 1)
         # What comes next depends on registers alone; that a beat is sent, on much more.
         span = read_span.data
         begins = ~spanned | (ends if position_bits else 1)

@@ -144,10 +144,10 @@ class LoadWriter(wiring.Component):
             self.write.mask.eq(skid.o.p.mask),
             skid.o.ready.eq(self.write.ready),
         ]
-        with m.If(way.ready):
-            # As with `take`, but without `ready` once more.
-            complete = self.i.valid & ~beat.tag.side & ~holds & completes
-            m.d.sync += [valid.eq(complete), full.eq(complete)]
+        # A word that stays hides the next one, so this needs no `ready`.
+        comes = self.i.valid & ~beat.tag.side & ~holds & completes
+        stays = valid & ~skid.i.ready
+        m.d.sync += [valid.eq(stays | comes), full.eq(stays | comes)]
         with m.If(way.take):
             m.d.sync += [place.eq(here + 1), empty.eq(completes)]
         # A beat that must wait may be copied all the same: it will be again.

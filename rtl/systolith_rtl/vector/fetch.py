@@ -177,13 +177,14 @@ class OperandFetch(wiring.Component):
             self.port.address.eq(word),
             self.port.valid.eq(asking),
         ]
+        # `advance` without a look at `spare`, which is in the way of the walk alone.
+        fills = spare | (loop.active & has_room & ~outside & inside)
         with m.If(free):
-            m.d.sync += asking.eq(spare | (advance & ~outside & inside))
-            m.d.sync += spare.eq(0)
+            m.d.sync += [asking.eq(fills), spare.eq(0)]
             m.d.sync += word.eq(Mux(spare, spare_word, new_word))
             m.d.sync += tag.eq(Mux(spare, spare_tag, new_tag))
-        with m.Elif(advance):
-            m.d.sync += spare.eq(~outside & inside)
+        with m.Else():
+            m.d.sync += spare.eq(fills)
         with m.If(self.stop):
             m.d.sync += [asking.eq(0), spare.eq(0)]
         with m.If(~spare):

@@ -121,14 +121,20 @@ class Issue(wiring.Component):
         with m.If(self.statistic & (self.m < MIN_PERIOD)):
             m.d.comb += period.eq(MIN_PERIOD - self.m)
         # The first group waits for its records for longer than these take.
-        has_gap = Signal(reset_less=True)
-        m.d.sync += [gap.eq(Mux(fill > period, fill, period)), has_gap.eq(gap != 0)]
+        has_gap, gap_passes = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [
+            gap.eq(Mux(fill > period, fill, period)),
+            has_gap.eq(gap != 0),
+            gap_passes.eq(gap[1:] == 0),
+        ]
 
         ended = Signal()
         left = Signal.like(gap)
+        # That `left` is at most 1: known as early as `left` itself.
+        left_passes = Signal(init=1, reset_less=True)
         hold = Mux(ended, gap, left)
         m.d.sync += ended.eq(self.issue & loop.last_row)
-        m.d.sync += left.eq(Mux(hold == 0, 0, hold - 1))
+        m.d.sync += [left.eq(Mux(hold == 0, 0, hold - 1)), left_passes.eq(hold <= 2)]
 
         # Whether a group may be issued in the next cycle if all that it takes is there, for the two
         # cases that one is issued in this cycle or not. `hold` is 0 if one is.
@@ -136,7 +142,7 @@ class Issue(wiring.Component):
         behind_issue = ~self.two_writes & (
             ~loop.last_row | (~loop.last_group & ~has_gap & self.columns & ~taken)
         )
-        behind_none = (hold[1:] == 0) & (self.columns | ~loop.first_row)
+        behind_none = Mux(ended, gap_passes, left_passes) & (self.columns | ~loop.first_row)
         waiting = loop.active & ~self.stop
         opens = waiting & Mux(self.issue, behind_issue, behind_none)
         # So for the operands: of one that is taken in this cycle, there must be another.

@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from systolith.config import CoreConfig
 from systolith_rtl.array.tiles import Progress, TileAddress, bits, loader_plan
 from systolith_rtl.interfaces import ReadSignature
-from systolith_rtl.skid import PingPong
+from systolith_rtl.memory.scratchpad import BANK_WIDTH
+from systolith_rtl.skid import PingPong, Skid
 
 
 class WeightLoader(wiring.Component):
@@ -111,6 +112,8 @@ class WeightLoader(wiring.Component):
 
         # The walk goes on behind a word outside, but nothing comes of it.
         m.submodules.words = words = PingPong(self._word_layout())
+        # Beside it, what all other readers look at: from a register, since they are far.
+        m.submodules.banks = banks = Skid(data.StructLayout({"bank": BANK_WIDTH, "asks": 1}))
         fails = Signal()
         lost = Signal()
         granule = Signal(len(self.granule), reset_less=True)
@@ -181,7 +184,10 @@ class WeightLoader(wiring.Component):
         word = words.i.p
         m.d.comb += [
             words.i.valid.eq(self.active & ~(reads & address.outside) & ~lost),
-            word.address.eq(address.address),
+            word.row.eq(address.address),
+            banks.i.valid.eq(words.i.valid),
+            banks.i.p.bank.eq(address.address[-BANK_WIDTH:]),
+            banks.i.p.asks.eq(reads),
             word.tail.eq(Mux(whole, config.rows - 1, current.k_tail)),
             word.scratchpad.eq(reads),
             word.ring.eq(~current.scratchpad),
@@ -189,7 +195,7 @@ class WeightLoader(wiring.Component):
         ]
         if config.int4:
             m.d.comb += [word.int4.eq(current.int4), word.exponents.eq(due_exponents)]
-        self._ask(m, words)
+        self._ask(m, words, banks)
         return m
 
     def _word_layout(self) -> data.StructLayout:
@@ -197,7 +203,7 @@ class WeightLoader(wiring.Component):
         config = self.config
         return data.StructLayout(
             {
-                "address": range(config.words),
+                "row": range(config.bank_words),
                 "tail": unsigned(bits(config.rows)),
                 "scratchpad": unsigned(1),
                 "ring": unsigned(1),
@@ -206,8 +212,11 @@ class WeightLoader(wiring.Component):
             }
         )
 
-    def _ask(self, m: Module, words: PingPong) -> None:
-        """Ask for one word after the other, and send it on once it is granted."""
+    def _ask(self, m: Module, words: PingPong, banks: Skid) -> None:
+        """Ask for one word after the other, and send it on once it is granted.
+
+        Both buffers hold the same words.
+        """
         word = words.o.p
         asks = Signal()
         granted = Signal()
@@ -219,13 +228,14 @@ class WeightLoader(wiring.Component):
         m.d.comb += [
             # A swap frees the shadow registers for the words behind it.
             asks.eq(words.o.valid & ~halted & (~complete | self.starts)),
-            self.b.address.eq(word.address),
-            self.b.valid.eq(asks & word.scratchpad),
+            self.b.address.eq(Cat(word.row, banks.o.p.bank)),
+            self.b.valid.eq(asks & banks.o.p.asks),
             self.pop.eq(asks & word.ring & self.available),
             granted.eq(
                 self.pop | (self.b.valid & self.b.ready) | (asks & ~word.scratchpad & ~word.ring)
             ),
             words.o.ready.eq(granted),
+            banks.o.ready.eq(granted),
             self.dry.eq(asks & word.ring & ~self.available),
         ]
         # The first word behind a swap is not the last one of its tile.

@@ -137,7 +137,10 @@ class Fetch(wiring.Component):
         """Put beats together in a word, and offer it; return whether there is none."""
         width = self.config.axi_data_bits
         depth = PREFETCH * beats
-        m.submodules.beats = memory = Memory(shape=width + 1, depth=depth, init=[])
+        # A register behind it would make Yosys take a block RAM, of which small devices have few.
+        m.submodules.beats = memory = Memory(
+            shape=width + 1, depth=depth, init=[], attrs={"ram_style": "distributed"}
+        )
         write_port = memory.write_port()
         read_port = memory.read_port(domain="comb")
         write = Signal(range(depth))
@@ -149,44 +152,49 @@ class Fetch(wiring.Component):
             write_port.en.eq(self.fetch.data_valid),
             read_port.addr.eq(read),
         ]
+        # Where the beats of a word go is far from here, so each stops in a register on its way.
+        held = Signal(width + 1, reset_less=True)
+        holds = Signal()
         word = Signal(WORD_WIDTH, reset_less=True)
         error = Signal()
         some = Signal()
         full = Signal()
-        moved = Signal()
-        leaves = Signal()
-        index = read[: exact_log2(beats)]
-        last = Signal()
+        fills, moved, leaves = Signal(), Signal(), Signal()
+        # Which part of the word is next, and a copy for its registers. They take whatever is held
+        # until the beat is there, but for the first part, which waits until the word has left.
+        part = Signal(beats, init=1)
+        part_next = Mux(moved, part.rotate_left(1), part)
+        takes = Signal(beats, init=1, attrs={"keep": 1})
+        full_next = completed | (full & ~leaves)
         m.d.comb += [
             leaves.eq(full & self.o.ready),
-            moved.eq(some & ~full),
-            completed.eq(moved & last),
+            moved.eq(holds & ~full),
+            completed.eq(moved & part[-1]),
+            fills.eq(some & (~holds | ~full)),
         ]
         m.d.sync += [
             write.eq(write + self.fetch.data_valid),
-            read.eq(read + moved),
-            some.eq(self.fetch.data_valid | (some & ~(moved & (stored == 1)))),
+            read.eq(read + fills),
+            some.eq(self.fetch.data_valid | (some & ~(fills & (stored == 1)))),
+            holds.eq(fills | (holds & full)),
+            full.eq(full_next),
+            part.eq(part_next),
+            takes.eq(Cat(part_next[0] & ~full_next, part_next[1:])),
         ]
-        with m.If(self.fetch.data_valid & ~moved):
+        with m.If(self.fetch.data_valid & ~fills):
             m.d.sync += stored.eq(stored + 1)
-        with m.Elif(moved & ~self.fetch.data_valid):
+        with m.Elif(fills & ~self.fetch.data_valid):
             m.d.sync += stored.eq(stored - 1)
+        with m.If(fills):
+            m.d.sync += held.eq(read_port.data)
         with m.If(moved):
-            m.d.sync += [
-                last.eq(index == beats - 2),
-                error.eq(read_port.data[width] | (error & (index != 0))),
-            ]
-        # Whatever is read until the beat is there is overwritten by it.
+            m.d.sync += error.eq(held[width] | (error & ~part[0]))
         for number in range(beats):
-            with m.If(~full & (index == number)):
-                m.d.sync += word.word_select(number, width).eq(read_port.data[:width])
-        with m.If(completed):
-            m.d.sync += full.eq(1)
-        with m.Elif(leaves):
-            m.d.sync += full.eq(0)
+            with m.If(takes[number]):
+                m.d.sync += word.word_select(number, width).eq(held[:width])
         m.d.comb += [
             self.o.valid.eq(full),
             self.o.p.word.eq(word),
             self.o.p.cause.eq(Mux(error, FaultCause.AXI_ERROR, FaultCause.NONE)),
         ]
-        return ~full & ~some  # pyright: ignore[reportReturnType]
+        return ~(full | some | holds)  # pyright: ignore[reportReturnType]

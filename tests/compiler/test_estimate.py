@@ -88,14 +88,14 @@ def test_the_cycles_of_a_single_row() -> None:
     """An instruction is 16 beats of `tiny`.
 
     The first address is on the bus in cycle 7, so its last beat in 52, and the word is complete in
-    55; decoding, dispatch and queue take 4, 1 and 5 cycles, the row 87. 12 cycles later, the
+    56; decoding, dispatch and queue take 4, 1 and 5 cycles, the row 87. 12 cycles later, the
     interrupt is raised.
     """
     row = make(Opcode.ROW, TINY, operation=RowOperation.RECIPROCAL, rows=1, n=1)
     code = encode(row) + encode(make(Opcode.HALT, TINY, waits={Engine.ROW: 1}))
     result = estimate(code, TINY, Memory(bandwidth=8, latency=30))
-    assert [each.started for each in result.instructions] == [65, 65 + 87]
-    assert result.cycles == 65 + 87 + 12
+    assert [each.started for each in result.instructions] == [66, 66 + 87]
+    assert result.cycles == 66 + 87 + 12
 
 
 def test_a_program_that_never_ends() -> None:

@@ -179,12 +179,12 @@ class Control:
             self._room -= 1
 
             def arrive(_first: int, last: int, index: int = index) -> None:
-                # Into a register, into the queue of beats.
+                # Into a register, into the queue of beats, and out of it into another register.
                 def store() -> None:
-                    self._arrived[index] = last + 2
+                    self._arrived[index] = last + 3
                     self._fetched.notify()
 
-                self._kernel.call(last + 2, store)
+                self._kernel.call(last + 3, store)
 
             yield from self._port.read(Reader.FETCH, Burst(self._beats, arrive))
             yield self._kernel.now + 2

@@ -65,6 +65,9 @@ TABLE_AT = RESULT_AT + Tables.LATENCY
 assert MEETING == ACC_READ_LATENCY == POP_LATENCY == ColumnRecords.SWAP_LATENCY
 assert MEETING == 1 + BlockRam.LATENCY  # of row records and maxima, with their slot in a register
 
+LANES_PER_ROW = 2
+"""Lanes that get their row from one register."""
+
 _NO_ROW = ROW_LAYOUT.const(NO_ROW._asdict())  # pyright: ignore[reportArgumentType]
 
 
@@ -316,9 +319,14 @@ class VectorEngine(wiring.Component):
         flags = sequence.flags
         registers = {
             name: Signal(getattr(lanes, name).shape(), name=name, reset_less=True)
-            for name in ("x", "factor", "residual", "row")
+            for name in ("x", "factor", "residual")
         }
-        x, factor, residual, row = registers.values()
+        x, factor, residual = registers.values()
+        # Lanes are far from each other, and a row is the same for all: two share a register.
+        rows = [
+            Signal(ROW_LAYOUT, name=f"row{first}", reset_less=True, attrs={"keep": 1})
+            for first in range(0, self.config.columns, LANES_PER_ROW)
+        ]
         with m.If(unless_idle(platform, valid)):
             for lane in range(self.config.columns):
                 fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
@@ -330,11 +338,15 @@ class VectorEngine(wiring.Component):
                 m.d.sync += x[lane].eq(Mux(flags.x_drained, self.drain.data[lane], fetched))
                 m.d.sync += factor[lane].eq(r_fetch.group[lane])
                 m.d.sync += residual[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
-            m.d.sync += row.eq(_NO_ROW)
-            with m.If(sequence.op.use_row[0]):
-                m.d.sync += row.eq(row_file.record.data)
-            # Accumulators have none, whatever the record says.
-            m.d.sync += row.off.eq(Mux(flags.row_off, row_file.record.data.off, 0))
-            with m.If(flags.exp):
-                m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
+            for row in rows:
+                m.d.sync += row.eq(_NO_ROW)
+                with m.If(sequence.op.use_row[0]):
+                    m.d.sync += row.eq(row_file.record.data)
+                # Accumulators have none, whatever the record says.
+                m.d.sync += row.off.eq(Mux(flags.row_off, row_file.record.data.off, 0))
+                with m.If(flags.exp):
+                    m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
         m.d.comb += [getattr(lanes, name).eq(value) for name, value in registers.items()]
+        m.d.comb += [
+            lanes.row[lane].eq(rows[lane // LANES_PER_ROW]) for lane in range(self.config.columns)
+        ]

@@ -32,7 +32,7 @@ class Lanes(wiring.Component):
         factor: `In`, C second operands of a product.
         residual: `In`, C residuals.
         column: `In`, C records.
-        row: `In`, the row's record, with an offset of 0 for accumulators.
+        row: `In`, for each lane the row's record, with an offset of 0 for accumulators.
         product: `In(1)`, each element is multiplied with its factor; steady from a cycle before the
             first operands on, as are `out_format` and `lend`.
         out_format: `In(Format)`.
@@ -69,7 +69,7 @@ class Lanes(wiring.Component):
                 "factor": In(data.ArrayLayout(signed(WORD_WIDTH), lanes)),
                 "residual": In(data.ArrayLayout(signed(WORD_WIDTH), lanes)),
                 "column": In(data.ArrayLayout(COLUMN_LAYOUT, lanes)),
-                "row": In(ROW_LAYOUT),
+                "row": In(data.ArrayLayout(ROW_LAYOUT, lanes)),
                 "product": In(1),
                 "out_format": In(Format),
                 "value": Out(data.ArrayLayout(signed(WORD_WIDTH), lanes)),
@@ -102,7 +102,7 @@ class Lanes(wiring.Component):
                 factors=(element, self.factor[lane]),
                 residual=self.residual[lane],
                 column=self.column[lane],
-                row=self.row,
+                row=self.row[lane],
                 is_product=steady["product"],
                 out_format=steady["out_format"],
             )

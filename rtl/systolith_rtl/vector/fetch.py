@@ -9,6 +9,7 @@ from amaranth.utils import bits_for, exact_log2
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.interfaces import ReadSignature
+from systolith_rtl.memory.scratchpad import BANK_WIDTH
 from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.loop import TileLoop, extent_layout
@@ -161,34 +162,48 @@ class OperandFetch(wiring.Component):
                 m.d.sync += second.eq(self.words & ~second)
 
         # Two requests in registers, so that the walk depends neither on the arbiter nor, until it
-        # has gone a step too far, on the bound.
-        tag = Signal(max(sub_width, 1), reset_less=True)
-        word = Signal.like(self.port.address, reset_less=True)
-        spare_tag = Signal.like(tag, reset_less=True)
-        spare_word = Signal.like(word, reset_less=True)
+        # has gone a step too far, on the bound. They take turns, and so the arbiter's answer, which
+        # is late, moves few bits; a bank comes from one register, as other readers look at it.
+        layout = data.StructLayout(
+            {"row": range(config.bank_words), "tag": 1 if beats else max(sub_width, 1)}
+        )
+        places = [Signal(layout, name=f"place{index}", reset_less=True) for index in range(2)]
+        turn, reads = Signal(), Signal()
+        bank = Signal(BANK_WIDTH, reset_less=True)
+        spare_bank = Signal.like(bank, reset_less=True)
         asking = Signal()
         spare = Signal()
         free = ~asking | self.port.ready
-        new_word = Value.cast(address[sub_width:] | (second if beats else 0))[: len(word)]
-        new_tag = last_beat if beats else address[:sub_width]
+        new_word = Value.cast(address[sub_width:] | (second if beats else 0))
+        new_word = new_word[: len(self.port.address)]
+        new_bank = new_word[-BANK_WIDTH:]
+        asked = Signal(layout)
+        tag = asked.tag
         m.d.comb += [
             goes.eq(has_room & ~spare),
             advance.eq(loop.active & goes),
-            self.port.address.eq(word),
+            asked.eq(Mux(reads, places[1], places[0])),
+            self.port.address.eq(Cat(asked.row, bank)),
             self.port.valid.eq(asking),
         ]
         # `advance` without a look at `spare`, which is in the way of the walk alone.
-        fills = spare | (loop.active & has_room & ~outside & inside)
+        comes = loop.active & has_room & ~outside & inside
+        fills = spare | comes
+        m.d.sync += [turn.eq(turn ^ (comes & ~spare)), reads.eq(reads ^ (asking & self.port.ready))]
         with m.If(free):
-            m.d.sync += [asking.eq(fills), spare.eq(0)]
-            m.d.sync += word.eq(Mux(spare, spare_word, new_word))
-            m.d.sync += tag.eq(Mux(spare, spare_tag, new_tag))
+            m.d.sync += [asking.eq(fills), spare.eq(0), bank.eq(Mux(spare, spare_bank, new_bank))]
         with m.Else():
             m.d.sync += spare.eq(fills)
         with m.If(self.stop):
-            m.d.sync += [asking.eq(0), spare.eq(0)]
+            m.d.sync += [asking.eq(0), spare.eq(0), turn.eq(0), reads.eq(0)]
         with m.If(~spare):
-            m.d.sync += [spare_word.eq(new_word), spare_tag.eq(new_tag)]
+            m.d.sync += spare_bank.eq(new_bank)
+        for index, place in enumerate(places):
+            with m.If(~spare & (turn == index)):
+                m.d.sync += [
+                    place.row.eq(new_word),
+                    place.tag.eq(last_beat if beats else address[:sub_width]),
+                ]
         with m.If(advance & outside):
             m.d.sync += [self.fault.eq(1), inside.eq(0)]
         # Until there is a fault, every address may be that of one.
@@ -207,7 +222,7 @@ class OperandFetch(wiring.Component):
         # The way back: what is wanted of the word travels beside it.
         tags = tag
         for stage in range(config.read_latency):
-            delayed = Signal.like(tag, name=f"tag_{stage}", reset_less=True)
+            delayed = Signal(len(tag), name=f"tag_{stage}", reset_less=True)
             m.d.sync += delayed.eq(tags)
             tags = delayed
         arrived = Signal()

@@ -37,12 +37,12 @@ def operand_layout(opcode: Opcode) -> data.StructLayout:
 class ReadSignature(wiring.Signature):
     """A reader's view of the scratchpad.
 
-    A read is granted in a cycle in which `valid` and `ready` are high; `ready` is combinational.
-    Its word is on `data` exactly `config.read_latency` cycles later, with `data_valid` high, so a
-    reader must always have room for what it asked for. `address` counts words; it may change while
-    a request waits. `refused` is high in the cycle after one in which a request was. A word must
-    not be read in a cycle in which it is being written: programs that do are refused by the
-    checker.
+    A read is granted in a cycle in which `valid` and `ready` are high; `ready` is combinational
+    and may be high without `valid`. Its word is on `data` exactly `config.read_latency` cycles
+    later, with `data_valid` high, so a reader must always have room for what it asked for.
+    `address` counts words; it may change while a request waits. `refused` is high in the cycle
+    after one in which a request was. A word must not be read in a cycle in which it is being
+    written: programs that do are refused by the checker.
     """
 
     def __init__(self, config: CoreConfig) -> None:

@@ -48,8 +48,8 @@ Cycle = tuple[Sequence[Request | None], Sequence[Request | None]]
 class Trace:
     """What a scratchpad did, by cycle; the lists within by port."""
 
-    read_ready: list[list[int]]
-    write_ready: list[list[int]]
+    read_granted: list[list[int]]
+    write_granted: list[list[int]]
     data: list[list[int | None]]
     held: list[list[int]]
     clashes: list[int]
@@ -72,8 +72,8 @@ def run(config: CoreConfig, cycles: list[Cycle], platform: Ecp5Primitives | None
                 if request is not None:
                     ctx.set(port.data, request.data)
                     ctx.set(port.mask, request.mask)
-            trace.read_ready.append([ctx.get(port.ready) for port in dut.read])
-            trace.write_ready.append([ctx.get(port.ready) for port in dut.write])
+            trace.read_granted.append([ctx.get(port.valid & port.ready) for port in dut.read])
+            trace.write_granted.append([ctx.get(port.valid & port.ready) for port in dut.write])
             trace.held.append([ctx.get(port.data) for port in dut.read])
             trace.data.append(
                 [ctx.get(port.data) if ctx.get(port.data_valid) else None for port in dut.read]
@@ -108,8 +108,8 @@ def expect(config: CoreConfig, cycles: list[Cycle]) -> Trace:
                     if request.mask >> byte & 1:
                         keep = words.get(request.address, 0) & ~(0xFF << 8 * byte)
                         words[request.address] = keep | request.data & 0xFF << 8 * byte
-        trace.read_ready.append(ready[0])
-        trace.write_ready.append(ready[1])
+        trace.read_granted.append(ready[0])
+        trace.write_granted.append(ready[1])
         asked = sum(request is not None for request in [*reads, *writes])
         trace.clashes.append(asked - sum(ready[0]) - sum(ready[1]))
     return trace
@@ -146,8 +146,8 @@ def traffic(
 def assert_model(config: CoreConfig, cycles: list[Cycle], seen: Trace) -> None:
     """Compare grants, answers and their cycles, and the clash count with the model's."""
     expected = expect(config, cycles)
-    assert seen.read_ready[: len(cycles)] == expected.read_ready
-    assert seen.write_ready[: len(cycles)] == expected.write_ready
+    assert seen.read_granted[: len(cycles)] == expected.read_granted
+    assert seen.write_granted[: len(cycles)] == expected.write_granted
     assert seen.data == expected.data
     assert seen.clashes[: len(cycles) + 2] == expected.clashes
 
@@ -203,7 +203,7 @@ def test_first_port_wins(config: CoreConfig) -> None:
         cycles.append((requests[:READERS], requests[READERS:]))
     seen = run(config, cycles)
     for now, (reads, writes) in enumerate(cycles):
-        for requests, ready in ((reads, seen.read_ready[now]), (writes, seen.write_ready[now])):
+        for requests, ready in ((reads, seen.read_granted[now]), (writes, seen.write_granted[now])):
             asking = [port for port, request in enumerate(requests) if request is not None]
             assert [port for port, granted in enumerate(ready) if granted] == asking[:1]
     assert_model(config, cycles, seen)
@@ -221,8 +221,8 @@ def test_last_port_is_not_held_up_by_other_banks(config: CoreConfig) -> None:
         for now in range(60)
     ]
     seen = run(config, cycles)
-    assert [ready[-1] for ready in seen.read_ready[:60]] == [1] * 60
-    assert [ready[-1] for ready in seen.write_ready[:60]] == [1] * 60
+    assert [ready[-1] for ready in seen.read_granted[:60]] == [1] * 60
+    assert [ready[-1] for ready in seen.write_granted[:60]] == [1] * 60
     assert [data[-1] is not None for data in seen.data] == [
         *[False] * config.read_latency,
         *[True] * 60,

@@ -231,9 +231,7 @@ class WeightLoader(wiring.Component):
             self.b.address.eq(Cat(word.row, banks.o.p.bank)),
             self.b.valid.eq(asks & banks.o.p.asks),
             self.pop.eq(asks & word.ring & self.available),
-            granted.eq(
-                self.pop | (self.b.valid & self.b.ready) | (asks & ~word.scratchpad & ~word.ring)
-            ),
+            granted.eq(asks & Mux(word.ring, self.available, self.b.ready | ~banks.o.p.asks)),
             words.o.ready.eq(granted),
             banks.o.ready.eq(granted),
             self.dry.eq(asks & word.ring & ~self.available),

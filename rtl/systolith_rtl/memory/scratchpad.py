@@ -30,7 +30,7 @@ class Scratchpad(wiring.Component):
 
     A bank is a quarter of the addresses. In each cycle, it grants the first of the readers that
     ask for it, and the first of the writers; the others see `ready` low and clash. Different
-    banks do not know of each other.
+    banks do not know of each other. `ready` does not wait for `valid`: it tells of others alone.
 
     ::
 
@@ -82,7 +82,7 @@ class Scratchpad(wiring.Component):
                 # chooses the data, which goes to hundreds of multiplexers.
                 before = group[:index]
                 clash = Cat(first.valid & (_bank(first) == _bank(port)) for first in before).any()
-                m.d.comb += port.ready.eq(port.valid & ~clash)
+                m.d.comb += port.ready.eq(~clash)
         # Registered as they are: `ready` is late enough without anything behind it.
         m.d.sync += asked.eq(Cat(port.valid for port in ports))
         m.d.sync += granted.eq(Cat(port.ready for port in ports))

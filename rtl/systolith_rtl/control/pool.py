@@ -11,9 +11,6 @@ from systolith.isa import Engine
 from systolith_rtl.control.decoder import WORD_WIDTH, used_bits
 from systolith_rtl.control.queue import pool_size
 
-PART_WIDTH = 64
-"""Bits of an instruction that are read by one register of their place."""
-
 
 class Pool(wiring.Component):
     """A LUT RAM for instructions, with one place written and one read in a cycle.
@@ -63,46 +60,35 @@ class Pool(wiring.Component):
         m = Module()
         runs = used_bits(self.config)
         stored = Cat(self.word[first:end] for first, end in runs)
+        m.submodules.memory = memory = Memory(shape=len(stored), depth=self.size, init=[])
+        write = memory.write_port()
+        read = memory.read_port(domain="comb")
         unused = Signal(self.size, init=-1)
         leaving = Signal()
         # Else Yosys asks one queue after the other.
         half = Signal(attrs={"keep": 1})
         place = Signal(range(self.size), reset_less=True)
-        place_next = Signal.like(place)
         m.d.comb += [
+            write.addr.eq(self.slot),
+            write.data.eq(stored),
+            write.en.eq(self.push),
+            read.addr.eq(place),
             half.eq(self.asks[:3].any()),
             self.grant.eq(
                 Cat(only_lowest(self.asks[:3]), only_lowest(self.asks[3:]) & ~half.replicate(3))
             ),
-            place_next.eq(
+            self.result.eq(_expand(read.data, runs)),
+        ]
+        m.d.sync += [
+            place.eq(
                 Mux(
                     half,
                     lowest(self.asks[:3], list(self.asked)[:3]),
                     lowest(self.asks[3:], list(self.asked)[3:]),
                 )
             ),
+            leaving.eq(self.asks.any()),
         ]
-        m.d.sync += [place.eq(place_next), leaving.eq(self.asks.any())]
-        # An instruction is as wide as a chip: each part has an address of its own to be read by.
-        parts = []
-        for first in range(0, len(stored), PART_WIDTH):
-            part = stored[first : first + PART_WIDTH]
-            index = len(parts)
-            m.submodules[f"memory{index}"] = memory = Memory(
-                shape=len(part), depth=self.size, init=[]
-            )
-            write = memory.write_port()
-            read = memory.read_port(domain="comb")
-            address = Signal.like(place, name=f"place{index}", reset_less=True, attrs={"keep": 1})
-            m.d.sync += address.eq(place_next)
-            m.d.comb += [
-                write.addr.eq(self.slot),
-                write.data.eq(part),
-                write.en.eq(self.push),
-                read.addr.eq(address),
-            ]
-            parts.append(read.data)
-        m.d.comb += self.result.eq(_expand(Cat(parts), runs))
         with m.If(self.push):
             m.d.sync += unused.bit_select(self.slot, 1).eq(0)
         with m.If(self.free):

@@ -5,6 +5,17 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 
+def _ports(shape: ShapeLike, **more: wiring.Member) -> dict[str, wiring.Member]:
+    """Members that every buffer has, and `more`."""
+    return {
+        "i": In(stream.Signature(shape)),
+        **more,
+        "i_enable": Out(1),
+        "o": Out(stream.Signature(shape)),
+        "empty": Out(1),
+    }
+
+
 class Skid(wiring.Component):
     """Two registers that cut the path of `ready`: one payload per cycle, one cycle of latency.
 
@@ -23,15 +34,7 @@ class Skid(wiring.Component):
     empty: Signal
 
     def __init__(self, shape: ShapeLike) -> None:
-        super().__init__(
-            {
-                "i": In(stream.Signature(shape)),
-                "i_next": Out(1),
-                "i_enable": Out(1),
-                "o": Out(stream.Signature(shape)),
-                "empty": Out(1),
-            }
-        )
+        super().__init__(_ports(shape, i_next=Out(1)))
 
     def elaborate(self, platform: object) -> Module:
         """Fill the spare register only while the output is refused."""
@@ -98,14 +101,7 @@ class PingPong(wiring.Component):
         self.turn = Signal(attrs={"keep": 1})
         self.reads = Signal()
         self.takes = Signal(2, init=0b01, attrs={"keep": 1})
-        super().__init__(
-            {
-                "i": In(stream.Signature(shape)),
-                "i_enable": Out(1),
-                "o": Out(stream.Signature(shape)),
-                "empty": Out(1),
-            }
-        )
+        super().__init__(_ports(shape))
 
     def elaborate(self, platform: object) -> Module:
         """Write the one that is free, and read the one that came first."""

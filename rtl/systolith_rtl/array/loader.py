@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from systolith.config import CoreConfig
 from systolith_rtl.array.tiles import Progress, TileAddress, bits, loader_plan
 from systolith_rtl.interfaces import ReadSignature
-from systolith_rtl.memory.scratchpad import BANK_WIDTH
+from systolith_rtl.memory.scratchpad import BANK_WIDTH, bank_of, row_of
 from systolith_rtl.skid import PingPong, Skid
 
 
@@ -184,9 +184,9 @@ class WeightLoader(wiring.Component):
         word = words.i.p
         m.d.comb += [
             words.i.valid.eq(self.active & ~(reads & address.outside) & ~lost),
-            word.row.eq(address.address),
+            word.row.eq(row_of(address.address)),
             banks.i.valid.eq(words.i.valid),
-            banks.i.p.bank.eq(address.address[-BANK_WIDTH:]),
+            banks.i.p.bank.eq(bank_of(address.address)),
             banks.i.p.asks.eq(reads),
             word.tail.eq(Mux(whole, config.rows - 1, current.k_tail)),
             word.scratchpad.eq(reads),

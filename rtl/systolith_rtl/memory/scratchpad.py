@@ -81,7 +81,10 @@ class Scratchpad(wiring.Component):
                 # The same as `Cat(bank[index] for bank in grants).any()`, but apart from what
                 # chooses the data, which goes to hundreds of multiplexers.
                 before = group[:index]
-                clash = Cat(first.valid & (_bank(first) == _bank(port)) for first in before).any()
+                clash = Cat(
+                    first.valid & (bank_of(first.address) == bank_of(port.address))
+                    for first in before
+                ).any()
                 m.d.comb += port.ready.eq(~clash)
         # Registered as they are: `ready` is late enough without anything behind it.
         m.d.sync += asked.eq(Cat(port.valid for port in ports))
@@ -112,7 +115,7 @@ def _connect_readers(
     """Register the request of the first reader that asks for a bank; return who it is."""
     wanted, grants = _arbitrate(m, f"bank{bank}_read", bank, ports)
     with m.If(wanted.any()):
-        m.d.sync += ram.read_address.eq(_first(wanted, [_row(port) for port in ports]))
+        m.d.sync += ram.read_address.eq(_first(wanted, [row_of(port.address) for port in ports]))
     m.d.sync += ram.read_enable.eq(wanted.any())
     return grants
 
@@ -128,7 +131,7 @@ def _connect_writers(
     wanted, _ = _arbitrate(m, f"bank{bank}_write", bank, ports)
     with m.If(unless_idle(platform, wanted.any())):
         m.d.sync += [
-            ram.write_address.eq(_first(wanted, [_row(port) for port in ports])),
+            ram.write_address.eq(_first(wanted, [row_of(port.address) for port in ports])),
             ram.write_data.eq(_first(wanted, [port.data for port in ports])),
         ]
     mask = _first(wanted, [port.mask for port in ports])
@@ -166,19 +169,19 @@ def _arbitrate(
     """Return who wants a bank, and the first of them alone."""
     wanted = Signal(len(ports), name=f"{name}_wanted")
     grants = Signal(len(ports), name=f"{name}_grants")
-    m.d.comb += wanted.eq(Cat(port.valid & (_bank(port) == bank) for port in ports))
+    m.d.comb += wanted.eq(Cat(port.valid & (bank_of(port.address) == bank) for port in ports))
     m.d.comb += grants.eq(wanted & ~(wanted - 1)[: len(ports)])
     return wanted, grants
 
 
-def _bank(port: wiring.PureInterface) -> Value:
-    """Return the bank of an address."""
-    return port.address[-BANK_WIDTH:]
+def bank_of(address: Value) -> Value:
+    """Return the bank of a word's address."""
+    return address[-BANK_WIDTH:]
 
 
-def _row(port: wiring.PureInterface) -> Value:
-    """Return the address within a bank."""
-    return port.address[:-BANK_WIDTH]
+def row_of(address: Value) -> Value:
+    """Return the address within the bank."""
+    return address[:-BANK_WIDTH]
 
 
 def _first(wanted: Value, values: Sequence[Value]) -> Value:

@@ -9,7 +9,7 @@ from amaranth.utils import bits_for, exact_log2
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.interfaces import ReadSignature
-from systolith_rtl.memory.scratchpad import BANK_WIDTH
+from systolith_rtl.memory.scratchpad import BANK_WIDTH, bank_of, row_of
 from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.loop import TileLoop, extent_layout
@@ -176,7 +176,7 @@ class OperandFetch(wiring.Component):
         free = ~asking | self.port.ready
         new_word = Value.cast(address[sub_width:] | (second if beats else 0))
         new_word = new_word[: len(self.port.address)]
-        new_bank = new_word[-BANK_WIDTH:]
+        new_bank = bank_of(new_word)
         asked = Signal(layout)
         tag = asked.tag
         m.d.comb += [
@@ -201,7 +201,7 @@ class OperandFetch(wiring.Component):
         for index, place in enumerate(places):
             with m.If(~spare & (turn == index)):
                 m.d.sync += [
-                    place.row.eq(new_word),
+                    place.row.eq(row_of(new_word)),
                     place.tag.eq(last_beat if beats else address[:sub_width]),
                 ]
         with m.If(advance & outside):

@@ -1,16 +1,18 @@
-"""The longest paths of a placed core, by the distances that nextpnr counts with.
+"""The longest paths of a placed core, by the distances that nextpnr counts with, or of a routed one.
 
 `systolith synth --write placed.json`, then `python scripts/placed.py placed.json`. nextpnr's report
 has one path for a clock; this has the worst one of each group of registers, with the columns and
 rows that it goes through, so one sees what to cut, and what only lies in the wrong place.
 
 A wire counts as in nextpnr's estimate for ECP5: each column and row of the first five twice. Routed
-wires are shorter by a third where there is room for them.
+wires are shorter by a third where there is room for them. What they really take is in the file of
+`nextpnr-ecp5 --sdf delays.sdf`, called by hand: `python scripts/placed.py routed.json --sdf delays.sdf`.
 """
 
 import argparse
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +97,48 @@ class Placed(Netlist):
                 self._end(name, pins, inputs)
 
 
+class Routed(Placed):
+    """The same with wires as they were routed.
+
+    Args:
+        netlist: what nextpnr has written.
+        delays: the lines of its SDF.
+    """
+
+    def __init__(self, netlist: dict[str, Any], delays: Iterable[str]) -> None:
+        self._delays: dict[Pin, float] = {}
+        for line in delays:
+            if found := _WIRE.match(line):
+                cell, _, port = found[1].replace("\\", "").rpartition("/")
+                self._delays[cell, port] = max(int(found[2]), int(found[3])) / 1000
+        if not self._delays:
+            raise SystemExit("no wires in it: is this what --sdf has written?")
+        super().__init__(netlist)
+
+    def wire(self, net: int, pin: Pin, average: float) -> float:
+        """Nanoseconds by the file; where nothing was routed, by the distance."""
+        routed = net in self.drivers and pin in self._delays  # constants take no time
+        return self._delays[pin] if routed else super().wire(net, pin, average)
+
+
+_WIRE = re.compile(r"\s*\(INTERCONNECT \S+ (\S+) \([\d:]*?(\d+)\) \([\d:]*?(\d+)\)\)")
+"""The pin at its end, and its longest picoseconds for a rising and a falling edge."""
+
+
 def main() -> None:
     """Print the histogram, then a path for each group of first registers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("netlist", type=Path, help="JSON of nextpnr --write")
     parser.add_argument("--step", type=float, default=STEP, help="ns of a column or row")
     parser.add_argument("--count", type=int, default=40, help="groups of registers to print")
+    parser.add_argument("--sdf", type=Path, help="nextpnr --sdf: routed wires, not distances")
     options = parser.parse_args()
-    placed = Placed(json.loads(options.netlist.read_text()))
+    netlist = json.loads(options.netlist.read_text())
+    if options.sdf:
+        with options.sdf.open() as lines:
+            placed: Placed = Routed(netlist, lines)
+    else:
+        placed = Placed(netlist)
 
     def place(net: int) -> str:
         driver = placed.drivers.get(net)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from depth import CLOCK_TO_Q, LUT, SUM, longest
-from placed import STEP, Placed
+from placed import STEP, Placed, Routed
 
 
 def cell(
@@ -20,11 +20,16 @@ def cell(
     }
 
 
-def netlist(**cells: Any) -> Placed:
+def written(**cells: Any) -> dict[str, Any]:
+    """What nextpnr would write."""
     bits = {bit for each in cells.values() for pin in each["connections"].values() for bit in pin}
     names = {f"net{bit}": {"bits": [bit]} for bit in bits}
     named = {name.replace("constant", "$PACKER_GND"): each for name, each in cells.items()}
-    return Placed({"modules": {"top": {"cells": named, "netnames": names}}})
+    return {"modules": {"top": {"cells": named, "netnames": names}}}
+
+
+def netlist(**cells: Any) -> Placed:
+    return Placed(written(**cells))
 
 
 def test_wires_count_by_distance() -> None:
@@ -76,3 +81,30 @@ def test_a_netlist_without_places_is_refused() -> None:
     bare = cell("TRELLIS_FF", "", {"DI": 1}, {"Q": 2})
     with pytest.raises(SystemExit, match="a has no place"):
         netlist(a=bare)
+
+
+LUT_BETWEEN = written(
+    **{"one$a": cell("TRELLIS_FF", "X10/Y20", {"CLK": 1, "M": 9}, {"Q": 2})},
+    constant=cell("TRELLIS_COMB", "X90/Y90", {}, {"F": 8}, MODE="LOGIC"),
+    x=cell("TRELLIS_COMB", "X3/Y22", {"A": 2, "B": 8}, {"F": 3}, MODE="LOGIC"),
+    b=cell("TRELLIS_FF", "X3/Y22", {"CLK": 1, "DI": 3}, {"Q": 4}),
+    c=cell("TRELLIS_FF", "X3/Y22", {"CLK": 1, "M": 4}, {"Q": 5}),
+)
+
+
+def test_routed_wires_count_as_the_file_says() -> None:
+    """The longest one where edges differ, unless it is a constant's."""
+    sdf = r"""
+        (INTERCONNECT one\$a/Q x/A (100:110:120) (100:110:1250))
+        (INTERCONNECT \$PACKER_GND/F x/B (9000:9000:9000) (9000:9000:9000))
+        (INTERCONNECT x/F b/DI (0:0:0) (0:0:0))
+    """
+    paths = {path.end: path for path in longest(Routed(LUT_BETWEEN, sdf.splitlines()), STEP)}
+    assert paths["b.DI"].delay == pytest.approx(CLOCK_TO_Q + 1.25 + LUT)
+    # No line says anything of this one.
+    assert paths["c.M"].delay == pytest.approx(CLOCK_TO_Q + STEP * 6)
+
+
+def test_a_file_without_wires_is_an_error() -> None:
+    with pytest.raises(SystemExit, match="--sdf"):
+        Routed(LUT_BETWEEN, ["(DELAYFILE", ")"])

@@ -1,4 +1,4 @@
-"""The longest paths of a placed core, by the distances that nextpnr counts with, or of a routed one.
+"""The longest paths of a core, placed by the distances that nextpnr counts with, or routed.
 
 `systolith synth --write placed.json`, then `python scripts/placed.py placed.json`. nextpnr's report
 has one path for a clock; this has the worst one of each group of registers, with the columns and
@@ -6,7 +6,7 @@ rows that it goes through, so one sees what to cut, and what only lies in the wr
 
 A wire counts as in nextpnr's estimate for ECP5: each column and row of the first five twice. Routed
 wires are shorter by a third where there is room for them. What they really take is in the file of
-`nextpnr-ecp5 --sdf delays.sdf`, called by hand: `python scripts/placed.py routed.json --sdf delays.sdf`.
+`nextpnr-ecp5 --sdf delays.sdf`, called by hand, and then `placed.py routed.json --sdf delays.sdf`.
 """
 
 import argparse

@@ -241,17 +241,24 @@ class LoadEngine(wiring.Component):
         had = Signal(size_width(self.config) + 1 - lane_bits, reset_less=True)
         beat = Signal(self.config.axi_address_bits - lane_bits, reset_less=True)
         so_far = Mux(realigner.first, 0, had)
-        m.d.sync += beat.eq(realigner.tag.address + so_far)
+        begin = Signal.like(beat, reset_less=True)
+        index = Signal.like(had, reset_less=True)
+        m.d.sync += [
+            begin.eq(realigner.tag.address),
+            index.eq(so_far),
+            beat.eq(begin + index),
+        ]
         with m.If(realigner.i.valid & realigner.i.ready):
             m.d.sync += had.eq(so_far + 1)
 
         failed = fifo.failed & realigner.i.ready & realigner.drained
         refused = walker.o.valid & run.refused & realigner.idle
-        # A cycle late: what is at fault stays at the head of its queue.
-        certain = Signal(2)
-        m.d.sync += certain.eq(
-            Cat(failed, refused) & (~stopped & drained & writer.drained).replicate(2)
-        )
+        # Two cycles late, as `beat` is: what is at fault stays at the head of its queue.
+        found, certain = Signal(2), Signal(2)
+        m.d.sync += [
+            found.eq(Cat(failed, refused) & (~stopped & drained & writer.drained).replicate(2)),
+            certain.eq(found),
+        ]
         with m.If(~stopped):
             with m.If(certain[0]):
                 m.d.sync += [

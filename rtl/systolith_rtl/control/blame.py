@@ -26,7 +26,7 @@ class Blame(wiring.Component):
 
     Engines come before dispatch, because their instruction is the older one, the lowest of them
     first; then the watchdog, which blames the first engine that has something to do, or else the
-    instruction in front of dispatch; then abort, which blames nobody. The registers are complete 3
+    instruction in front of dispatch; then abort, which blames nobody. The registers are complete 4
     cycles after `take`.
 
     Members:
@@ -98,7 +98,8 @@ class Blame(wiring.Component):
         m = Module()
         found = Signal()
         look = Signal()
-        m.d.sync += [found.eq(self.take), look.eq(found)]
+        put = Signal()
+        m.d.sync += [found.eq(self.take), look.eq(found), put.eq(look)]
 
         # Who may have been it, and by whom it was found.
         suspects = Signal(len(Engine))
@@ -152,6 +153,20 @@ class Blame(wiring.Component):
             beyond.eq(Mux(self.next_cause == FaultCause.DRAM_LIMIT, self.limit[:_BLOCK], 0)),
         ]
 
+        # In two steps, since what they choose from comes from all over the chip.
+        engines = [*(int(engine) for engine in Engine), NO_ENGINE]
+        pcs = [*(self.origins[engine].pc for engine in Engine), self.next_pc]
+        tags = [*(self.origins[engine].tag for engine in Engine), self.next_tag]
+        addresses = [*(self.addresses[engine] for engine in Engine), Cat(beyond, instruction)]
+        causes = [self.causes[engine] for engine in Engine]
+        chosen = {
+            "cause": ([*located], causes),
+            "pc": ([*blamed, in_front], pcs),
+            "tag": ([*blamed, by_dispatch], tags),
+            "address": ([*located, at_fetch], addresses),
+        }
+        late = {name: _late(m, name, *each) for name, each in chosen.items()}
+
         # Late, since nobody looks at it that soon, and high after the reset. Without the attribute,
         # Yosys makes one register of it and the counters' reset.
         clearing = Signal(init=1, attrs={"keep": 1})
@@ -166,18 +181,13 @@ class Blame(wiring.Component):
                 self.tag.eq(0),
                 self.address.eq(0),
             ]
-        with m.Elif(look):
-            engines = [*(int(engine) for engine in Engine), NO_ENGINE]
-            pcs = [*(self.origins[engine].pc for engine in Engine), self.next_pc]
-            tags = [*(self.origins[engine].tag for engine in Engine), self.next_tag]
-            addresses = [*(self.addresses[engine] for engine in Engine), Cat(beyond, instruction)]
-            causes = [self.causes[engine] for engine in Engine]
+        with m.Elif(put):
             m.d.sync += [
-                self.cause.eq(Mux(by_engine, _choose(list(blamed), causes), own_cause)),
+                self.cause.eq(Mux(by_engine, late["cause"], own_cause)),
                 self.engine.eq(_choose([*blamed, nobody], engines)),
-                self.pc.eq(_choose([*blamed, in_front], pcs)),
-                self.tag.eq(_choose([*blamed, by_dispatch], tags)),
-                self.address.eq(_choose([*located, at_fetch], addresses)),
+                self.pc.eq(late["pc"]),
+                self.tag.eq(late["tag"]),
+                self.address.eq(late["address"]),
             ]
         return m
 
@@ -189,3 +199,15 @@ def _choose(choices: Sequence[Value], values: Sequence[Value | int]) -> Value:
         bits = Value.cast(value)
         gated.append(bits & choice.replicate(len(bits)))
     return reduce(or_, gated)
+
+
+def _late(m: Module, name: str, choices: Sequence[Value], values: Sequence[Value]) -> Value:
+    """Return the same a cycle late: of each two or three, there is a register between."""
+    parts = []
+    for first in range(0, len(values) - 1, 2):
+        part = slice(first, first + 2 if first + 3 < len(values) else None)
+        value = _choose(choices[part], values[part])
+        register = Signal(len(value), name=f"{name}_{first}", reset_less=True)
+        m.d.sync += register.eq(value)
+        parts.append(register)
+    return reduce(or_, parts)

@@ -128,8 +128,12 @@ class Dispatch(wiring.Component):
 
         reached = Signal()
         waits = waits_of(instruction.word)
-        counted = Cat(self.retired[engine] >= waits[engine] for engine in Engine).all()
-        m.d.sync += reached.eq(self.i.valid & halts & counted)
+        # An instruction is here for some cycles before it is valid.
+        counted = Signal(len(Engine))
+        m.d.sync += [
+            counted.eq(Cat(self.retired[engine] >= waits[engine] for engine in Engine)),
+            reached.eq(self.i.valid & halts & counted.all()),
+        ]
         m.d.comb += [
             self.next.pc.eq(pc),
             self.next.tag.eq(instruction.tag),

@@ -64,6 +64,8 @@ class Pool(wiring.Component):
         write = memory.write_port()
         read = memory.read_port(domain="comb")
         unused = Signal(self.size, init=-1)
+        # How many of them are 1.
+        count = Signal(range(self.size + 1), init=self.size)
         leaving = Signal()
         # Else Yosys asks one queue after the other.
         half = Signal(attrs={"keep": 1})
@@ -94,9 +96,13 @@ class Pool(wiring.Component):
         with m.If(self.free):
             m.d.sync += self.free.eq(~self.push)
         with m.Else():
-            m.d.sync += [self.slot.eq(first_of(unused)), self.free.eq(unused.any())]
+            m.d.sync += [self.slot.eq(first_of(unused)), self.free.eq(count != 0)]
         with m.If(leaving):
             m.d.sync += unused.bit_select(place, 1).eq(1)
+        with m.If(leaving & ~self.push):
+            m.d.sync += count.eq(count + 1)
+        with m.Elif(self.push & ~leaving):
+            m.d.sync += count.eq(count - 1)
         return m
 
 

@@ -18,6 +18,9 @@ from systolith_rtl.pipeline import unless_idle
 
 HALVES = 2
 
+EVENT_STAGES = 4
+"""Cycles for which what happens to a half is known before it happens."""
+
 
 class Accumulators(wiring.Component):
     """Add the array's sums to what their rows have so far; hand out whole rows of complete halves.
@@ -82,17 +85,26 @@ class Accumulators(wiring.Component):
         draining = Signal()
         upper = Signal()
         valid, stages = self._stages(m)
-        reading = Signal(ACC_READ_LATENCY)
+        reading = Signal(ACC_READ_LATENCY - 1)
         m.d.sync += reading.eq(Cat(draining, reading))
-        high = Signal(ACC_READ_LATENCY)
+        high = Signal(ACC_READ_LATENCY - 1)
         if self.int4:
             m.d.sync += high.eq(Cat(upper, high))
         for c in range(self.columns):
             rows = self._column(m, c, valid[c:], stages[c:], draining, upper, platform)
-            halves = [Mux(reading[-1], second, first) for first, second in rows]
-            drained = Mux(high[-1], halves[1], halves[0]) if self.int4 else halves[0]
+            # Each column has registers of its own for what chooses, which Yosys would merge.
+            is_second, is_high = (
+                Signal(name=f"{name}{c}", reset_less=True, attrs={"keep": 1})
+                for name in ("second", "upper")
+            )
+            m.d.sync += is_second.eq(reading[-1])
+            halves = [Mux(is_second, second, first) for first, second in rows]
+            drained = halves[0]
+            if self.int4:
+                m.d.sync += is_high.eq(high[-1])
+                drained = Mux(is_high, halves[1], halves[0])
             m.d.comb += self.drain.data[c].eq(drained)
-        self._books(m, valid[-2], stages[-2], draining, upper)
+        self._books(m, self._event(m, valid, stages), draining, upper)
         return m
 
     def _stages(self, m: Module) -> tuple[Signal, list[data.View]]:
@@ -182,23 +194,46 @@ class Accumulators(wiring.Component):
             read.append([first, second])
         return read
 
-    def _books(
-        self, m: Module, valid: Value, stage: data.View, draining: Signal, upper: Signal
-    ) -> None:
-        """Count halves that are claimed, and note which are full.
+    def _event(self, m: Module, valid: Value, stages: list[data.View]) -> data.View:
+        """Return what is known of the row before the last stage: its sum is written a cycle later.
 
-        `stage` is the one before the last: its sum will be written in the next cycle.
+        The last stages of it have copies, since stages are where the columns are, and control and
+        whoever drains are far from there.
         """
-        release = self.drain.release
+        layout = data.StructLayout(dict.fromkeys(("full", "half", "end", "pair"), unsigned(1)))
+        ways = [Signal(layout, name=f"event{i}", attrs={"keep": 1}) for i in range(EVENT_STAGES)]
+        there, stage = valid[-2 - EVENT_STAGES], stages[-2 - EVENT_STAGES]
+        m.d.sync += [
+            ways[0].full.eq(there & stage.last),
+            ways[0].half.eq(stage.half),
+            ways[0].end.eq(there & stage.end),
+            *(later.eq(earlier) for earlier, later in pairwise(ways)),
+        ]
         if self.int4:
-            # The drain may have the high sums still before it.
-            pair = Signal(HALVES)
-            more = pair.bit_select(draining, 1) & ~upper
-            with m.If(valid & stage.last):
-                m.d.sync += pair.bit_select(stage.half, 1).eq(stage.pair)
+            m.d.sync += ways[0].pair.eq(stage.pair)
+        return ways[-1]
+
+    def _books(self, m: Module, event: data.View, draining: Signal, upper: Signal) -> None:
+        """Count halves that are claimed, and note which are full: this one, and the other one."""
+        release = self.drain.release
+        this_fills = event.full & (event.half == draining)
+        other_fills = event.full & (event.half != draining)
+        if self.int4:
+            # Whether the drain will have the high sums still before it, known before it releases.
+            this_pair, other_pair = Signal(), Signal()
+            more = Signal()
+            this_next = Mux(this_fills, event.pair, this_pair)
+            other_next = Mux(other_fills, event.pair, other_pair)
+            m.d.sync += [
+                this_pair.eq(this_next),
+                other_pair.eq(other_next),
+                more.eq(this_next & ~upper),
+            ]
             with m.If(release):
-                m.d.sync += upper.eq(more)
+                m.d.sync += [upper.eq(more), more.eq(other_next & ~more)]
             release = release & ~more
+            with m.If(release):
+                m.d.sync += this_pair.eq(other_next)
 
         claimed = Signal(range(HALVES + 1))
         assert HALVES == 2
@@ -207,13 +242,11 @@ class Accumulators(wiring.Component):
         with m.Elif(~self.claim & release):
             m.d.sync += [claimed.eq(claimed - 1), self.free.eq(1)]
 
-        # Whether this half is full, and whether the other one is, in registers.
         other = Signal()
-        filled = valid & stage.last
-        this_full = self.drain.full | (filled & (stage.half == draining))
-        other_full = other | (filled & (stage.half != draining))
+        this_full = self.drain.full | this_fills
+        other_full = other | other_fills
         m.d.sync += [self.drain.full.eq(this_full), other.eq(other_full)]
         with m.If(release):
             m.d.sync += [self.drain.full.eq(other_full), other.eq(0), draining.eq(~draining)]
 
-        m.d.sync += self.landed.eq(valid & stage.end)
+        m.d.sync += self.landed.eq(event.end)

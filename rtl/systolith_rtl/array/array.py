@@ -14,6 +14,9 @@ from systolith_rtl.array.pe import (
     partial_width,
 )
 
+SHARING = 4
+"""Columns whose PEs are told by the same registers what to do."""
+
 
 class SystolicArray(wiring.Component):
     """Multiply rows of R activations with a stationary R x C tile of weights.
@@ -88,18 +91,16 @@ class SystolicArray(wiring.Component):
         )
         activations = _skew(m, "activation", extended, ACTIVATION_WIDTH)
         weights = _skew(m, "weight", self.weights, WEIGHT_WIDTH)
-        int4_valid = Signal(rows + columns + Pe.LATENCY - 2)
+        int4_valid = list[Value]()
         if self.with_int4:
             packed = Signal(rows)
-            m.d.sync += [
-                packed.eq(Cat(self.int4_weights, packed)),
-                int4_valid.eq(Cat(self.valid & self.int4, int4_valid)),
-            ]
+            m.d.sync += packed.eq(Cat(self.int4_weights, packed))
+            int4_valid = self._diagonals(m, "int4_valid", self.valid & self.int4, stages=Pe.LATENCY)
             weights = [bus_weight(byte, packed[r]) for r, byte in enumerate(weights)]
         # The PEs of a diagonal work in step: bit r + c is for row r and column c.
         valid = Signal(rows + columns + Pe.LATENCY - 2)
-        swap = Signal(rows + columns - 1)
-        m.d.sync += [valid.eq(Cat(self.valid, valid)), swap.eq(Cat(self.swap, swap))]
+        m.d.sync += valid.eq(Cat(self.valid, valid))
+        swap = self._diagonals(m, "swap", self.swap, stages=1)
 
         # Tags reach column c with the bytes that row 0 passes along, then go down with the rows.
         tags = Cat(_skew(m, "tag", self.capture, 1, reset_less=False))
@@ -118,7 +119,7 @@ class SystolicArray(wiring.Component):
                 m.d.comb += [
                     pe.a.eq(line[c]),
                     pe.valid.eq(valid[r + c :][: Pe.LATENCY]),
-                    pe.swap.eq(swap[r + c]),
+                    pe.swap.eq(swap[c][r]),
                     pe.weight.eq(bus[c]),
                     pe.capture.eq(tags[c]),
                     pe.partial_i.eq(partials[c]),
@@ -126,7 +127,7 @@ class SystolicArray(wiring.Component):
                 partials[c] = pe.partial_o
                 if self.with_int4:
                     m.d.comb += [
-                        pe.int4_valid.eq(int4_valid[r + c :][: Pe.LATENCY]),
+                        pe.int4_valid.eq(int4_valid[c][r:][: Pe.LATENCY]),
                         pe.high_i.eq(highs[c]),
                     ]
                     highs[c] = pe.high_o
@@ -134,6 +135,24 @@ class SystolicArray(wiring.Component):
             m.d.comb += [self.high[c].eq(highs[c]) for c in range(columns)]
         m.d.comb += [self.sums[c].eq(partials[c]) for c in range(columns)]
         return m
+
+    def _diagonals(self, m: Module, name: str, bit: Value, *, stages: int) -> list[Value]:
+        """Return a bit as each column sees it, its row 0 first: bit i is i + 1 cycles late there.
+
+        `SHARING` columns have registers in common, since a diagonal is as long as the chip is wide.
+        """
+        columns = range(self.columns)
+        views = list[Value]()
+        for first in columns[::SHARING]:
+            sharing = columns[first:][:SHARING]
+            # Yosys would merge what is equal.
+            keep = {"keep": 1} if len(columns) > SHARING else {}
+            length = len(sharing) - 1 + self.rows - 1 + stages
+            line = Signal(length, name=f"{name}{first}", attrs=keep)
+            m.d.sync += line.eq(Cat(bit, line))
+            views += [line[c - first :] for c in sharing]
+            bit = line[SHARING - 1]
+        return views
 
 
 def _skew(m: Module, name: str, word: Value, width: int, *, reset_less: bool = True) -> list[Value]:

@@ -29,11 +29,13 @@ class RowFeeder(wiring.Component):
             before, or when there is none.
         halt: `In(1)`, ask for nothing from the next cycle on.
         complete, complete_copy: `In(1)`, the weights of the next tile are, see `WeightLoader`.
+        completes: `In(1)`, what `complete` is in the next cycle.
         starts: `Out(1)`, a tile's first row waits for nothing but its weights; a register.
+        starts_next: `Out(1)`, what it is in the next cycle.
         swap: `Out(1)`, it is asked for: `complete` and `starts`.
         free: `In(1)`, the next half of the accumulators may be claimed.
         claim: `Out(1)`, it is, by a swap.
-        a: `Out(ReadSignature(config))`; its `ready` is not looked at.
+        a: `Out(ReadSignature(config))`; `valid` is a register, and `ready` is not looked at.
         control: `Out(row_control(config))`, of the row on `a.data`.
         begins: `Out(1)`, it is the first one of a tile of INT4 weights; only with INT4.
         is_signed: `Out(1)`, that row's bytes are s8, else u8.
@@ -52,7 +54,9 @@ class RowFeeder(wiring.Component):
     halt: Signal
     complete: Signal
     complete_copy: Signal
+    completes: Signal
     starts: Signal
+    starts_next: Signal
     swap: Signal
     free: Signal
     claim: Signal
@@ -77,7 +81,9 @@ class RowFeeder(wiring.Component):
                 "halt": In(1),
                 "complete": In(1),
                 "complete_copy": In(1),
+                "completes": In(1),
                 "starts": Out(1),
+                "starts_next": Out(1),
                 "swap": Out(1),
                 "free": In(1),
                 "claim": Out(1),
@@ -121,11 +127,11 @@ class RowFeeder(wiring.Component):
         at_start = Signal()
         # It is gone in the next cycle, or there is none, whatever the weights are.
         passes = Signal(init=1)
-        # Copies, for the walk and for requests alone.
+        # A copy, for the walk alone.
         self.starts.attrs["keep"] = 1
-        walk_starts, row_starts = (
-            Signal(name=name, attrs={"keep": 1}) for name in ("walk_starts", "row_starts")
-        )
+        walk_starts = Signal(attrs={"keep": 1})
+        # All others in the scratchpad's order look at this one, so it is a register of its own.
+        requested = Signal()
         asks = Signal()
         leaves = Signal()
         fails = Signal()
@@ -137,7 +143,7 @@ class RowFeeder(wiring.Component):
             leaves.eq(passes | (self.complete_copy & walk_starts)),
             fails.eq(self.active & address.outside),
             self.claim.eq(self.swap & row.control.first),
-            self.a.valid.eq(follows | (self.complete_copy & row_starts)),
+            self.a.valid.eq(requested),
             self.plan.ready.eq(leaves & turn),
             self.outside.eq(lost & passes & ~follows),
             self.granule.eq(granule),
@@ -158,13 +164,19 @@ class RowFeeder(wiring.Component):
         there = self.active & ~address.outside & ~nothing
         is_start = Mux(passes, there & first_row, 1) & rested & ~self.swap & ~self.halt
         drained = self.free | ~Mux(passes, first_tile, row.control.first)
+        starts, following = Signal(), Signal()
+        m.d.comb += [
+            starts.eq(is_start & drained),
+            following.eq(leaves & there & ~first_row & ~self.halt),
+            self.starts_next.eq(starts),
+        ]
         m.d.sync += [
             passes.eq(leaves & ~(there & first_row)),
-            follows.eq(leaves & there & ~first_row & ~self.halt),
+            follows.eq(following),
             at_start.eq(is_start),
-            self.starts.eq(is_start & drained),
-            walk_starts.eq(is_start & drained),
-            row_starts.eq(is_start & drained),
+            self.starts.eq(starts),
+            walk_starts.eq(starts),
+            requested.eq(following | (self.completes & starts)),
             self.hungry.eq(is_start | ~self.active),
             self.issued.eq(asks & row.control.end),
         ]
@@ -252,18 +264,18 @@ class RowFeeder(wiring.Component):
 
         latency = self.config.read_latency
         arriving = Signal(latency)
-        asked = [Signal(layout, name=f"row{i}") for i in range(latency + 1)]
+        asked = [Signal(layout, name=f"row{i}", reset_less=True) for i in range(latency + 1)]
         m.d.comb += [
             asked[0].eq(row),
-            asked[0].control.valid.eq(asks),
             asked[0].control.half.eq(half),
             self.control.eq(asked[-1].control),
+            self.control.valid.eq(arriving[-1]),
             self.is_signed.eq(asked[-1].is_signed),
             self.reading.eq(arriving.any()),
         ]
         if self.config.int4:
             coming = asked[-2].control
-            m.d.sync += self.begins.eq(coming.valid & coming.start & coming.int4)
+            m.d.sync += self.begins.eq(arriving[-2] & coming.start & coming.int4)
         m.d.sync += arriving.eq(Cat(asks, arriving))
         m.d.sync += [asked[i + 1].eq(asked[i]) for i in range(latency)]
         return m

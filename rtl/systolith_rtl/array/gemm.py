@@ -24,6 +24,7 @@ from systolith_rtl.interfaces import (
     ReadSignature,
     RingSignature,
 )
+from systolith_rtl.reset import inner_reset
 
 PLANS = 2
 """GEMMs whose weights may be loaded or about to be, while an earlier one's rows are fed."""
@@ -91,8 +92,9 @@ class GemmEngine(wiring.Component):
         m.submodules.ring = ring = WeightRing(self.config)
         m.submodules.loader = loader = WeightLoader(self.config)
         m.submodules.feeder = feeder = RowFeeder(self.config)
-        m.submodules.array = array = SystolicArray(self.config)
-        m.submodules.accumulators = accumulators = Accumulators(self.config)
+        array, accumulators = SystolicArray(self.config), Accumulators(self.config)
+        m.submodules.array = inner_reset(m, "array")(array)
+        m.submodules.accumulators = inner_reset(m, "accumulators")(accumulators)
         wiring.connect(m, wiring.flipped(self.ring), ring.push)
         wiring.connect(m, wiring.flipped(self.drain), accumulators.drain)
         wiring.connect(m, wiring.flipped(self.a), feeder.a)
@@ -100,17 +102,23 @@ class GemmEngine(wiring.Component):
 
         # A sum's control meets it at the accumulators, `LEAD` cycles ahead.
         delay = array.latency + self.config.int4 - Accumulators.LEAD
-        control = Signal(data.ArrayLayout(row_control(self.config), delay))
-        m.d.sync += control.as_value().eq(Cat(feeder.control, control))
+        control = Signal(data.ArrayLayout(row_control(self.config), delay), reset_less=True)
+        valid = Signal(delay)
+        m.d.sync += [
+            control.as_value().eq(Cat(feeder.control, control)),
+            valid.eq(Cat(feeder.control.valid, valid)),
+        ]
         m.d.comb += [
             loader.halt.eq(self.engine.halt),
             loader.available.eq(ring.available),
             loader.ring_data.eq(ring.data),
             loader.starts.eq(feeder.starts),
+            loader.starts_next.eq(feeder.starts_next),
             ring.pop.eq(loader.pop),
             feeder.halt.eq(self.engine.halt),
             feeder.complete.eq(loader.complete),
             feeder.complete_copy.eq(loader.complete_copy),
+            feeder.completes.eq(loader.completes),
             feeder.free.eq(accumulators.free),
             accumulators.claim.eq(feeder.claim),
             array.row.eq(feeder.a.data),
@@ -120,6 +128,7 @@ class GemmEngine(wiring.Component):
             array.weights.eq(loader.weights),
             array.capture.eq(loader.capture),
             accumulators.control.eq(control[delay - 1]),
+            accumulators.control.valid.eq(valid[-1]),
         ]
         if self.config.int4:
             self._shift(m, loader, feeder, array, accumulators)
@@ -181,7 +190,8 @@ class GemmEngine(wiring.Component):
         )
         load = Signal(loader_plan(config), reset_less=True)
         feed = Signal(feeder_plan(config), reset_less=True)
-        accepted = command.valid & command.ready
+        # By the copy: what `ready` goes into is far away.
+        accepted = command.valid & vacant & ~self.engine.halt
         taken = loader.plan.valid & loader.plan.ready
         empty = taken | (open_ & ~accepted)
         m.d.sync += [vacant.eq(empty), open_.eq(empty)]

@@ -32,8 +32,10 @@ class WeightLoader(wiring.Component):
             before, or when there is none.
         halt: `In(1)`, ask for nothing from the next cycle on.
         starts: `In(1)`, if the array's next tile is complete, it is put to use in this cycle.
+        starts_next: `In(1)`, what it is in the next cycle.
         complete: `Out(1)`, all words of that tile have been granted; a register,
-        complete_copy: `Out(1)`, and another one.
+        complete_copy: `Out(1)`, and another one,
+        completes: `Out(1)`, and what they are in the next cycle.
         b: `Out(ReadSignature(config))`.
         available, pop, ring_data: the read side of `WeightRing`.
         weights: `Out(8 * R)`, for the array, `config.read_latency` cycles after the grant.
@@ -52,8 +54,10 @@ class WeightLoader(wiring.Component):
     plan: stream.Interface
     halt: Signal
     starts: Signal
+    starts_next: Signal
     complete: Signal
     complete_copy: Signal
+    completes: Signal
     b: Any
     available: Signal
     pop: Signal
@@ -75,8 +79,10 @@ class WeightLoader(wiring.Component):
                 "plan": In(stream.Signature(loader_plan(config))),
                 "halt": In(1),
                 "starts": In(1),
+                "starts_next": In(1),
                 "complete": Out(1),
                 "complete_copy": Out(1),
+                "completes": Out(1),
                 "b": Out(ReadSignature(config)),
                 "available": In(1),
                 "pop": Out(1),
@@ -112,8 +118,10 @@ class WeightLoader(wiring.Component):
 
         # The walk goes on behind a word outside, but nothing comes of it.
         m.submodules.words = words = PingPong(self._word_layout())
-        # Beside it, what all other readers look at: from a register, since they are far.
-        m.submodules.banks = banks = Skid(data.StructLayout({"bank": BANK_WIDTH, "asks": 1}))
+        # Beside it, what all other readers look at: from a register, since they are far. And what
+        # decides on grants, since that comes late.
+        decides = {"bank": BANK_WIDTH, "asks": 1, "ring": 1, "ends": 1}
+        m.submodules.banks = banks = Skid(data.StructLayout(decides))
         fails = Signal()
         lost = Signal()
         granule = Signal(len(self.granule), reset_less=True)
@@ -188,10 +196,11 @@ class WeightLoader(wiring.Component):
             banks.i.valid.eq(words.i.valid),
             banks.i.p.bank.eq(bank_of(address.address)),
             banks.i.p.asks.eq(reads),
+            banks.i.p.ring.eq(~current.scratchpad),
+            banks.i.p.ends.eq(last_column),
             word.tail.eq(Mux(whole, config.rows - 1, current.k_tail)),
             word.scratchpad.eq(reads),
             word.ring.eq(~current.scratchpad),
-            word.ends.eq(last_column),
         ]
         if config.int4:
             m.d.comb += [word.int4.eq(current.int4), word.exponents.eq(due_exponents)]
@@ -207,7 +216,6 @@ class WeightLoader(wiring.Component):
                 "tail": unsigned(bits(config.rows)),
                 "scratchpad": unsigned(1),
                 "ring": unsigned(1),
-                "ends": unsigned(1),
                 **({"int4": unsigned(1), "exponents": unsigned(1)} if config.int4 else {}),
             }
         )
@@ -217,29 +225,32 @@ class WeightLoader(wiring.Component):
 
         Both buffers hold the same words.
         """
-        word = words.o.p
+        word, decides = words.o.p, banks.o.p
         asks = Signal()
         granted = Signal()
-        halted = Signal()
+        # A swap frees the shadow registers for the words behind it.
+        permits = Signal(init=1)
         complete = self.complete
         for copy in (complete, self.complete_copy):
             copy.attrs["keep"] = 1
-        m.d.sync += halted.eq(self.halt)
         m.d.comb += [
-            # A swap frees the shadow registers for the words behind it.
-            asks.eq(words.o.valid & ~halted & (~complete | self.starts)),
-            self.b.address.eq(Cat(word.row, banks.o.p.bank)),
-            self.b.valid.eq(asks & banks.o.p.asks),
-            self.pop.eq(asks & word.ring & self.available),
-            granted.eq(asks & Mux(word.ring, self.available, self.b.ready | ~banks.o.p.asks)),
+            asks.eq(words.o.valid & permits),
+            self.b.address.eq(Cat(word.row, decides.bank)),
+            self.b.valid.eq(asks & decides.asks),
+            self.pop.eq(asks & decides.ring & self.available),
+            granted.eq(asks & Mux(decides.ring, self.available, self.b.ready | ~decides.asks)),
             words.o.ready.eq(granted),
             banks.o.ready.eq(granted),
-            self.dry.eq(asks & word.ring & ~self.available),
+            self.dry.eq(asks & decides.ring & ~self.available),
         ]
         # The first word behind a swap is not the last one of its tile.
         assert self.config.columns >= 2
-        for copy in (complete, self.complete_copy):
-            m.d.sync += copy.eq((granted & word.ends) | (complete & ~self.starts))
+        m.d.comb += self.completes.eq((granted & decides.ends) | (complete & ~self.starts))
+        m.d.sync += [
+            complete.eq(self.completes),
+            self.complete_copy.eq(self.completes),
+            permits.eq(~self.halt & (~self.completes | self.starts_next)),
+        ]
         self._deliver(m, granted, word)
 
     def _exponents_due(

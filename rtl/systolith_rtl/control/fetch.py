@@ -159,24 +159,28 @@ class Fetch(wiring.Component):
         error = Signal()
         some = Signal()
         full = Signal()
-        fills, moved, leaves = Signal(), Signal(), Signal()
+        moved, leaves = Signal(), Signal()
+        # A beat goes from the memory to that register: known a cycle ahead, since both are apart.
+        fills = Signal()
         # Which part of the word is next, and a copy for its registers. They take whatever is held
         # until the beat is there, but for the first part, which waits until the word has left.
         part = Signal(beats, init=1)
         part_next = Mux(moved, part.rotate_left(1), part)
         takes = Signal(beats, init=1, attrs={"keep": 1})
         full_next = completed | (full & ~leaves)
+        some_next = self.fetch.data_valid | (some & ~(fills & (stored == 1)))
+        holds_next = fills | (holds & full)
         m.d.comb += [
             leaves.eq(full & self.o.ready),
             moved.eq(holds & ~full),
             completed.eq(moved & part[-1]),
-            fills.eq(some & (~holds | ~full)),
         ]
         m.d.sync += [
             write.eq(write + self.fetch.data_valid),
             read.eq(read + fills),
-            some.eq(self.fetch.data_valid | (some & ~(fills & (stored == 1)))),
-            holds.eq(fills | (holds & full)),
+            some.eq(some_next),
+            holds.eq(holds_next),
+            fills.eq(some_next & ~(holds_next & full_next)),
             full.eq(full_next),
             part.eq(part_next),
             takes.eq(Cat(part_next[0] & ~full_next, part_next[1:])),

@@ -27,16 +27,6 @@ def local_reset(m: Module, name: str, reset: Value) -> LocalReset:
     return LocalReset(copy)
 
 
-def inner_reset(m: Module, name: str) -> LocalReset:
-    """Return an inserter of a copy of the reset of the unit that `m` is, a cycle late.
-
-    For parts that are far from the rest of a unit whose reset lasts two cycles or more.
-    """
-    copy = Signal(name=f"{name}_reset", init=1, attrs={"keep": 1})
-    m.d.sync += copy.eq(0)
-    return LocalReset(copy)
-
-
 def without_reset(*ports: Any) -> None:
     """Let registers that are ports keep what they have when the unit is reset.
 

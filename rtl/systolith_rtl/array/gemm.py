@@ -24,7 +24,6 @@ from systolith_rtl.interfaces import (
     ReadSignature,
     RingSignature,
 )
-from systolith_rtl.reset import inner_reset
 
 PLANS = 2
 """GEMMs whose weights may be loaded or about to be, while an earlier one's rows are fed."""
@@ -92,9 +91,8 @@ class GemmEngine(wiring.Component):
         m.submodules.ring = ring = WeightRing(self.config)
         m.submodules.loader = loader = WeightLoader(self.config)
         m.submodules.feeder = feeder = RowFeeder(self.config)
-        array, accumulators = SystolicArray(self.config), Accumulators(self.config)
-        m.submodules.array = inner_reset(m, "array")(array)
-        m.submodules.accumulators = inner_reset(m, "accumulators")(accumulators)
+        m.submodules.array = array = SystolicArray(self.config)
+        m.submodules.accumulators = accumulators = Accumulators(self.config)
         wiring.connect(m, wiring.flipped(self.ring), ring.push)
         wiring.connect(m, wiring.flipped(self.drain), accumulators.drain)
         wiring.connect(m, wiring.flipped(self.a), feeder.a)

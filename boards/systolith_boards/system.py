@@ -1,6 +1,6 @@
 """What is on every board, without its pins: host link, core, memory controller, lights."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,7 @@ from systolith_boards.sdram.sdram import Sdram
 from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import SdramTiming
 from systolith_rtl.core import Core
+from systolith_rtl.reset import local_reset, without_reset
 
 LIGHTS = (
     "memory passed its test",
@@ -89,16 +90,20 @@ class System(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Connect the parts."""
         m = Module()
-        m.submodules.link = link = HostLink(
+        link = HostLink(
             self.config,
             self._clock_hz,
             self._baud,
             self.timing.chip.bytes,
             silence=self._silence,
         )
-        m.submodules.core = core = Core(self.config, shows_state=True)
-        m.submodules.arbiter = arbiter = Arbiter(self.config)
-        m.submodules.sdram = sdram = Sdram(self.timing, self.config)
+        core = Core(self.config, shows_state=True)
+        arbiter = Arbiter(self.config)
+        sdram = Sdram(self.timing, self.config)
+        parts = {"link": link, "core": core, "arbiter": arbiter, "sdram": sdram}
+        for name, part in parts.items():
+            # The board's reset reaches these copies, and nothing else.
+            m.submodules[name] = local_reset(m, name, Const(0))(part)
         wiring.connect(m, link.csr, core.s_axil)
         wiring.connect(m, core.m_axi, arbiter.core)
         wiring.connect(m, link.memory, arbiter.link)
@@ -116,8 +121,10 @@ class System(wiring.Component):
 
     def _shine(self, m: Module, sdram: Sdram, core: Core) -> None:
         ticks = max(1, round(self.timing.frequency * AFTERGLOW_S))
-        timer = Signal(range(ticks))
-        beat = Signal(4)
+        # No light needs a reset, and the pins are far away.
+        without_reset(self.lights)
+        timer = Signal(range(ticks), reset_less=True)
+        beat = Signal(4, reset_less=True)
         tick = Signal()
         m.d.comb += tick.eq(timer == ticks - 1)
         m.d.sync += timer.eq(timer + 1)
@@ -126,21 +133,21 @@ class System(wiring.Component):
 
         def lasting(event: Value, name: str) -> Value:
             """High from an event on, for one to two ticks."""
-            glow = Signal(2, name=f"glow_{name}")
+            glow = Signal(2, name=f"glow_{name}", reset_less=True)
             with m.If(event):
                 m.d.sync += glow.eq(0b11)
             with m.Elif(tick):
                 m.d.sync += glow.eq(glow >> 1)
             return glow[0]
 
-        low = Signal(2, name="low")
+        low = Signal(2, name="low", reset_less=True)
         runs = Signal(name="runs")
         # The line from the host is not of this clock; a light may miss an edge.
         m.d.sync += low.eq(Cat(~self.rx, low))
         m.d.comb += runs.eq((core.state == State.RUN) | (core.state == State.FAULTING))
         sent = Signal(name="sent")
         m.d.comb += sent.eq(~self.tx)
-        m.d.comb += self.lights.eq(
+        m.d.sync += self.lights.eq(
             Cat(
                 sdram.ready & ~sdram.failed,
                 sdram.failed,

@@ -8,7 +8,7 @@ from amaranth.lib import io, wiring
 from amaranth.lib.io import Direction
 
 from systolith_boards.clocks import Clocks, pll
-from systolith_boards.sdram.pins import SdramPinsSignature
+from systolith_boards.sdram.pins import PINS_PER_ENABLE, SdramPinsSignature
 from systolith_boards.system import LIGHTS, System
 
 CHIP_CLOCK_DEGREES = 180.0
@@ -63,8 +63,10 @@ class Top(wiring.Component):
                 port = getattr(memory, PIN_NAMES.get(name, name))
                 m.submodules[name] = buffer = io.FFBuffer(Direction.Output, port)
                 m.d.comb += buffer.o.eq(getattr(pins, name))
-        m.submodules.dq = dq = io.FFBuffer(Direction.Bidir, memory.dq)
-        m.d.comb += [dq.o.eq(pins.dq_o), dq.oe.eq(pins.dq_oe), pins.dq_i.eq(dq.i)]
+        for index, enable in enumerate(pins.dq_oes):
+            some = slice(index * PINS_PER_ENABLE, (index + 1) * PINS_PER_ENABLE)
+            m.submodules[f"dq{index}"] = dq = io.FFBuffer(Direction.Bidir, memory.dq[some])
+            m.d.comb += [dq.o.eq(pins.dq_o[some]), dq.oe.eq(enable), pins.dq_i[some].eq(dq.i)]
 
         for index in range(len(LIGHTS)):
             try:

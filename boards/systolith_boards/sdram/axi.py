@@ -105,8 +105,16 @@ class AxiPort(wiring.Component):
         space = Signal(cutter.space.shape(), name=name, init=init)
         change = Signal(signed(len(cutter.claimed) + 1), name=f"{name}_change")
         m.d.comb += cutter.space.eq(space)
-        claimed = Mux(cutter.claim, cutter.claimed, 0)
-        m.d.sync += [change.eq(moved - claimed), space.eq(space + change)]
+        # The sum of what may be claimed is there before anybody knows whether it is.
+        less, least = (Signal.like(change, name=f"{name}_{each}") for each in ("less", "least"))
+        with m.Switch(cutter.claimed):
+            for claimed in range(1, 1 << len(cutter.claimed)):
+                with m.Case(claimed):
+                    m.d.comb += [less.eq(1 - claimed), least.eq(-claimed)]
+        m.d.sync += [
+            change.eq(Mux(cutter.claim, Mux(moved, less, least), moved)),
+            space.eq(space + change),
+        ]
 
     def _reads(self, m: Module) -> None:
         """AR and R."""

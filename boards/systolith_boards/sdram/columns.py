@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import BANKS, SdramTiming
+from systolith_rtl.reset import without_reset
 
 
 class Columns(wiring.Component):
@@ -20,7 +21,8 @@ class Columns(wiring.Component):
         fire: `Out(1)`, a column command in this cycle, or what would be one if not `error`;
         write, error, bank, column: `Out`, which.
         last: `Out(1)`, it is the last one of its burst.
-        writes: `Out(1)`, it is a WRITE, and not an error.
+        writes: `Out(1)`, it is a WRITE, and not an error;
+        writes_next: `Out(1)`, the same of the next cycle.
         busy: `Out(BANKS)`, banks of segments that were not finished a cycle ago.
         idle: `Out(1)`, there are none.
     """
@@ -33,6 +35,7 @@ class Columns(wiring.Component):
     column: Signal
     last: Signal
     writes: Signal
+    writes_next: Signal
     busy: Signal
     idle: Signal
 
@@ -49,6 +52,7 @@ class Columns(wiring.Component):
                 "column": Out(geometry.column_bits),
                 "last": Out(1),
                 "writes": Out(1),
+                "writes_next": Out(1),
                 "busy": Out(BANKS),
                 "idle": Out(1),
             }
@@ -59,15 +63,17 @@ class Columns(wiring.Component):
         m = Module()
         geometry, words = self.geometry, self.geometry.words
         segment = Signal(geometry.segment_layout, reset_less=True)
+        # What the banks and the pins are said to do without a segment ends by itself.
+        without_reset(self.write, self.error, self.bank, self.column, self.last, self.busy)
         active = Signal()
         following = Signal(geometry.segment_layout, reset_less=True)
         waiting = Signal()
         ends = Signal()
-        paced = Signal(init=1)
+        paced = Signal(init=1, reset_less=True)
         pace = Signal(range(words), reset_less=True)
         # From a READ on, its words have left the pins after CAS latency and `words` cycles.
         turn = self.timing.cas_latency + words + 1
-        turned = Signal(init=1)
+        turned = Signal(init=1, reset_less=True)
         turning = Signal(range(turn), reset_less=True)
         # Decided a cycle ahead: all that a command sets off starts from a register.
         fire = Signal()
@@ -76,6 +82,7 @@ class Columns(wiring.Component):
             self.i.ready.eq(~waiting),
             fire.eq(active & paced & (turned | ~segment.write)),
             ends.eq(segment.length == 0),
+            self.writes_next.eq(fire & segment.write & ~segment.error),
             self.idle.eq(~active & ~waiting & ~self.fire),
         ]
         m.d.sync += [
@@ -85,7 +92,7 @@ class Columns(wiring.Component):
             self.bank.eq(segment.bank),
             self.column.eq(segment.column),
             self.last.eq(segment.last & ends),
-            self.writes.eq(fire & segment.write & ~segment.error),
+            self.writes.eq(self.writes_next),
         ]
         for bank in range(BANKS):
             m.d.sync += self.busy[bank].eq(

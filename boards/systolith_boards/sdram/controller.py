@@ -81,9 +81,10 @@ class Controller(wiring.Component):
         m.d.comb += [
             turns.starving.eq(columns.idle),
             rows.i.payload.eq(Mux(test.testing, test.o.payload, turns.o.payload)),
-            rows.i.valid.eq(Mux(test.testing, test.o.valid, turns.o.valid & test.ready)),
-            test.o.ready.eq(test.testing & rows.i.ready),
-            turns.o.ready.eq(test.ready & rows.i.ready),
+            # Nothing comes by the port before the test is over, nor by the test from then on.
+            rows.i.valid.eq(test.o.valid | turns.o.valid),
+            test.o.ready.eq(rows.i.ready),
+            turns.o.ready.eq(rows.i.ready),
             rows.busy.eq(columns.busy),
             rows.idle.eq(columns.idle),
             rows.used.eq((columns.fire & ~columns.error) << columns.bank),
@@ -101,6 +102,7 @@ class Controller(wiring.Component):
         write = columns.fire & columns.write
         m.d.comb += [
             writer.start.eq(columns.writes),
+            writer.starts_next.eq(columns.writes_next),
             writer.data.eq(self.data),
             writer.strobe.eq(self.strobe),
             writer.testing.eq(test.testing),
@@ -124,31 +126,33 @@ class Controller(wiring.Component):
     ) -> None:
         """The registers of the command: a column's, else a row's, else none."""
         pins = self.pins
-        layout = data.StructLayout({"cs": 1, "kind": 3, "ba": 2, "a": ADDRESS_BITS})
-        register = Signal(layout)
+        layout = data.StructLayout({"kind": 3, "ba": 2, "a": ADDRESS_BITS})
+        register = Signal(layout, reset_less=True)
+        given = Signal()
         enable = Signal()
         column = columns.column << exact_log2(self.geometry.words)
         m.d.sync += enable.eq(1)
         m.d.comb += [
             pins.cke.eq(enable),
-            pins.cs.eq(register.cs),
+            pins.cs.eq(given),
             Cat(pins.ras, pins.cas, pins.we).eq(register.kind),
             pins.ba.eq(register.ba),
             pins.a.eq(register.a),
             pins.dqm.eq(writer.dqm),
             pins.dq_o.eq(writer.dq_o),
             pins.dq_oe.eq(writer.dq_oe),
+            pins.dq_oes.eq(writer.dq_oes),
         ]
         with m.If(columns.fire):
             m.d.sync += [
-                register.cs.eq(~columns.error),
+                given.eq(~columns.error),
                 register.kind.eq(Cat(0, 1, columns.write)),
                 register.ba.eq(columns.bank),
                 register.a.eq(column),
             ]
         with m.Else():
             m.d.sync += [
-                register.cs.eq(command.valid),
+                given.eq(command.valid),
                 register.kind.eq(command.kind),
                 register.ba.eq(command.bank),
                 register.a.eq(command.address),

@@ -1,6 +1,6 @@
 """The first access to the chip: does it answer, and how late?"""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -97,7 +97,14 @@ class MemoryTest(wiring.Component):
         with m.If(moved):
             feedback = TAPS & pattern[0].replicate(DQ_BITS)
             m.d.sync += [count.eq(count + 1), pattern.eq(Cat(pattern[1:], 0) ^ feedback)]
-        with m.If(self.word_valid & (self.word != pattern)):
+        # What is wrong is known a cycle late, which is soon enough for a verdict.
+        wrong = Signal(2, reset_less=True)
+        seen = Signal(reset_less=True)
+        m.d.sync += [
+            wrong.eq(Cat(part.any() for part in _halves(self.word ^ pattern))),
+            seen.eq(self.word_valid),
+        ]
+        with m.If(seen & wrong.any()):
             m.d.sync += bad.eq(1)
 
         with m.FSM():
@@ -111,6 +118,8 @@ class MemoryTest(wiring.Component):
                 m.d.sync += [offering.eq(1), pattern.eq(SEED), bad.eq(0)]
                 m.next = "READ"
             with m.State("READ"), m.If(counted):
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
                 with m.If(~bad):
                     m.d.sync += [found.eq(1), last.eq(self.delay)]
                     with m.If(~found):
@@ -130,3 +139,8 @@ class MemoryTest(wiring.Component):
             with m.State("OVER"):
                 pass
         return m
+
+
+def _halves(word: Value) -> tuple[Value, Value]:
+    middle = len(word) // 2
+    return word[:middle], word[middle:]

@@ -5,6 +5,9 @@ from amaranth.lib.wiring import In, Out
 
 from systolith_boards.sdram.timing import ADDRESS_BITS, BANKS, DQ_BITS
 
+PINS_PER_ENABLE = 4
+"""Pins of DQ that share a register which lets them drive."""
+
 
 class SdramPinsSignature(wiring.Signature):
     """The pins of a chip, as its controller sees them, without the clock.
@@ -23,6 +26,8 @@ class SdramPinsSignature(wiring.Signature):
         dqm: a high bit masks a byte, in a write together with it, in a read two cycles before it.
         dq_o: the word to write, in the cycle of WRITE and those after it.
         dq_oe: the FPGA drives all of DQ. It is low for a cycle between words read and written.
+        dq_oes: copies of `dq_oe`, one for every `PINS_PER_ENABLE` pins, for boards where they are
+            far apart.
         dq_i: DQ. With no register and no delay on the way, the first word of a READ that is on
             the pins in cycle 0 is here in cycle CAS latency.
     """
@@ -40,6 +45,7 @@ class SdramPinsSignature(wiring.Signature):
                 "dqm": Out(DQ_BITS // 8),
                 "dq_o": Out(DQ_BITS),
                 "dq_oe": Out(1),
+                "dq_oes": Out(DQ_BITS // PINS_PER_ENABLE),
                 "dq_i": In(DQ_BITS),
             }
         )

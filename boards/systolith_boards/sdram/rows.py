@@ -1,6 +1,6 @@
 """Rows: start-up, refresh, and which row of which bank is open."""
 
-from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -9,8 +9,8 @@ from amaranth.utils import exact_log2
 from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import ADDRESS_BITS, BANKS, SdramTiming
 
-ALL_BANKS = 1 << 10
-"""A10 in a precharge."""
+A10 = 10
+"""The bit of the address that, in a precharge, means all banks."""
 
 ACTIVATE, PRECHARGE, REFRESH, MODE = 0b001, 0b101, 0b011, 0b111
 """Commands: RAS, CAS and WE from bit 0 on."""
@@ -89,7 +89,8 @@ class Rows(wiring.Component):
         idle: `In(1)`, none is.
         used: `In(BANKS)`, this cycle's column command is for this bank,
         used_write: `In(1)`, and is a WRITE.
-        command: `Out`, a command, wanted until `grant`. `kind` has RAS, CAS and WE, from bit 0.
+        command: `Out`, a command, wanted until `grant`. `kind` has RAS, CAS and WE, from bit 0, and
+            means nothing without `valid`.
         grant: `In(1)`, it is on the pins in the next cycle.
         initialized: `Out(1)`, the chip's mode is set.
     """
@@ -133,8 +134,9 @@ class Rows(wiring.Component):
         m.submodules.rows = rows = Memory(shape=geometry.row_bits, depth=BANKS, init=[])
         segment = Signal(geometry.segment_layout, reset_less=True)
         write_row, read_row = rows.write_port(), rows.read_port(domain="comb")
-        opened = Signal(BANKS)
+        opened = Signal(BANKS, reset_less=True)  # all banks are closed at the start
         recovered = self._recovery(m, segment.bank)
+        closes = Signal()  # all banks
         is_open = Signal(reset_less=True)
         hit = Signal(reset_less=True)
         may_close = Signal(reset_less=True)
@@ -143,13 +145,20 @@ class Rows(wiring.Component):
         timer = Signal(range(longest), reset_less=True)
         lag = max(0, timing.rcd - PASS_CYCLES, timing.rrd - ACTIVATE_CYCLES)
         command, grant = self.command, self.grant
+        # A4 to A6: CAS latency; A0 to A2: log2 of the words of a burst, in order.
+        mode = timing.cas_latency << 4 | exact_log2(geometry.words)
+        row = Signal(ADDRESS_BITS)
         m.d.comb += [
             read_row.addr.eq(segment.bank),
             write_row.addr.eq(segment.bank),
             write_row.data.eq(segment.row),
             write_row.en.eq(self._activated),
             self.o.payload.eq(segment),
-            command.bank.eq(segment.bank),
+            # Bank and address depend on as little as they can. To close banks, and to refresh, the
+            # chip looks at nothing of the address but A10; nothing is opened before the mode is set.
+            row.eq(segment.row),
+            command.bank.eq(Mux(has_mode, segment.bank, 0)),
+            command.address.eq(Mux(has_mode, row & ~(is_open << A10), mode) | (closes << A10)),
             self.initialized.eq(has_mode),
         ]
         m.d.sync += [
@@ -163,8 +172,8 @@ class Rows(wiring.Component):
         with m.If(self._activated):
             m.d.sync += opened.bit_select(segment.bank, 1).eq(1)
 
-        def order(kind: int, address: ValueLike) -> None:
-            m.d.comb += [command.valid.eq(1), command.kind.eq(kind), command.address.eq(address)]
+        def order(kind: int) -> None:
+            m.d.comb += [command.valid.eq(1), command.kind.eq(kind)]
 
         def granted(then: str, cycles: int) -> None:
             """Go to a waiting state, whose successor comes `cycles` after the grant."""
@@ -177,12 +186,12 @@ class Rows(wiring.Component):
                 m.next = "CLOSE"
             with m.State("TAKE"):
                 m.d.sync += segment.eq(self.i.payload)
+                # Ready or not does not depend on what there is: nothing moves without it anyway.
+                m.d.comb += self.i.ready.eq(~refresh.urgent)
                 with m.If(refresh.urgent | (refresh.owed & ~self.i.valid)):
                     m.next = "DRAIN"
-                with m.Else():
-                    m.d.comb += self.i.ready.eq(1)
-                    with m.If(self.i.valid):
-                        m.next = "LOOK"
+                with m.Elif(self.i.valid):
+                    m.next = "LOOK"
             with m.State("LOOK"):
                 m.d.sync += [
                     is_open.eq(opened.bit_select(segment.bank, 1)),
@@ -190,16 +199,19 @@ class Rows(wiring.Component):
                 ]
                 m.next = "OPEN"
             with m.State("OPEN"):
+                # Without `valid`, the kind is none.
+                m.d.comb += [
+                    command.kind.eq(Mux(is_open, PRECHARGE, ACTIVATE)),
+                    command.valid.eq(~segment.error & (~is_open | (~hit & may_close))),
+                ]
                 with m.If(segment.error | (is_open & hit)):
                     m.d.comb += self.o.valid.eq(1)
                     with m.If(self.o.ready):
                         m.next = "TAKE"
                 with m.Elif(~is_open):
-                    order(ACTIVATE, segment.row)
                     m.d.sync += self._activated.eq(grant)
                     granted("OPENING" if lag else "PASS", lag + 1)
                 with m.Elif(may_close):
-                    order(PRECHARGE, 0)
                     with m.If(grant):
                         m.d.sync += is_open.eq(0)
                     granted("CLOSING", timing.rp)
@@ -214,13 +226,14 @@ class Rows(wiring.Component):
             with m.State("DRAIN"), m.If(self.idle & recovered.all()):
                 m.next = "CLOSE"
             with m.State("CLOSE"):
-                order(PRECHARGE, ALL_BANKS)
+                order(PRECHARGE)
+                m.d.comb += closes.eq(1)
                 m.d.sync += opened.eq(0)
                 granted("CLOSED", timing.rp)
             with m.State("CLOSED"), m.If(timer == 0):
                 m.next = "REFRESH"
             with m.State("REFRESH"):
-                order(REFRESH, 0)
+                order(REFRESH)
                 m.d.comb += refresh.done.eq(grant)
                 granted("REFRESHED", timing.rfc)
             with m.State("REFRESHED"), m.If(timer == 0):
@@ -231,9 +244,7 @@ class Rows(wiring.Component):
                 with m.Else():
                     m.next = "MODE"
             with m.State("MODE"):
-                # A4 to A6: CAS latency; A0 to A2: log2 of the words of a burst, in order.
-                order(MODE, timing.cas_latency << 4 | exact_log2(geometry.words))
-                m.d.comb += command.bank.eq(0)
+                order(MODE)
                 granted("MODE_SET", timing.mrd)
             with m.State("MODE_SET"), m.If(timer == 0):
                 m.d.sync += has_mode.eq(1)
@@ -252,17 +263,20 @@ class Rows(wiring.Component):
         activated = max(0, least - 3)
         read = max(words, rest) - 2
         written = max(words - 1 + timing.wr, rest) - 2
-        recovered = Signal(BANKS)
+        # Exactly `left == 0` of each, known a cycle ahead.
+        recovered = Signal(BANKS, init=-1, reset_less=True)
         self._activated = Signal(name="activated")
         for number in range(BANKS):
             left = Signal(
                 range(max(activated, read, written) + 1), name=f"left_{number}", reset_less=True
             )
-            m.d.comb += recovered[number].eq(left == 0)
             with m.If(self.used[number]):
-                m.d.sync += left.eq(Mux(self.used_write, written, read))
+                m.d.sync += [
+                    left.eq(Mux(self.used_write, written, read)),
+                    recovered[number].eq(Mux(self.used_write, written == 0, read == 0)),
+                ]
             with m.Elif(self._activated & (bank == number)):
-                m.d.sync += left.eq(activated)
-            with m.Elif(left != 0):
-                m.d.sync += left.eq(left - 1)
+                m.d.sync += [left.eq(activated), recovered[number].eq(activated == 0)]
+            with m.Elif(~recovered[number]):
+                m.d.sync += [left.eq(left - 1), recovered[number].eq(left == 1)]
         return recovered

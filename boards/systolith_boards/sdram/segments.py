@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -162,7 +162,9 @@ class Cutter(wiring.Component):
             with m.State("COUNT"):
                 m.d.sync += [length.eq(Mux(within, more, to_boundary)), last.eq(within)]
                 m.next = "CHECK"
-            with m.State("CHECK"), m.If(self.space > length):
+            # A comparison without a carry: whole segments, else what is left against the length.
+            least = Array([self.space[:inner] > some for some in range(geometry.segment_beats)])
+            with m.State("CHECK"), m.If(self.space[inner:].any() | least[length]):
                 m.d.comb += self.claim.eq(1)
                 m.next = "OFFER"
             with m.State("OFFER"):

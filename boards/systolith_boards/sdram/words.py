@@ -1,11 +1,13 @@
 """Words: what passes the data pins, and its way from and to beats."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systolith_boards.sdram.pins import PINS_PER_ENABLE
 from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import DQ_BITS, SdramTiming
+from systolith_rtl.reset import without_reset
 
 DELAYS = 8
 """Delays to choose from: cycles that registers and wires on the way to and from the chip add."""
@@ -22,6 +24,7 @@ class Writer(wiring.Component):
     """Send the words of beats, the first one in the cycle after `start`, with the command.
 
     Members:
+        starts_next: `In(1)`, `start` of the next cycle.
         start: `In(1)`, a WRITE in this cycle, of
         data: `In`, this beat,
         strobe: `In`, with these bytes.
@@ -29,9 +32,10 @@ class Writer(wiring.Component):
         pattern: `In(16)`, one word, taken in each cycle in which `takes`.
         takes: `Out(1)`, a word is on the pins in the next cycle.
         blocked: `In(1)`, mask all bytes when not writing, as chips want it during start-up.
-        dq_o, dq_oe, dqm: `Out`, pins.
+        dq_o, dq_oe, dq_oes, dqm: `Out`, pins.
     """
 
+    starts_next: Signal
     start: Signal
     data: Signal
     strobe: Signal
@@ -41,12 +45,14 @@ class Writer(wiring.Component):
     blocked: Signal
     dq_o: Signal
     dq_oe: Signal
+    dq_oes: Signal
     dqm: Signal
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         super().__init__(
             {
+                "starts_next": In(1),
                 "start": In(1),
                 "data": In(geometry.words * DQ_BITS),
                 "strobe": In(geometry.words * MASK_BITS),
@@ -56,6 +62,7 @@ class Writer(wiring.Component):
                 "blocked": In(1),
                 "dq_o": Out(DQ_BITS),
                 "dq_oe": Out(1),
+                "dq_oes": Out(DQ_BITS // PINS_PER_ENABLE),
                 "dqm": Out(MASK_BITS, init=ALL),  # pyright: ignore[reportCallIssue]
             }
         )
@@ -67,8 +74,18 @@ class Writer(wiring.Component):
         data = Signal((words - 1) * DQ_BITS, reset_less=True)
         strobe = Signal((words - 1) * MASK_BITS, reset_less=True)
         more = Signal(words - 1)
-        m.d.comb += self.takes.eq(self.start | more[0])
+        following = more[1] if words > 2 else Const(0)
+        # What these registers tell the chip is masked, or without a command, in a reset.
+        without_reset(self.dq_o, self.dq_oe, self.dqm)
+        # The pins lie along a whole edge: each of these is near some of them, and low as pins are.
+        floats = [
+            Signal(name=f"floats{index}", init=1, reset_less=True, attrs={"keep": 1})
+            for index in range(len(self.dq_oes))
+        ]
+        m.d.sync += [each.eq(~self.takes) for each in floats]
+        m.d.comb += self.dq_oes.eq(~Cat(floats))
         m.d.sync += [
+            self.takes.eq(self.starts_next | self.start | following),
             data.eq(Mux(self.start, self.data[DQ_BITS:], data >> DQ_BITS)),
             strobe.eq(Mux(self.start, self.strobe[MASK_BITS:], strobe >> MASK_BITS)),
             more.eq(Mux(self.start, ~0, more >> 1)),

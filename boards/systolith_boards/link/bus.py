@@ -1,6 +1,6 @@
 """What is at which address: memory, the core's registers, the link's own."""
 
-from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +18,7 @@ from systolith.link import (
 )
 from systolith_boards.link.master import lite_master, memory_master
 from systolith_rtl.interfaces import AxiLiteSignature, AxiSignature
+from systolith_rtl.reset import without_reset
 
 ERROR_WIDTH = 8
 """Bits of an error counter."""
@@ -115,35 +116,56 @@ class Bus(wiring.Component):
         m.submodules.memory = memory = memory_master(self._config)
         wiring.connect(m, csr.bus, wiring.flipped(self.csr))
         wiring.connect(m, memory.bus, wiring.flipped(self.memory))
+        without_reset(words.status)
         ready = Signal()
-        m.d.sync += ready.eq(self.memory_ready)
         register = words.address[: (SPAN // 4 - 1).bit_length()]
         registers = self._registers(m, register)
 
-        chosen = Signal(3)
+        # Looked at from two cycles after `start` on, when they stand still.
+        chosen = Signal(3, reset_less=True)
         is_memory, is_csr, is_link = chosen
-        left = Signal(range(self._patience))
+        others = ~words.memory_only
+        m.d.sync += [
+            is_memory.eq((words.address < self._memory_words) & ready),
+            is_csr.eq(_within(words.address, CORE_BASE, regs.SPAN) & others),
+            is_link.eq(_within(words.address, LINK_BASE, SPAN) & others),
+        ]
+        left = Signal(range(self._patience), reset_less=True)
+        late = Signal(reset_less=True)
         answered = Signal()
+        scratches = Signal()
         result = Signal(32, reset_less=True)
-        m.d.comb += words.result.eq(result)
+        m.d.comb += [
+            words.result.eq(result),
+            # Each port has something to say only if it was asked.
+            answered.eq(memory.access.done | csr.access.done),
+        ]
         for port in (csr, memory):
             m.d.comb += [
                 port.access.address.eq(words.address),
                 port.access.write.eq(words.write),
                 port.access.data.eq(words.data),
             ]
-        m.d.sync += [words.done.eq(0), left.eq(left - 1)]
+        m.d.sync += [words.done.eq(0), left.eq(left - 1), late.eq(left == 0), scratches.eq(0)]
+        with m.If(scratches):
+            m.d.sync += self._scratch.eq(words.data)
+        # The words that a result may be: those of a beat, the core's register, the link's.
+        lanes = len(self.memory.r.data) // 32
+        sources = [self.memory.r.data.word_select(lane, 32) for lane in range(lanes)]
+        sources += [self.csr.r.data, registers]
+        source = Signal(range(len(sources)), reset_less=True)
+        m.d.sync += source.eq(Mux(is_memory, words.address % lanes, Mux(is_csr, lanes, lanes + 1)))
+        # What is on a bus is known to be an answer a cycle later.
+        asked = Signal()
+        with m.If(asked & ~answered):
+            m.d.sync += result.eq(Array(sources)[source])
         with m.FSM():
-            with m.State("IDLE"), m.If(words.start):
-                m.next = "DECODE"
+            with m.State("IDLE"):
+                m.d.sync += ready.eq(self.memory_ready)
+                with m.If(words.start):
+                    m.next = "DECODE"
             with m.State("DECODE"):
-                others = ~words.memory_only
-                m.d.sync += [
-                    is_memory.eq((words.address < self._memory_words) & ready),
-                    is_csr.eq(_within(words.address, CORE_BASE, regs.SPAN) & others),
-                    is_link.eq(_within(words.address, LINK_BASE, SPAN) & others),
-                    left.eq(self._patience - 1),
-                ]
+                m.d.sync += [left.eq(self._patience - 1), late.eq(0), asked.eq(1)]
                 m.next = "ASK"
             with m.State("ASK"):
                 m.d.comb += [memory.access.start.eq(is_memory), csr.access.start.eq(is_csr)]
@@ -151,46 +173,43 @@ class Bus(wiring.Component):
                 m.d.sync += words.status.eq(Status.TIMEOUT)
                 with m.If(free):
                     m.next = "WAIT"
-                with m.Elif((left == 0) | is_link | (chosen == 0)):
+                with m.Elif(late | is_link | (chosen == 0)):
                     with m.If(is_link):
                         m.d.sync += words.status.eq(Status.OKAY)
                     with m.Elif(chosen == 0):
                         m.d.sync += words.status.eq(Status.NOTHING_THERE)
-                    m.d.sync += [words.done.eq(1), result.eq(registers)]
-                    with m.If(is_link & words.write & (register == BY_NAME["scratch"].offset // 4)):
-                        m.d.sync += self._scratch.eq(words.data)
-                    m.next = "IDLE"
+                    m.d.sync += scratches.eq(
+                        is_link & words.write & (register == BY_NAME["scratch"].offset // 4)
+                    )
+                    m.next = "TELL"
             with m.State("WAIT"):
-                # Each port has something to say only if it was asked.
-                m.d.comb += answered.eq(memory.access.done | csr.access.done)
-                with m.If(is_memory):
-                    m.d.sync += result.eq(memory.access.result)
-                with m.Else():
-                    m.d.sync += result.eq(csr.access.result)
                 with m.If(answered):
                     error = (is_memory & memory.access.error) | (is_csr & csr.access.error)
                     m.d.sync += words.status.eq(Status.OKAY)
                     with m.If(error):
                         m.d.sync += words.status.eq(Status.BUS_ERROR)
-                with m.Elif(left == 0):
+                with m.Elif(late):
                     m.d.comb += [
                         memory.access.abandon.eq(is_memory),
                         csr.access.abandon.eq(is_csr),
                     ]
-                with m.If(answered | (left == 0)):
-                    m.d.sync += words.done.eq(1)
+                with m.If(answered | late):
+                    m.d.sync += [words.done.eq(1), asked.eq(0)]
                     m.next = "IDLE"
+            with m.State("TELL"):
+                m.d.sync += [words.done.eq(1), asked.eq(0)]
+                m.next = "IDLE"
         return m
 
     def _registers(self, m: Module, register: Value) -> Value:
         """The value of a link register, a cycle later."""
-        self._scratch = Signal(32)
+        self._scratch = Signal(32, reset_less=True)
         flags = {
             Flag.MEMORY_READY: self.memory_ready,
             Flag.MEMORY_FAILED: self.memory_failed,
             Flag.INTERRUPT: self.irq,
         }
-        status = Signal(len(Flag))
+        status = Signal(len(Flag), reset_less=True)
         m.d.sync += [status[flag].eq(signal) for flag, signal in flags.items()]
         values: dict[str, Value] = {name: Const(fact, 32) for name, fact in self._facts.items()}
         values |= {"status": status, "scratch": self._scratch}

@@ -18,7 +18,7 @@ class Crc(wiring.Component):
     """The CRC-32 of zlib, of bytes in, and itself as bytes out.
 
     Members:
-        clear: `In(1)`, start anew; the register is all ones in the next cycle.
+        clear: `In(1)`, start anew unless `busy`; the register is all ones in the next cycle.
         byte: `In(8)`, taken in a cycle in which `feed` is high and `busy` is low.
         feed: `In(1)`.
         take: `In(1)`, like `feed` for the next byte of the CRC, which is on `o` in that cycle: the
@@ -52,10 +52,10 @@ class Crc(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Divide, or only shift: what is taken out makes room for zeros."""
         m = Module()
-        crc = Signal(32, init=-1)
+        crc = Signal(32, init=-1, reset_less=True)  # whoever begins clears it
         bits = Signal(8, reset_less=True)
         left = Signal(range(CYCLES + 1))
-        divide = Signal()
+        divide = Signal(reset_less=True)
         m.d.comb += [
             self.busy.eq(left != 0),
             self.o.eq(~crc[:8]),
@@ -68,8 +68,9 @@ class Crc(wiring.Component):
                 bits.eq(bits[1:]),
                 crc.eq(Cat(crc[1:], 0) ^ Mux(feedback, _POLYNOMIAL, 0)),
             ]
-        with m.Elif(self.feed | self.take):
-            m.d.sync += [left.eq(CYCLES), bits.eq(self.byte), divide.eq(self.feed)]
-        with m.If(self.clear):
-            m.d.sync += crc.eq(-1)
+        with m.Else():
+            with m.If(self.feed | self.take):
+                m.d.sync += [left.eq(CYCLES), bits.eq(self.byte), divide.eq(self.feed)]
+            with m.If(self.clear):
+                m.d.sync += crc.eq(-1)
         return m

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systolith.config import CoreConfig
 from systolith_rtl.interfaces import AxiLiteSignature, AxiSignature
+from systolith_rtl.reset import without_reset
 
 LINK_ID = 3
 """The link's ID on the memory port; the core has 0 to 2."""
@@ -26,10 +27,10 @@ class AccessSignature(wiring.Signature):
         address: of a word, `address_width` bits.
         write: else it is a read.
         data: to be written.
-        abandon: nobody waits for the answer any more: it will be dropped when it comes.
-        done: for one cycle, the answer is there.
+        abandon: nobody waits for the answer any more: it will be dropped when it comes, unless that
+            is now.
+        done: for one cycle: the answer was on the bus a cycle ago, with the data of a read.
         error: with `done`: the slave's response was not OKAY.
-        result: with `done` of a read.
     """
 
     def __init__(self, address_width: int) -> None:
@@ -43,7 +44,6 @@ class AccessSignature(wiring.Signature):
                 "abandon": Out(1),
                 "done": In(1),
                 "error": In(1),
-                "result": In(32),
             }
         )
 
@@ -57,7 +57,7 @@ class Master(wiring.Component):
     Args:
         bus: signature of the bus as its master sees it.
         address_width: bits of a word's address.
-        drive: returns what this bus needs besides, and the word that was read.
+        drive: gives this bus what it needs besides.
 
     Members:
         access: `In(AccessSignature(address_width))`.
@@ -71,7 +71,7 @@ class Master(wiring.Component):
         self,
         bus: wiring.Signature,
         address_width: int,
-        drive: Callable[[Module, wiring.PureInterface, Signal, Signal], Value],
+        drive: Callable[[Module, wiring.PureInterface, Signal, Signal], None],
     ) -> None:
         self._drive = drive
         super().__init__({"access": In(AccessSignature(address_width)), "bus": Out(bus)})
@@ -99,27 +99,28 @@ class Master(wiring.Component):
                 bus.ar.valid.eq(~access.write),
             ]
         m.d.comb += [bus.b.ready.eq(1), bus.r.ready.eq(1)]
+        # The slave may be far away.
+        without_reset(access.error)
         answered = busy & (bus.b.valid | bus.r.valid)
         with m.If(access.abandon):
             m.d.sync += unwanted.eq(1)
         with m.If(answered):
             m.d.sync += busy.eq(0)
-        m.d.comb += [
+        m.d.sync += [
             access.done.eq(answered & ~unwanted),
             access.error.eq((bus.b.valid & (bus.b.resp != 0)) | (bus.r.valid & (bus.r.resp != 0))),
-            access.result.eq(self._drive(m, bus, address, data)),
         ]
+        self._drive(m, bus, address, data)
         return m
 
 
 def lite_master() -> Master:
     """A master for registers; addresses count words."""
 
-    def drive(m: Module, bus: wiring.PureInterface, address: Signal, data: Signal) -> Value:
+    def drive(m: Module, bus: wiring.PureInterface, address: Signal, data: Signal) -> None:
         for channel in (bus.aw, bus.ar):
             m.d.comb += [channel.addr.eq(address << 2), channel.prot.eq(_PRIVILEGED_DATA)]
         m.d.comb += [bus.w.data.eq(data), bus.w.strb.eq(-1)]
-        return bus.r.data
 
     return Master(AxiLiteSignature(), AxiLiteSignature.ADDRESS_WIDTH - 2, drive)
 
@@ -129,7 +130,7 @@ def memory_master(config: CoreConfig) -> Master:
     beat_words = config.axi_bytes // 4
     lane_bits = (beat_words - 1).bit_length()
 
-    def drive(m: Module, bus: wiring.PureInterface, address: Signal, data: Signal) -> Value:
+    def drive(m: Module, bus: wiring.PureInterface, address: Signal, data: Signal) -> None:
         lane = address[:lane_bits]
         for channel in (bus.aw, bus.ar):
             m.d.comb += [
@@ -146,6 +147,5 @@ def memory_master(config: CoreConfig) -> Master:
             bus.w.strb.eq(0b1111 << (lane << 2)),
             bus.w.last.eq(1),
         ]
-        return bus.r.data.word_select(lane, 32)
 
     return Master(AxiSignature(config), 30, drive)

@@ -54,57 +54,82 @@ class Protocol(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """One chain of bytes, tag, address, data, takes a header in and a word out."""
+        """One chain of bytes, tag, address, data, takes a header in and a word out.
+
+        A byte keeps the CRC busy for eight cycles, in which no other one moves. So a state says
+        cycles ahead what it wants, and learns a cycle late that it has it. A byte that comes when
+        nobody wants it any more is one of those to be skipped.
+        """
         m = Module()
         words, byte = self.words, self.i.payload
         m.submodules.crc = crc = Crc()
 
         # What the frame is.
-        ours = Signal()
-        poke, write, read, check = (Signal(name=name) for name in ("poke", "write", "read", "chk"))
-        fixed = Signal()
+        ours, poke, write, read, check, fixed = (
+            Signal(name=name, reset_less=True)
+            for name in ("ours", "poke", "write", "read", "chk", "fixed")
+        )
         tag = Signal(8, reset_less=True)
         address = Signal(32, reset_less=True)
         data = Signal(32, reset_less=True)
         count = Signal(16, reset_less=True)
-        status = Signal(Status)
+        status = Signal(Status, reset_less=True)
         last_tag = Signal(8)
         guarded = Signal()  # one of our commands came since the last silence
         broken = Signal()  # a byte was lost, and nobody has cared yet
 
-        # What a state wants: a byte from the host, a byte to it, another one of several.
+        # What a state wants: a byte from the host, a byte to it, one of the CRC, one of several.
         wants = Signal()
-        taken = Signal()
         offers = Signal()
-        offered = Signal()
-        given = Signal()
-        out = Signal(8, reset_less=True)
         quiet = Signal()  # the byte counts in the CRC only
+        takes_crc = Signal()
+        clears = Signal()  # the CRC begins anew
         several = Signal()
+        # The same a cycle later, what moves when the other side wants it, too, and what has moved.
+        wanting, offering, silently, from_crc, one_of_several = (
+            Signal(name=name)
+            for name in ("wanting", "offering", "silently", "from_crc", "one_of_several")
+        )
+        ready, due = Signal(), Signal()
+        taken, given, passed = Signal(), Signal(), Signal()
+        out = Signal(8, reset_less=True)
         moves = Signal()
-        left = Signal(range(_HEADER))
+        left = Signal(range(_HEADER), reset_less=True)
+        final = Signal(reset_less=True)  # none is left
         ended = Signal()
+        takes, gives = self.i.valid & ready, due & (silently | self.o.ready)
         m.d.comb += [
-            self.i.ready.eq(wants & ~crc.busy),
-            taken.eq(self.i.ready & self.i.valid),
+            self.i.ready.eq(ready),
             self.o.payload.eq(out),
-            self.o.valid.eq(offers & offered & ~quiet & ~crc.busy),
-            given.eq(offers & offered & ~crc.busy & (quiet | self.o.ready)),
-            crc.byte.eq(Mux(offers, out, byte)),
-            crc.feed.eq(taken | (given & ~crc.take)),
-            ended.eq((taken | given | moves) & (left == 0)),
+            self.o.valid.eq(due & ~silently),
+            crc.byte.eq(Mux(due, out, byte)),
+            crc.feed.eq(takes | (gives & ~from_crc)),
+            crc.take.eq(gives & from_crc),
+            passed.eq(taken | given),
+            ended.eq(passed & final),
             words.address.eq(address),
             words.write.eq(write),
             words.data.eq(data),
             words.memory_only.eq(ours & write & ~poke),
         ]
-        m.d.sync += offered.eq(offers)
-        with m.If(several & (taken | given | moves)):
-            m.d.sync += left.eq(Mux(left == 0, _WORD - 1, left - 1))
+        m.d.sync += [
+            wanting.eq(wants),
+            offering.eq(offers),
+            ready.eq(wanting & ~crc.busy & ~takes),
+            due.eq(offering & ~crc.busy & ~gives),
+            crc.clear.eq(clears),
+            silently.eq(quiet),
+            from_crc.eq(takes_crc),
+            one_of_several.eq(several),
+            taken.eq(takes),
+            given.eq(gives),
+        ]
+        with m.If(moves | (one_of_several & passed)):
+            m.d.sync += [left.eq(Mux(final, _WORD - 1, left - 1)), final.eq(left == 1)]
         with m.If(self.error):
             m.d.sync += broken.eq(1)
 
-        # The chain moves a cycle later, which is early enough: the CRC takes eight for a byte.
+        # The chain moves yet a cycle later, which is early enough, too.
         shift_data, shift_all, load, step = (
             Signal(name=name) for name in ("shift_data", "shift_all", "load", "step")
         )
@@ -117,8 +142,10 @@ class Protocol(wiring.Component):
             moving_all.eq(shift_all),
             loading.eq(load),
             stepping.eq(step & ~fixed),
-            came.eq(byte),
         ]
+        # It has the byte as long as the CRC does.
+        with m.If(~crc.busy):
+            m.d.sync += came.eq(byte)
         with m.If(moving_data | loading):
             m.d.sync += data.eq(Mux(loading, words.result, Cat(came, data)[:32]))
         with m.If(moving_all | stepping):
@@ -126,8 +153,33 @@ class Protocol(wiring.Component):
         with m.If(moving_all):
             m.d.sync += tag.eq(address[-8:])
 
+        # What a frame is judged by stands still long before.
+        settling, unsettled, good, none_left, misfit, again, rejects = (
+            Signal(name=name, reset_less=True)
+            for name in (
+                "settling",
+                "unsettled",
+                "good",
+                "none_left",
+                "misfit",
+                "again",
+                "rejects",
+            )
+        )
+        m.d.sync += [
+            settling.eq(crc.busy),
+            unsettled.eq(settling | crc.busy),
+            rejects.eq(~good | (misfit & ~poke)),
+            good.eq(crc.good),
+            none_left.eq(count == 0),
+            misfit.eq((data[16:] != 0) | (count == 0)),
+            again.eq(tag == last_tag),
+        ]
+
+        m.d.sync += [self.bus_error.eq(0), self.frame_error.eq(0)]
+
         stop = Signal()
-        m.d.comb += stop.eq(broken | self.silent)
+        m.d.sync += stop.eq(broken | self.silent)
 
         def receive() -> None:
             """Want a byte, unless there will be none that makes sense."""
@@ -141,34 +193,35 @@ class Protocol(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += [wants.eq(~broken), crc.clear.eq(1)]
+                m.d.comb += [wants.eq(~broken), clears.eq(1)]
                 m.d.sync += [
                     status.eq(Status.OKAY),
                     left.eq(_HEADER - 1),
-                    ours.eq(byte[-1]),
-                    poke.eq(byte == Command.POKE),
+                    final.eq(0),
+                    ours.eq(came[-1]),
+                    poke.eq(came == Command.POKE),
                     write.eq(
-                        (byte == Command.POKE)
-                        | (byte == Command.WRITE)
-                        | (byte == Uartbone.WRITE)
-                        | (byte == Uartbone.WRITE_FIXED)
+                        (came == Command.POKE)
+                        | (came == Command.WRITE)
+                        | (came == Uartbone.WRITE)
+                        | (came == Uartbone.WRITE_FIXED)
                     ),
-                    read.eq(byte == Command.READ),
-                    check.eq(byte == Command.CHECK),
-                    fixed.eq((byte == Uartbone.WRITE_FIXED) | (byte == Uartbone.READ_FIXED)),
+                    read.eq(came == Command.READ),
+                    check.eq(came == Command.CHECK),
+                    fixed.eq((came == Uartbone.WRITE_FIXED) | (came == Uartbone.READ_FIXED)),
                 ]
                 with m.If(self.silent):
                     m.d.sync += guarded.eq(0)
-                with m.If(broken):
+                with m.If(taken):
                     m.next = "REJECT"
-                with m.Elif(taken):
-                    m.next = "REJECT"
-                    with m.Switch(byte):
+                    with m.Switch(came):
                         with m.Case(*Command):
                             m.d.sync += guarded.eq(1)
                             m.next = "HEADER"
                         with m.Case(*Uartbone), m.If(~guarded):
                             m.next = "LENGTH"
+                with m.Elif(broken):
+                    m.next = "REJECT"
             with m.State("HEADER"):
                 receive()
                 m.d.comb += [several.eq(1), shift_all.eq(taken)]
@@ -183,10 +236,10 @@ class Protocol(wiring.Component):
             with m.State("HEADER-END"):
                 with m.If(poke):
                     m.d.sync += count.eq(1)
-                with m.If(~crc.busy):
-                    with m.If(~crc.good | (~poke & ((data[16:] != 0) | (count == 0)))):
+                with m.If(~unsettled):
+                    with m.If(rejects):
                         m.next = "REJECT"
-                    with m.Elif(poke & (tag != last_tag)):
+                    with m.Elif(poke & ~again):
                         m.next = "ACCESS"
                     with m.Elif(write & ~poke):
                         m.next = "WORD-IN"
@@ -194,7 +247,7 @@ class Protocol(wiring.Component):
                         m.next = "ANSWER"
             with m.State("LENGTH"):
                 receive()
-                m.d.sync += [count.eq(byte), left.eq(_WORD - 1)]
+                m.d.sync += [count.eq(came), left.eq(_WORD - 1), final.eq(0)]
                 with m.If(taken):
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
@@ -205,8 +258,8 @@ class Protocol(wiring.Component):
             with m.State("ADDRESS-END"):
                 # The address is where words will be; it moves on to its place.
                 m.d.comb += [several.eq(1), moves.eq(1), shift_all.eq(1)]
-                with m.If(ended):
-                    with m.If(count == 0):
+                with m.If(final):
+                    with m.If(none_left):
                         m.next = "IDLE"
                     with m.Elif(write):
                         m.next = "WORD-IN"
@@ -227,12 +280,12 @@ class Protocol(wiring.Component):
                     m.d.sync += status.eq(words.status)
                 with m.If(words.done | (status != Status.OKAY)):
                     m.next = "ACCESSED"
-                m.d.comb += self.bus_error.eq(words.done & (words.status != Status.OKAY))
+                m.d.sync += self.bus_error.eq(words.done & (words.status != Status.OKAY))
             with m.State("ACCESSED"):
                 m.d.comb += step.eq(1)
                 with m.If(~write):
                     m.next = "WORD-OUT"
-                with m.Elif(count != 0):
+                with m.Elif(~none_left):
                     m.next = "WORD-IN"
                 with m.Elif(~ours):
                     m.next = "IDLE"
@@ -244,7 +297,7 @@ class Protocol(wiring.Component):
                 send(data[-8:])
                 m.d.comb += [several.eq(1), quiet.eq(check), shift_data.eq(given)]
                 with m.If(ended):
-                    with m.If(count != 0):
+                    with m.If(~none_left):
                         m.next = "ACCESS"
                     with m.Elif(ours):
                         m.next = "STATUS"
@@ -255,13 +308,13 @@ class Protocol(wiring.Component):
                 m.d.comb += several.eq(1)
                 with m.If(ended):
                     m.next = "WORDS-END"
-            with m.State("WORDS-END"), m.If(~crc.busy):
+            with m.State("WORDS-END"), m.If(~settling):
                 m.next = "REJECT"
-                with m.If(crc.good):
+                with m.If(good):
                     m.next = "ANSWER"
             with m.State("ANSWER"):
                 send(ANSWER)
-                m.d.comb += crc.clear.eq(~crc.busy)
+                m.d.comb += clears.eq(1)
                 with m.If(given):
                     m.next = "TAG"
             with m.State("TAG"):
@@ -279,13 +332,13 @@ class Protocol(wiring.Component):
                     m.next = "CRC"
             with m.State("CRC"):
                 send(crc.o)
-                m.d.comb += [several.eq(1), crc.take.eq(given)]
+                m.d.comb += [several.eq(1), takes_crc.eq(1)]
                 with m.If(ended):
                     m.next = "IDLE"
             with m.State("REJECT"):
                 send(REJECTED)
-                m.d.comb += [quiet.eq(~guarded), self.frame_error.eq(given)]
-                m.d.sync += broken.eq(0)
+                m.d.comb += quiet.eq(~guarded)
+                m.d.sync += [broken.eq(0), self.frame_error.eq(given)]
                 with m.If(given):
                     m.next = "SKIP"
             with m.State("SKIP"):

@@ -69,7 +69,7 @@ class Receive(wiring.Component):
             m.d.sync += [payload.eq(read.data), valid.eq(first != last)]
             with m.If(first != last):
                 m.d.sync += first.eq(first + 1)
-        left = Signal(range(self._silence), init=self._silence - 1)
+        left = Signal(range(self._silence), init=self._silence - 1, reset_less=True)
         with m.If(receiver.low | receiver.valid | valid | (first != last)):
             m.d.sync += [left.eq(self._silence - 1), self.silent.eq(0)]
         with m.Elif(left == 0):

@@ -59,18 +59,20 @@ class UartTransmitter(wiring.Component):
         """Shift the frame out; ones follow it, so that the line idles."""
         m = Module()
         bits = Signal(_FRAME_BITS - 1, init=-1)
-        left = Signal(range(_FRAME_BITS + 1))
-        clock = Signal(range(self._divisor))
-        m.d.comb += self.i.ready.eq(left == 0)
+        left = Signal(range(_FRAME_BITS + 1), reset_less=True)
+        clock = Signal(range(self._divisor), reset_less=True)
+        idle = Signal(init=1)
+        m.d.comb += self.i.ready.eq(idle)
         m.d.sync += self.tx.eq(bits[0])
-        with m.If(left == 0):
+        with m.If(idle):
             m.d.sync += clock.eq(self._divisor - 1)
             with m.If(self.i.valid):
-                m.d.sync += [bits.eq(Cat(0, self.i.payload)), left.eq(_FRAME_BITS)]
+                m.d.sync += [bits.eq(Cat(0, self.i.payload)), left.eq(_FRAME_BITS), idle.eq(0)]
         with m.Elif(clock == 0):
             m.d.sync += [
                 bits.eq(Cat(bits[1:], 1)),
                 left.eq(left - 1),
+                idle.eq(left == 1),
                 clock.eq(self._divisor - 1),
             ]
         with m.Else():

@@ -155,7 +155,7 @@ class Rows(wiring.Component):
             write_row.en.eq(self._activated),
             self.o.payload.eq(segment),
             # Bank and address depend on as little as they can. To close banks, and to refresh, the
-            # chip looks at nothing of the address but A10; nothing is opened before the mode is set.
+            # chip looks at A10 alone; nothing is opened before the mode is set.
             row.eq(segment.row),
             command.bank.eq(Mux(has_mode, segment.bank, 0)),
             command.address.eq(Mux(has_mode, row & ~(is_open << A10), mode) | (closes << A10)),

@@ -139,7 +139,8 @@ def check_runs(
         address=s.address,
         # A run that begins within the limit leaves it at the limit.
         at_limit=~starts_outside,
-        too_long=facts.size > s.room[:OFFSET_WIDTH],
+        # The sign of a difference, since a comparison has a gate behind its carries.
+        too_long=(s.room[:OFFSET_WIDTH] - facts.size)[-1],
         within=facts.zero | s.unlisted,
         granule=s.granule,
         first_beyond=Cat(Mux(s.exact, s.granule, end)[:GRANULE_WIDTH], high),

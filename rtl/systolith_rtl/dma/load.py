@@ -165,17 +165,18 @@ class LoadEngine(wiring.Component):
         wiring.connect(m, fifo.o, realigner.i)
         self._find_fault(m, walker, fifo, realigner, writer, skid.empty, stopped)
 
-        taken = Signal()
-        unretired = count(m, "unretired", up=taken, down=writer.retire, limit=MAX_INSTRUCTIONS)
+        # Counted a cycle late: whoever offers commands is far away.
+        unretired = count(
+            m, "unretired", up=walker.began, down=writer.retire, limit=MAX_INSTRUCTIONS
+        )
         m.d.comb += [
             walker.command.payload.eq(engine.command.payload),
             walker.command.valid.eq(engine.command.valid),
             walker.room.eq(unretired.room),
             engine.command.ready.eq(walker.command.ready),
-            taken.eq(engine.command.valid & engine.command.ready),
             walker.drained.eq(~unretired.some),
             engine.retire.eq(writer.retire),
-            engine.busy.eq(unretired.some),
+            engine.busy.eq(unretired.some | walker.began),
             engine.idle.eq(~self.active & ~self.write.valid),
         ]
         moving = ~realigner.drained | skid.o.valid | (space != FIFO_BEATS)

@@ -130,15 +130,16 @@ class StoreEngine(wiring.Component):
             realigner.o_next.eq(self.beat_next),
         ]
 
-        taken = Signal()
-        unretired = count(m, "unretired", up=taken, down=engine.retire, limit=MAX_INSTRUCTIONS)
+        # Counted a cycle late: whoever offers commands is far away.
+        unretired = count(
+            m, "unretired", up=walker.began, down=engine.retire, limit=MAX_INSTRUCTIONS
+        )
         m.d.comb += [
             walker.command.payload.eq(engine.command.payload),
             walker.command.valid.eq(engine.command.valid),
             walker.room.eq(unretired.room),
             engine.command.ready.eq(walker.command.ready),
-            taken.eq(engine.command.valid & engine.command.ready),
-            engine.busy.eq(unretired.some),
+            engine.busy.eq(unretired.some | walker.began),
             engine.idle.eq(~self.active),
         ]
         # A cycle late; the response behind it retires nothing, either.

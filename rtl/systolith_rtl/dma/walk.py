@@ -55,6 +55,7 @@ class Walker(wiring.Component):
         read: reads of index lists; left open for a STORE.
         drained: `In(1)`, all earlier instructions are retired; a GATHER waits for it, since they
             may have loaded its list.
+        began: `Out(1)`, a command was taken in the cycle before.
         room: `In(1)`, there was room for a command before the last one was taken.
         halt: `In(1)`, take no command and read no index, a cycle later.
     """
@@ -64,6 +65,7 @@ class Walker(wiring.Component):
     o: stream.Interface
     read: wiring.PureInterface
     drained: Signal
+    began: Signal
     room: Signal
     halt: Signal
 
@@ -77,6 +79,7 @@ class Walker(wiring.Component):
                 "o": Out(stream.Signature(walk_layout(config))),
                 "read": Out(ReadSignature(config)),
                 "drained": In(1),
+                "began": Out(1),
                 "room": In(1),
                 "halt": In(1),
             }
@@ -91,13 +94,16 @@ class Walker(wiring.Component):
         # All states but one are registers of their own, and enable others as they are.
         state = SimpleNamespace(
             **{name: Signal(name=name, init=name == "take") for name in STATES},
-            # A copy for the command, which Yosys would merge without `keep`.
+            # Copies for the command and for the facts, which Yosys would merge without `keep`.
             takes=Signal(name="takes", init=1, attrs={"keep": 1}),
+            sets=Signal(name="sets", attrs={"keep": 1}),
             # The same of a run, and that a block begins, first or not.
             goes=Signal(name="goes", attrs={"keep": 1}),
             begins=Signal(name="begins"),
         )
-        state.take.attrs["keep"] = state.run.attrs["keep"] = 1
+        for copied in (state.take, state.setup, state.run):
+            copied.attrs["keep"] = 1
+        m.d.comb += self.began.eq(state.setup)
         facts = self._facts(m, command, state)  # pyright: ignore[reportArgumentType]
         m.submodules.skid = skid = Skid(walk_layout(self.config))
         # All registers of the checks depend on whether a run is taken.
@@ -114,19 +120,14 @@ class Walker(wiring.Component):
         wiring.connect(m, skid.o, wiring.flipped(self.o))
 
         # The constants of a command must not change while the pipeline holds its runs.
-        checking = count(
-            m,
-            "checking",
-            up=raw.valid & raw.ready,
-            down=checked.valid & checked.ready,
-            limit=depth,
-        )
+        leaves = checked.valid & checked.ready
+        checking = count(m, "checking", up=raw.valid & raw.ready, down=leaves, limit=depth)
         refused = checked.valid & checked.p.refused
         blocked = Signal()
         blocks = self.halt | refused | blocked
         m.d.sync += blocked.eq(blocks)
-        # As of the next cycle.
-        may_take = ~checking.some_next & ~blocks & self.room
+        # As of the next cycle. While a command could be taken, no run begins to be checked.
+        may_take = ~(checking.some & ~(leaves & (checking.level == 1))) & ~blocks & self.room
         self._walk(
             m,
             command,  # pyright: ignore[reportArgumentType]
@@ -151,7 +152,7 @@ class Walker(wiring.Component):
             # Bytes of a run, less one; granules, slots or entries of it, less one, and whether they
             # are more than that.
             size=Signal(command.n0.shape(), reset_less=True),
-            more_bytes=Signal(size_width(self.config), reset_less=True),
+            more_bytes=Signal(size_width(self.config)),
             more=Signal(GRANULE_WIDTH, reset_less=True),
             huge=Signal(reset_less=True),
             # Whether the first place has more bits than places are walked in.
@@ -167,8 +168,8 @@ class Walker(wiring.Component):
         )
         # Beyond what any memory on the core has, only whether there is anything counts.
         inner = GRANULE_WIDTH + exact_log2(max(self.config.columns, COLUMN_RECORD_BYTES))
-        low_more = Value.cast(command.n0[:inner] - 1)[: inner + 1]
-        high = command.n0[inner:]
+        low_more = Signal(inner + 1, reset_less=True)
+        high = facts.size[inner:]
         beyond = high[1:].any() | (high[0] ^ low_more[inner])
         more = Cat(low_more[:inner], beyond)
         units = more >> exact_log2(self.config.columns)
@@ -184,9 +185,11 @@ class Walker(wiring.Component):
                 facts.high_index.eq(command.index[GRANULE_WIDTH:]),
             ]
             records = Mux(
-                tables, more[exact_log2(ENTRY_BYTES) :], more[exact_log2(COLUMN_RECORD_BYTES) :]
+                facts.tables,
+                more[exact_log2(ENTRY_BYTES) :],
+                more[exact_log2(COLUMN_RECORD_BYTES) :],
             )
-            units = Mux(side, records, units)
+            units = Mux(facts.side, records, units)
         # Base (low word) and scalar are read in the second cycle, limit and high word in the third.
         # The places are registers, since there is something to be done with a scalar.
         low, high = self.lookup
@@ -203,13 +206,10 @@ class Walker(wiring.Component):
             ]
         with m.Else():
             m.d.sync += [low_place.eq(LIMIT + base), high_place.eq(BASE_HIGH + base)]
-        with m.If(state.setup):
+        with m.If(state.sets):
             m.d.sync += [
                 facts.base[:32].eq(low.value),
                 facts.size.eq(command.n0),
-                facts.more.eq(units),
-                facts.more_bytes.eq(more),
-                facts.huge.eq(units[GRANULE_WIDTH:].any()),
                 facts.far.eq(command.address[GRANULE_WIDTH:].any()),
                 facts.high.eq(command.address[GRANULE_WIDTH:]),
                 facts.single_run.eq(command.n1 == 1),
@@ -217,8 +217,14 @@ class Walker(wiring.Component):
             ]
         with m.If(state.scalar):
             m.d.sync += [facts.limit.eq(low.value), facts.base[32:].eq(high.value)]
-        # Three cycles late, which is early enough for the first run.
-        m.d.sync += facts.end.eq(facts.base + facts.limit)
+        # These are two and three cycles late, which is early enough for the first run.
+        m.d.sync += [
+            low_more.eq(facts.size[:inner] - 1),
+            facts.more.eq(units),
+            facts.huge.eq(units[GRANULE_WIDTH:].any()),
+            facts.end.eq(facts.base + facts.limit),
+        ]
+        m.d.comb += facts.more_bytes.eq(more)
         return facts
 
     def _walk(
@@ -239,8 +245,15 @@ class Walker(wiring.Component):
         # Which is to be compared with their number next, and whether the one before it is the last.
         runs = Signal(16, reset_less=True)
         blocks = Signal(16, reset_less=True)
-        last_run, last_block = Signal(reset_less=True), Signal(reset_less=True)
+        # The latter has a copy for what blocks change, which Yosys would merge without `keep`.
+        last_run, last_in_block = (
+            Signal(name=name, reset_less=True, attrs={"keep": 1})
+            for name in ("last_run", "last_in_block")
+        )
+        last_block = Signal(reset_less=True)
         multiplier = Signal(32, reset_less=True)
+        # For each four bits of it, whether there are any: all of them would be a long way to go.
+        bits = Signal(8, reset_less=True)
         # While nothing is multiplied, the stride from run to run: one adder does both.
         addend = Signal(OFFSET_WIDTH, reset_less=True)
         unlisted = Signal(reset_less=True)
@@ -260,15 +273,16 @@ class Walker(wiring.Component):
         begins = state.first | state.block
         went = state.run & raw.ready
         ended = went & last_run
-        multiplied = multiplier == 0
+        multiplied = ~bits.any()
         index = self._read_index(m, command, state, blocked) if self.is_load else None
 
         take = (state.take & ~taken) | (went & ((last_run & last_block) | unlisted))
         m.d.sync += [
-            ready.eq(take & may_take),
+            ready.eq(state.take & ~taken & may_take),
             state.take.eq(take),
             state.takes.eq(take),
             state.setup.eq(taken),
+            state.sets.eq(taken),
             state.scalar.eq(state.setup | (state.scalar & ~multiplied)),
             state.first.eq(state.scalar & multiplied),
             state.block.eq(ended & ~last_block & ~unlisted),
@@ -291,6 +305,7 @@ class Walker(wiring.Component):
         with m.If(state.takes):
             m.d.sync += command.eq(self.command.payload)
         steps = state.goes & raw.ready
+        block_ends = steps & last_in_block
         following = (offset + addend)[:OFFSET_WIDTH]
         multiplies = state.scalar | (state.product if index is not None else 0)
         # Products begin with what the block does; `goes` itself has wires enough.
@@ -301,19 +316,21 @@ class Walker(wiring.Component):
             )
         with m.If(state.first):
             m.d.sync += block_offset.eq(offset)
-        with m.Elif(ended):
+        with m.Elif(block_ends):
             m.d.sync += block_offset.eq(block_offset + command.dram_stride2)
         with m.If(state.begins):
             m.d.sync += [
                 granule.eq(block_granule),
                 runs.eq(2),
                 last_run.eq(facts.single_run),
+                last_in_block.eq(facts.single_run),
             ]
         with m.Elif(steps):
             m.d.sync += [
                 granule.eq(granule + command.stride1),
                 runs.eq(runs + 1),
                 last_run.eq(runs == command.n1),
+                last_in_block.eq(runs == command.n1),
             ]
         with m.If(state.setup):
             m.d.sync += [
@@ -322,16 +339,23 @@ class Walker(wiring.Component):
                 last_block.eq(command.n2 == 1),
                 unlisted.eq(0),
             ]
-        with m.Elif(ended):
+        with m.Elif(block_ends):
             m.d.sync += [
                 block_granule.eq(block_granule + command.stride2),
                 blocks.eq(blocks + 1),
                 last_block.eq(blocks == command.n2),
             ]
+
+        def multiply_by(value: Value) -> None:
+            m.d.sync += [
+                multiplier.eq(value),
+                bits.eq(Cat(value[at : at + 4].any() for at in range(0, 32, 4))),
+            ]
+
         with m.If(state.setup):
-            m.d.sync += multiplier.eq(Mux(command.scalar == 0, 0, self.lookup[1].value))
+            multiply_by(Mux(command.scalar == 0, 0, self.lookup[1].value))
         with m.Elif(multiplies):
-            m.d.sync += multiplier.eq(multiplier >> 1)
+            multiply_by(multiplier[1:])
         with m.If(multiplies):
             m.d.sync += addend.eq(addend << 1)
         with m.Elif(state.setup):
@@ -342,7 +366,7 @@ class Walker(wiring.Component):
             with m.If(state.index & index.missing):
                 m.d.sync += [unlisted.eq(1), granule.eq(index.place)]
             with m.If(index.come):
-                m.d.sync += multiplier.eq(Cat(multiplier, index.part)[len(index.part) :])
+                multiply_by(Cat(multiplier, index.part)[len(index.part) :])
 
     def _read_index(
         self,

@@ -27,8 +27,8 @@ def count(
         init: the first one.
 
     Returns:
-        `level`, `some` (it is above 0) and `room` (it is below `limit`), and `some_next`, which is
-        `some` of the next cycle.
+        `level`, `some` (it is above 0) and `room` (it is below `limit`), and `some_next` and
+        `room_next`, which are those of the next cycle.
     """
     level = Signal(range(limit + 1), name=f"{name}_level", init=init)
     some = Signal(name=f"{name}_some", init=init > 0)
@@ -37,11 +37,11 @@ def count(
     with m.If(up != down):
         m.d.sync += level.eq(level + Cat(Const(1, 1), (~up).replicate(len(level) - 1)))
     some_next = up | (some & ~(down & (level == 1)))
-    m.d.sync += [
-        some.eq(some_next),
-        room.eq(down | (room & ~(up & (level == limit - 1)))),
-    ]
-    return SimpleNamespace(level=level, some=some, room=room, some_next=some_next)
+    room_next = down | (room & ~(up & (level == limit - 1)))
+    m.d.sync += [some.eq(some_next), room.eq(room_next)]
+    return SimpleNamespace(
+        level=level, some=some, room=room, some_next=some_next, room_next=room_next
+    )
 
 
 class Queue(wiring.Component):
@@ -82,11 +82,15 @@ class Queue(wiring.Component):
         write, read = storage.write_port(), storage.read_port(domain="comb")
         put, take = Signal(), Signal()
         held = count(m, "held", up=put, down=take, limit=self.depth)
+        # A copy for the memory, which Yosys would merge without `keep`.
+        writes = Signal(init=1, attrs={"keep": 1})
+        held.room.attrs["keep"] = 1
+        m.d.sync += writes.eq(held.room_next)
         m.d.comb += [
             put.eq(self.i.valid & (held.room | self.trusted)),
             take.eq(self.o.ready & held.some),
             # Into a free place anything may be written.
-            write.en.eq(held.room),
+            write.en.eq(writes),
             write.data.eq(i),
             o.eq(read.data),
             self.i.ready.eq(held.room),
@@ -170,12 +174,14 @@ class BeatFifo(wiring.Component):
             self.left.eq(left),
             self.failed.eq(ended & ~(stored.some | inside | valid)),
         ]
+        # The late signal enables.
+        with m.If(reads):
+            m.d.sync += read.eq(read + stored.some)
         m.d.sync += [
             broken.eq(breaks),
             pushed.eq(self.push & ~breaks),
             ended.eq(broken),
             write.eq(write + self.push),
-            read.eq(read + fetch),
             inside.eq(fetch | (inside & ~moves)),
             valid.eq((inside & moves) | (valid & ~moves)),
             # What is fetched here depends on `moves` alone.

@@ -91,6 +91,13 @@ class Realigner(wiring.Component):
         plan = Signal(self._plan_layout, reset_less=True)
         steps = Signal(len(plan.more), reset_less=True)
         active = Signal()
+        # Whether a step that comes next is a plan's first one (`~active | last`), with a copy for
+        # `consume`, which Yosys would merge without `keep`; and whether there is a step that takes
+        # a source beat (`active & consume`).
+        begins, turns = (
+            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("begins", "turns")
+        )
+        takes = Signal()
         starts = Signal(reset_less=True)
         fresh = Signal(reset_less=True)
         step, could = Signal(), Signal()
@@ -108,7 +115,7 @@ class Realigner(wiring.Component):
         m.d.comb += [
             could.eq(advance & (self.i.valid | ~consume)),
             step.eq(active & could),
-            self.i.ready.eq(active & advance & consume),
+            self.i.ready.eq(takes & advance),
             plans.ready.eq(~active | (last & planned & (self.i.valid | ~consume))),
             self.first.eq(starts),
         ]
@@ -116,15 +123,18 @@ class Realigner(wiring.Component):
         with m.If(~active | (could & last)):
             m.d.sync += [active.eq(plans.valid), plan.eq(plans.payload)]
         # What comes next is known before it is known whether it comes now.
-        begins = ~active | last
-        ends = Mux(begins, plans.p.single, steps == 1)
-        flush = Mux(begins, plans.p.flush, plan.flush)
-        zero = Mux(begins, plans.p.zero, plan.zero)
+        ends = Mux(turns, plans.p.single, steps == 1)
+        flush = Mux(turns, plans.p.flush, plan.flush)
+        zero = Mux(turns, plans.p.zero, plan.zero)
+        consumes = ~((ends & flush) | zero)
         with m.If(~active | could):
             m.d.sync += [
+                begins.eq(ends | (turns & ~plans.valid)),
+                turns.eq(ends | (turns & ~plans.valid)),
+                takes.eq(consumes & ~(turns & ~plans.valid)),
                 steps.eq(Mux(begins, plans.p.more, steps - 1)),
                 last.eq(ends),
-                consume.eq(~((ends & flush) | zero)),
+                consume.eq(consumes),
                 starts.eq(begins),
                 fresh.eq(begins | (fresh & ~produce)),
             ]

@@ -245,15 +245,8 @@ class Walker(wiring.Component):
         # Which is to be compared with their number next, and whether the one before it is the last.
         runs = Signal(16, reset_less=True)
         blocks = Signal(16, reset_less=True)
-        # The latter has a copy for what blocks change, which Yosys would merge without `keep`.
-        last_run, last_in_block = (
-            Signal(name=name, reset_less=True, attrs={"keep": 1})
-            for name in ("last_run", "last_in_block")
-        )
-        last_block = Signal(reset_less=True)
+        last_run, last_block = Signal(reset_less=True), Signal(reset_less=True)
         multiplier = Signal(32, reset_less=True)
-        # For each four bits of it, whether there are any: all of them would be a long way to go.
-        bits = Signal(8, reset_less=True)
         # While nothing is multiplied, the stride from run to run: one adder does both.
         addend = Signal(OFFSET_WIDTH, reset_less=True)
         unlisted = Signal(reset_less=True)
@@ -273,7 +266,7 @@ class Walker(wiring.Component):
         begins = state.first | state.block
         went = state.run & raw.ready
         ended = went & last_run
-        multiplied = ~bits.any()
+        multiplied = multiplier == 0
         index = self._read_index(m, command, state, blocked) if self.is_load else None
 
         take = (state.take & ~taken) | (went & ((last_run & last_block) | unlisted))
@@ -305,7 +298,6 @@ class Walker(wiring.Component):
         with m.If(state.takes):
             m.d.sync += command.eq(self.command.payload)
         steps = state.goes & raw.ready
-        block_ends = steps & last_in_block
         following = (offset + addend)[:OFFSET_WIDTH]
         multiplies = state.scalar | (state.product if index is not None else 0)
         # Products begin with what the block does; `goes` itself has wires enough.
@@ -316,21 +308,19 @@ class Walker(wiring.Component):
             )
         with m.If(state.first):
             m.d.sync += block_offset.eq(offset)
-        with m.Elif(block_ends):
+        with m.Elif(ended):
             m.d.sync += block_offset.eq(block_offset + command.dram_stride2)
         with m.If(state.begins):
             m.d.sync += [
                 granule.eq(block_granule),
                 runs.eq(2),
                 last_run.eq(facts.single_run),
-                last_in_block.eq(facts.single_run),
             ]
         with m.Elif(steps):
             m.d.sync += [
                 granule.eq(granule + command.stride1),
                 runs.eq(runs + 1),
                 last_run.eq(runs == command.n1),
-                last_in_block.eq(runs == command.n1),
             ]
         with m.If(state.setup):
             m.d.sync += [
@@ -339,23 +329,16 @@ class Walker(wiring.Component):
                 last_block.eq(command.n2 == 1),
                 unlisted.eq(0),
             ]
-        with m.Elif(block_ends):
+        with m.Elif(ended):
             m.d.sync += [
                 block_granule.eq(block_granule + command.stride2),
                 blocks.eq(blocks + 1),
                 last_block.eq(blocks == command.n2),
             ]
-
-        def multiply_by(value: Value) -> None:
-            m.d.sync += [
-                multiplier.eq(value),
-                bits.eq(Cat(value[at : at + 4].any() for at in range(0, 32, 4))),
-            ]
-
         with m.If(state.setup):
-            multiply_by(Mux(command.scalar == 0, 0, self.lookup[1].value))
+            m.d.sync += multiplier.eq(Mux(command.scalar == 0, 0, self.lookup[1].value))
         with m.Elif(multiplies):
-            multiply_by(multiplier[1:])
+            m.d.sync += multiplier.eq(multiplier >> 1)
         with m.If(multiplies):
             m.d.sync += addend.eq(addend << 1)
         with m.Elif(state.setup):
@@ -366,7 +349,7 @@ class Walker(wiring.Component):
             with m.If(state.index & index.missing):
                 m.d.sync += [unlisted.eq(1), granule.eq(index.place)]
             with m.If(index.come):
-                multiply_by(Cat(multiplier, index.part)[len(index.part) :])
+                m.d.sync += multiplier.eq(Cat(multiplier, index.part)[len(index.part) :])
 
     def _read_index(
         self,

@@ -89,15 +89,15 @@ class LoadWriter(wiring.Component):
         words = self._write_words(m, pieces.holds)
         side = self.i.p.tag.side
         m.d.comb += [
-            words.take.eq(self.i.valid & ~side & words.ready & ~pieces.holds),
+            words.take.eq(self.i.valid & ~side & ~words.waits & ~pieces.holds),
             pieces.take.eq(self.i.valid & side & ~pieces.holds & ~words.busy),
-            self.i.ready.eq(~pieces.holds & Mux(side, ~words.busy, words.ready)),
+            self.i.ready.eq(~pieces.holds & ~Mux(side, words.busy, words.waits)),
         ]
         # A write that is granted now has landed for a read that is granted WRITE_LATENCY later.
         landing = Signal(WRITE_LATENCY - 1)
         m.d.sync += landing.eq(Cat(words.last | pieces.last, landing))
         m.d.comb += [
-            self.held.eq(self.i.valid & ~words.ready),
+            self.held.eq(self.i.valid & words.waits),
             self.retire.eq(landing[-1]),
             self.drained.eq(~(words.busy | pieces.busy | landing.any())),
         ]
@@ -110,7 +110,8 @@ class LoadWriter(wiring.Component):
         beats = config.rows // config.axi_bytes
         way = SimpleNamespace(
             take=Signal(name="take_word"),
-            ready=Signal(name="word_ready"),
+            # Registers: the word cannot move, so no beat is taken; there is a word.
+            waits=Signal(name="word_waits"),
             busy=Signal(name="words_busy"),
             last=Signal(name="last_word"),
         )
@@ -133,8 +134,6 @@ class LoadWriter(wiring.Component):
         position = here[: exact_log2(beats)]
         completes = beat.last | (position == beats - 1)
         m.d.comb += [
-            way.ready.eq(~valid | skid.i.ready),
-            way.busy.eq(valid | ~skid.empty),
             way.last.eq(self.write.valid & self.write.ready & skid.o.p.last),
             skid.i.valid.eq(valid),
             skid.i.payload.eq(held),
@@ -147,7 +146,12 @@ class LoadWriter(wiring.Component):
         # A word that stays hides the next one, so this needs no `ready`.
         comes = self.i.valid & ~beat.tag.side & ~holds & completes
         stays = valid & ~skid.i.ready
-        m.d.sync += [valid.eq(stays | comes), full.eq(stays | comes)]
+        m.d.sync += [
+            valid.eq(stays | comes),
+            full.eq(stays | comes),
+            way.waits.eq((stays | comes) & ~skid.i_next),
+            way.busy.eq(comes | valid | ~(skid.empty | (self.write.ready & skid.i.ready))),
+        ]
         with m.If(way.take):
             m.d.sync += [place.eq(here + 1), empty.eq(completes)]
         # A beat that must wait may be copied all the same: it will be again.

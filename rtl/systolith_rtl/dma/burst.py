@@ -86,7 +86,7 @@ class Splitter(wiring.Component):
         self.state = Signal(4, init=1, attrs={"keep": 1})
         self.beat = Signal(config.axi_address_bits - exact_log2(config.axi_bytes), reset_less=True)
         self.last_beat = Signal(exact_log2(max_beats), reset_less=True)
-        self.far = Signal(reset_less=True)
+        self.far = Signal()
         super().__init__(
             {
                 "i": In(stream.Signature(run_layout(config, size_width))),
@@ -112,7 +112,7 @@ class Splitter(wiring.Component):
         # How many there are, and one more: added only with the first burst, since the sum of the
         # low bits, which tells of it, is a long path already.
         boundaries = Signal(self.size_width - low, reset_less=True)
-        another = Signal(reset_less=True)
+        some, another = Signal(reset_less=True), Signal(reset_less=True)
         burst = Signal.like(beat, reset_less=True)
         # Beats are counted less one.
         length = Signal(inner, reset_less=True)
@@ -124,6 +124,7 @@ class Splitter(wiring.Component):
         m.d.comb += [
             self.i.ready.eq(idle),
             self.idle.eq(idle),
+            far.eq(some | another),
             self.o.valid.eq(offers),
             fits.eq(self.plenty | (checked & enough)),
             self.reserve.eq(checks & fits),
@@ -149,7 +150,7 @@ class Splitter(wiring.Component):
                 last_beat.eq(reach[lane_bits:low]),
                 boundaries.eq(run.more[low:]),
                 another.eq(reach[low]),
-                far.eq(run.more[low:].any() | reach[low]),
+                some.eq(run.more[low:].any()),
                 last.eq(run.last),
             ]
         with m.If(counts):
@@ -161,6 +162,6 @@ class Splitter(wiring.Component):
                 beat.eq((beat[inner:] + 1) << inner),
                 boundaries.eq(boundaries - ~another),
                 another.eq(0),
-                far.eq(Mux(another, boundaries != 0, boundaries != 1)),
+                some.eq(Mux(another, boundaries != 0, boundaries != 1)),
             ]
         return m

@@ -23,7 +23,7 @@ class WordReader(wiring.Component):
         i: runs: first byte in the scratchpad, and how many behind it.
         read: the scratchpad.
         o: beats, run after run.
-        halt: `In(1)`, request nothing.
+        halt: `In(1)`, request nothing, from the next cycle on.
     """
 
     i: stream.Interface
@@ -80,6 +80,9 @@ class WordReader(wiring.Component):
             write_word.addr.eq(write_word.addr + self.read.data_valid),
             read_word.addr.eq(read_word.addr + freed),
         ]
+        # There is room, and no halt.
+        may = Signal(init=1)
+        m.d.sync += may.eq(room.some_next & ~self.halt)
         # A copy for data, which Yosys would merge without `keep`.
         reads, reading = (Signal(name=name, attrs={"keep": 1}) for name in ("reads", "reading"))
         reads_next = Mux(reads, ~granted | (left != 0), self.i.valid)
@@ -88,7 +91,7 @@ class WordReader(wiring.Component):
         end = (run.byte[:word_bits] + run.more)[: self.size_width + 1]
         m.d.comb += [
             self.i.ready.eq(~reads),
-            self.read.valid.eq(reads & room.some & ~self.halt),
+            self.read.valid.eq(reads & may),
             granted.eq(self.read.valid & self.read.ready),
         ]
         with m.If(~reading):

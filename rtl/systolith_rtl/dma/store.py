@@ -93,8 +93,14 @@ class StoreEngine(wiring.Component):
         m.submodules.realigner = realigner = Realigner(
             width=config.axi_bytes, size_width=sizes, runs=RUNS
         )
-        stopped = self.stopped
-        m.d.sync += stopped.eq(engine.halt | engine.fault)
+        # A copy for the write channel, which Yosys would merge without `keep`.
+        stopped, written = (
+            Signal(name=name, attrs={"keep": 1}) for name in ("stopped", "stopped_writes")
+        )
+        failed, refused = Signal(), Signal()
+        stops = engine.halt | engine.fault | ((failed | refused) & ~stopped)
+        m.d.sync += [stopped.eq(stops), written.eq(stops)]
+        m.d.comb += self.stopped.eq(written)
         for port, mine in zip(walker.lookup, self.lookup, strict=True):
             wiring.connect(m, port, wiring.flipped(mine))
         wiring.connect(m, wiring.flipped(self.read), reader.read)
@@ -115,7 +121,7 @@ class StoreEngine(wiring.Component):
             reader.i.valid.eq(walker.o.valid & everybody),
             reader.i.p.byte.eq(source),
             reader.i.p.more.eq(run.more),
-            reader.halt.eq(stopped),
+            reader.halt.eq(stops),
             realigner.run.valid.eq(walker.o.valid & everybody),
             realigner.run.p.source.eq(run.lane),
             realigner.run.p.destination.eq(run.address[:lane_bits]),
@@ -143,7 +149,6 @@ class StoreEngine(wiring.Component):
             engine.idle.eq(~self.active),
         ]
         # A cycle late; the response behind it retires nothing, either.
-        failed = Signal()
         failed_at = Signal.like(self.done_address, reset_less=True)
         m.d.sync += [
             failed.eq(self.done & self.done_error),
@@ -172,12 +177,10 @@ class StoreEngine(wiring.Component):
         m.d.comb += engine.stall.bank.eq(starved & late[-1])
 
         # Bursts before a refused run must have their responses, for the fault to be the oldest.
-        refused = Signal()
         m.d.sync += refused.eq(walker.o.valid & run.refused & splitter.idle & ~self.active)
         with m.If(~stopped):
             with m.If(failed):
                 m.d.sync += [
-                    stopped.eq(1),
                     engine.fault.eq(1),
                     engine.fault_cause.eq(FaultCause.AXI_ERROR),
                     engine.fault_address.eq(failed_at),
@@ -185,7 +188,6 @@ class StoreEngine(wiring.Component):
             with m.Elif(refused):
                 cause = Mux(run.outside, FaultCause.DRAM_LIMIT, FaultCause.SCRATCHPAD_BOUND)
                 m.d.sync += [
-                    stopped.eq(1),
                     engine.fault.eq(1),
                     engine.fault_cause.eq(cause),
                     engine.fault_address.eq(run.address),

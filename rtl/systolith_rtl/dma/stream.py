@@ -132,7 +132,7 @@ class StreamEngine(wiring.Component):
         under_way = Signal(range(ring_beats + 1))
         reserves = Signal()
         length = splitter.o.p.length[: exact_log2(splitter.max_beats)]
-        reserved = length & reserves.replicate(len(length))
+        reserved = Signal.like(length)
         pushed = Signal(range(word_beats + 1))
         m.d.comb += pushed.eq(self.ring.push << exact_log2(word_beats))
         # A burst counts two cycles after it was reserved, which is before the next one is checked.
@@ -140,6 +140,7 @@ class StreamEngine(wiring.Component):
         m.d.comb += space.eq((self.ring.free << exact_log2(word_beats)) - under_way)
         m.d.sync += [
             reserves.eq(splitter.reserve),
+            reserved.eq(length & splitter.reserve.replicate(len(length))),
             # Beats of a burst are counted less one.
             under_way.eq((Cat(Const(1, 1), under_way) + Cat(reserves, reserved))[1:] - pushed),
             splitter.space.eq(space),
@@ -186,7 +187,8 @@ class StreamEngine(wiring.Component):
         word_bits = exact_log2(self.config.rows)
         address = Signal(address_bits, reset_less=True)
         end = Signal(33, reset_less=True)
-        outside = Signal(reset_less=True)
+        inside = Signal(reset_less=True)
+        outside = ~inside
         # One register for each state: all others are enabled by one of them. No state is left once
         # an instruction is refused: its fault comes once earlier ones are done.
         take, add, compare, cut = (
@@ -236,7 +238,8 @@ class StreamEngine(wiring.Component):
         with m.If(add | refused[0]):
             m.d.sync += [end.eq(offset + more), address.eq(base + offset)]
         with m.If(compare | refused[0]):
-            m.d.sync += outside.eq(end >= limit)
+            # The sign of a difference, since a comparison has a gate behind its carries.
+            m.d.sync += inside.eq((end - limit)[-1])
         with m.If(refused[0]):
             m.d.sync += more.eq(0)
         with m.If(refused[3] & ~outside):

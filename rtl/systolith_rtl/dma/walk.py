@@ -94,16 +94,18 @@ class Walker(wiring.Component):
         # All states but one are registers of their own, and enable others as they are.
         state = SimpleNamespace(
             **{name: Signal(name=name, init=name == "take") for name in STATES},
-            # Copies for the command and for the facts, which Yosys would merge without `keep`.
+            # Copies for the command, the facts and who counts, which Yosys would merge without
+            # `keep`.
             takes=Signal(name="takes", init=1, attrs={"keep": 1}),
             sets=Signal(name="sets", attrs={"keep": 1}),
+            began=Signal(name="has_begun", attrs={"keep": 1}),
             # The same of a run, and that a block begins, first or not.
             goes=Signal(name="goes", attrs={"keep": 1}),
             begins=Signal(name="begins"),
         )
         for copied in (state.take, state.setup, state.run):
             copied.attrs["keep"] = 1
-        m.d.comb += self.began.eq(state.setup)
+        m.d.comb += self.began.eq(state.began)
         facts = self._facts(m, command, state)  # pyright: ignore[reportArgumentType]
         m.submodules.skid = skid = Skid(walk_layout(self.config))
         # All registers of the checks depend on whether a run is taken.
@@ -276,6 +278,7 @@ class Walker(wiring.Component):
             state.takes.eq(take),
             state.setup.eq(taken),
             state.sets.eq(taken),
+            state.began.eq(taken),
             state.scalar.eq(state.setup | (state.scalar & ~multiplied)),
             state.first.eq(state.scalar & multiplied),
             state.block.eq(ended & ~last_block & ~unlisted),

@@ -10,7 +10,7 @@ from amaranth.utils import exact_log2
 from systolith.config import CoreConfig
 from systolith_rtl.dma.bounds import place_width
 from systolith_rtl.interfaces import SIDE_SIGNATURE, WRITE_LATENCY, WriteSignature
-from systolith_rtl.skid import Skid
+from systolith_rtl.skid import PingPong, Skid
 
 SIDE_BITS = 32
 """Bits of a write to column memory or tables."""
@@ -104,7 +104,11 @@ class LoadWriter(wiring.Component):
         return m
 
     def _write_words(self, m: Module, holds: Signal) -> SimpleNamespace:
-        """Collect beats in a word, and send it through a `Skid`; while `holds`, none is taken."""
+        """Collect beats in a word, and send it through buffers; while `holds`, none is taken.
+
+        Whether a write is granted comes late, so data are in a `PingPong`, few of whose bits depend
+        on it. But the address decides about the grant, and is in a `Skid` in step with it.
+        """
         config = self.config
         beat = self.i.p
         beats = config.rows // config.axi_bytes
@@ -117,14 +121,15 @@ class LoadWriter(wiring.Component):
         )
         word = data.StructLayout(
             {
-                "address": range(config.words),
                 "data": data.ArrayLayout(config.axi_data_bits, beats),
                 "mask": data.ArrayLayout(config.axi_bytes, beats),
-                "last": 1,
             }
         )
-        m.submodules.words = skid = Skid(word)
+        place_layout = data.StructLayout({"address": range(config.words), "last": 1})
+        m.submodules.words = words = PingPong(word)
+        m.submodules.places = skid = Skid(place_layout)
         held = Signal(word, reset_less=True)
+        held_place = Signal(place_layout, reset_less=True)
         # Copies, which Yosys would merge without `keep`: what decides has no wires to all bits.
         valid, full = (Signal(name=name, attrs={"keep": 1}) for name in ("valid", "full"))
         # The word is complete and gone, or has never begun.
@@ -136,12 +141,15 @@ class LoadWriter(wiring.Component):
         m.d.comb += [
             way.last.eq(self.write.valid & self.write.ready & skid.o.p.last),
             skid.i.valid.eq(valid),
-            skid.i.payload.eq(held),
+            skid.i.payload.eq(held_place),
+            words.i.valid.eq(valid),
+            words.i.payload.eq(held),
             self.write.valid.eq(skid.o.valid),
             self.write.address.eq(skid.o.p.address),
-            self.write.data.eq(skid.o.p.data),
-            self.write.mask.eq(skid.o.p.mask),
+            self.write.data.eq(words.o.p.data),
+            self.write.mask.eq(words.o.p.mask),
             skid.o.ready.eq(self.write.ready),
+            words.o.ready.eq(self.write.ready),
         ]
         # A word that stays hides the next one, so this needs no `ready`.
         comes = self.i.valid & ~beat.tag.side & ~holds & completes
@@ -157,8 +165,8 @@ class LoadWriter(wiring.Component):
         # A beat that must wait may be copied all the same: it will be again.
         with m.If(self.i.valid & (~full | skid.i_enable)):
             m.d.sync += [
-                held.address.eq(here[exact_log2(beats) :]),
-                held.last.eq(beat.last & beat.tag.last),
+                held_place.address.eq(here[exact_log2(beats) :]),
+                held_place.last.eq(beat.last & beat.tag.last),
             ]
             for index in range(beats):
                 with m.If(position == index):

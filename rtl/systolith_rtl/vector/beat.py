@@ -75,7 +75,7 @@ class Beat:
         `stage` is who has the row in the cycle before: for a start of 0, the stage before.
         """
         high = Signal(name=f"is_{name}")
-        with self._m.If(self.phase == (start - 1) % self._period):
+        with self._m.If(self.phase == start - 1 if start else self.last):
             self._m.d.sync += high.eq(stage.valid & ~Value.cast(unless))
         with self._m.Elif(self.phase == stop - 1):
             self._m.d.sync += high.eq(0)

@@ -90,7 +90,7 @@ class RowEngine(wiring.Component):
         engine = self.engine
         working = products.valid | root.valid | quotient.valid
         m.d.comb += [
-            beat.waiting.eq(~row.goes & ~working),
+            beat.waiting.eq(~row.pending & ~working),
             engine.busy.eq(row.pending | row.valid | working | self.rows.write | engine.retire),
             engine.idle.eq(engine.halt & ~self.rows.read & ~self.rows.write),
         ]
@@ -115,9 +115,7 @@ class RowEngine(wiring.Component):
         squares = Signal(SQUARES_WIDTH, reset_less=True)
 
         pending = Signal()
-        goes = Signal()
-        m.d.comb += goes.eq(pending & ~self.engine.halt)
-        begin = beat.begins & goes
+        only_one = Signal(reset_less=True)  # That `remaining` is 1.
         # The row takes the operands with it on the beat; until then, they must stay. Dispatch has
         # more to do with `ready`, so `vacant` is a register.
         vacant = Signal(init=1)
@@ -126,34 +124,35 @@ class RowEngine(wiring.Component):
         m.d.comb += stays.eq(Mux(vacant, ~taken, beat.last & ~pending))
         m.d.comb += command.ready.eq(vacant & ~self.engine.halt)
         m.d.sync += vacant.eq(stays)
-        with m.If(taken):
-            m.d.sync += pending.eq(1)
+        m.d.sync += pending.eq(taken | (pending & ~(beat.begins & only_one)))
         # Whether there is a command is known late, and this goes to all operands.
         with m.If(vacant):
             is_reciprocal = command.p.operation == RowOperation.RECIPROCAL
             m.d.sync += [
-                remaining.eq(command.p.rows),
+                only_one.eq(command.p.rows == 1),
                 operation.eq(command.p.operation),
                 n.eq(Mux(is_reciprocal, 1, command.p.n)),
                 eps.eq(Mux(is_reciprocal, 0, command.p.eps_mantissa)),
                 eps_shift.eq(command.p.eps_shift),
-                source.eq(command.p.source),
-                next_slot.eq(command.p.destination),
             ]
-        m.d.sync += rows.read.eq(begin)
-        with m.If(begin):
+        # The next row begins a beat later.
+        with m.Else():
+            m.d.sync += only_one.eq(remaining == 1)
+        # When rows begin, whether one does matters to `valid` alone: until the next beat nobody
+        # looks at what goes with it, and counters are loaded before the next command's first row.
+        with m.If(vacant | beat.begins):
             m.d.sync += [
-                remaining.eq(remaining - 1),
-                rows.read_slot.eq(source),
-                source.eq(source + 1),
-                slot.eq(next_slot),
-                next_slot.eq(next_slot + 1),
-                last.eq(remaining == 1),
-                pending.eq(remaining != 1),
-                valid.eq(1),
+                remaining.eq(Mux(vacant, command.p.rows, remaining - 1)),
+                source.eq(Mux(vacant, command.p.source, source + 1)),
+                next_slot.eq(Mux(vacant, command.p.destination, next_slot + 1)),
             ]
+        with m.If(beat.begins):
+            m.d.sync += [rows.read_slot.eq(source), slot.eq(next_slot), last.eq(only_one)]
+            m.d.sync += valid.eq(pending)
         with m.Elif(beat.last):
             m.d.sync += valid.eq(0)
+        # Behind a halt there is a reset, so nothing else need stop.
+        m.d.sync += rows.read.eq(beat.begins & pending & ~self.engine.halt)
 
         statistics = rows.statistics
         is_reciprocal = operation == RowOperation.RECIPROCAL
@@ -164,7 +163,6 @@ class RowEngine(wiring.Component):
             ]
         return SimpleNamespace(
             pending=pending,
-            goes=goes,
             valid=valid,
             slot=slot,
             last=last,
@@ -224,16 +222,21 @@ def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
     s = beat.stage("products", row, slot=row.slot, last=row.last, reciprocal=row.reciprocal)
     n = beat.load(s, row.n, name="n")
     squares = beat.load(s, row.squares, name="squares")
-    product = beat.load(s, Cat(row.n, Const(0, len(squares))), name="product")
+    # What is loaded over a sum is 0, and outermost: a reset, and no LUT behind the carry.
+    product = Signal(len(row.n) + len(squares), reset_less=True)
     with m.If(beat.window("multiply", row, 0, LENGTH_WIDTH)):
         m.d.sync += product.eq(_multiply(product, squares))
+    with m.If(s.loading):
+        m.d.sync += product.eq(Cat(row.n, Const(0, len(squares))))
 
     total = beat.load(s, row.total, name="total")
-    square = beat.load(s, Cat(row.total, Const(0, TOTAL_SUM_WIDTH + 1)), name="square")
+    square = Signal(2 * TOTAL_SUM_WIDTH + 1, reset_less=True)
     # The last step is that of the total's sign.
     last_step = beat.window("add", s, TOTAL_SUM_WIDTH - 1, TOTAL_SUM_WIDTH)
     with m.If(beat.window("square", row, 0, TOTAL_SUM_WIDTH)):
         m.d.sync += square.eq(_multiply_signed(square, total, last_step))
+    with m.If(s.loading):
+        m.d.sync += square.eq(Cat(row.total, Const(0, TOTAL_SUM_WIDTH + 1)))
 
     eps = Signal(STATISTIC_WIDTH, reset_less=True)
     eps_pairs = Signal.like(row.eps_pairs, name="eps_pairs", reset_less=True)
@@ -249,8 +252,8 @@ def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
             eps_pairs.eq(Mux(s.loading, row.eps_pairs, eps_pairs - 1)),
         ]
 
-    half = Cat(row.n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), row.n)
-    dividend = (row.total.shift_left(8) + half)[: ROW_OFF_WIDTH + LENGTH_WIDTH - 1]
+    rounding = Cat(row.n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), row.n)
+    dividend = (row.total.shift_left(8) + rounding)[: ROW_OFF_WIDTH + LENGTH_WIDTH - 1]
     mean = beat.load(s, dividend, name="mean")
     rest = mean[ROW_OFF_WIDTH - 1 :]
     difference = rest - n
@@ -259,13 +262,25 @@ def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
         rest = Mux(fits, difference, rest)[: LENGTH_WIDTH - 1]
         m.d.sync += mean.eq(Cat(fits, mean[: ROW_OFF_WIDTH - 1], rest))
 
-    # Each sum has a register of its own: 56 bits of carry leave no time for a multiplexer.
-    positive = Signal(STATISTIC_WIDTH, reset_less=True)
-    s.value = Signal(STATISTIC_WIDTH, reset_less=True)
+    # Each sum has registers of its own, and a cycle for each half: 56 bits of carry are half a
+    # path. Product and eps have stood for long before the last step, and the square's lower half is
+    # then where it will be but for a shift.
+    half = TOTAL_SUM_WIDTH - 1
+    positive_low = Signal(half + 1, reset_less=True)
+    positive_high = Signal(STATISTIC_WIDTH - half, reset_less=True)
+    m.d.sync += [
+        positive_low.eq(product[:half] + eps[:half]),
+        # A bit in front of the others makes a carry of it.
+        positive_high.eq((Cat(positive_low[-1], product[half:]) + Cat(1, eps[half:]))[1:]),
+    ]
+    value_low = Signal(half + 1, reset_less=True)
+    value_high = Signal.like(positive_high, reset_less=True)
     with m.If(last_step):
-        m.d.sync += positive.eq(product + eps)
+        m.d.sync += value_low.eq(positive_low[:half] - square[1 : half + 1])
     with m.If(beat.window("subtract", s, TOTAL_SUM_WIDTH, TOTAL_SUM_WIDTH + 1)):
-        m.d.sync += s.value.eq(positive - square[:STATISTIC_WIDTH])
+        high = square[half:STATISTIC_WIDTH]
+        m.d.sync += value_high.eq((Cat(0, positive_high) - Cat(value_low[-1], high))[1:])
+    s.value = Cat(value_low[:half], value_high)
     s.off = Cat(mean[: ROW_OFF_WIDTH - 1], ~mean[ROW_OFF_WIDTH - 1]).as_signed()
     return s
 
@@ -288,7 +303,8 @@ def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
     soon = beat.window("extract_soon", s, NORMALISE_STEPS - 1, stop - 1, unless=s.reciprocal)
     # What moves all bits is known a cycle ahead. `NORMALISE_STEPS` suffice; of a value of 0, which
     # takes more, nothing counts.
-    no_byte, no_pair, moves = Signal(), Signal(), Signal()
+    no_byte, shifts_byte = (Signal(name=name, attrs={"keep": 1}) for name in ("no_byte", "shifts"))
+    no_pair, moves = Signal(), Signal()
     byte, pair = (
         Mux(
             s.loading,
@@ -297,9 +313,9 @@ def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
         )
         for bits in (8, 2)
     )
-    m.d.sync += [no_byte.eq(byte), no_pair.eq(pair), moves.eq(pair | soon)]
-    with m.If(s.loading | no_byte | moves):
-        m.d.sync += value.eq(Mux(s.loading, products.value, Mux(no_byte, by_byte, by_pair)))
+    m.d.sync += [no_byte.eq(byte), shifts_byte.eq(byte), no_pair.eq(pair), moves.eq(pair | soon)]
+    with m.If(s.loading | shifts_byte | moves):
+        m.d.sync += value.eq(Mux(s.loading, products.value, Mux(shifts_byte, by_byte, by_pair)))
     pairs = Signal(6, reset_less=True)
     with m.If(s.loading):
         m.d.sync += pairs.eq(0)

@@ -22,6 +22,8 @@ _FOURS = range(0, WORD_WIDTH - 6, 4)
 """Shifts by four octaves that leave something of an entry."""
 
 _OCTAVE_WIDTH = MAX_EXP_SHIFT.bit_length()
+assert BlockRam.LATENCY == 2  # Octaves are counted beside it.
+
 _EXP_WORDS = [
     EXP_TABLE[even] | EXP_TABLE[even + 1] << WORD_WIDTH for even in range(0, TABLE_ENTRIES, 2)
 ]
@@ -105,16 +107,19 @@ class Tables(wiring.Component):
                 ram.read_address.eq(Cat(word[1:8], table)),
                 ram.read_enable.eq(self.valid[0]),
             ]
-            # Whole octaves below the maximum, rounded up: -(word >> 8) is ~(word >> 8) + 1.
-            below = ~word[8:]
-            octaves = Mux(word[-1], Mux(below >= MAX_EXP_SHIFT, MAX_EXP_SHIFT, below + 1), 0)
-
-            odd, octaves = word[0], octaves[:_OCTAVE_WIDTH]
-            for stage in range(BlockRam.LATENCY):
-                enable = enables[stage]
-                odd = register(m, f"lane{lane}_odd{stage}", odd, enable)
-                octaves = register(m, f"lane{lane}_octaves{stage}", octaves, enable)
+            # Whole octaves below the maximum, rounded up: -(word >> 8) is ~(word >> 8) + 1. That it
+            # is many is found a cycle ahead, so that there are few bits to add to.
+            end = 8 + _OCTAVE_WIDTH
+            many = word[-1] & ~word[end:-1].all()
+            below = ~word[8:end] | many.replicate(_OCTAVE_WIDTH)
+            below = register(m, f"lane{lane}_below", below, enables[0])
+            sign = register(m, f"lane{lane}_sign", word[-1], enables[0])
+            octaves = Mux(sign, Mux(below >= MAX_EXP_SHIFT, MAX_EXP_SHIFT, below + 1), 0)
+            octaves = register(m, f"lane{lane}_octaves1", octaves[:_OCTAVE_WIDTH], enables[1])
+            odd = word[0]
             at = BlockRam.LATENCY
+            for stage in range(at):
+                odd = register(m, f"lane{lane}_odd{stage}", odd, enables[stage])
             # Shifts by four octaves are told apart where there is time for it.
             fours = Cat(shifts & (octaves[2:] == four) for four in range(len(_FOURS)))
             fours = register(m, f"lane{lane}_fours", fours, enables[at])

@@ -108,6 +108,8 @@ class Store(wiring.Component):
         turned = Signal(reset_less=True)  # Near by.
         emit = Signal()
         second = Signal()
+        wide = Signal(reset_less=True)  # Near the walk; `self.wide` is near the words.
+        m.d.sync += wide.eq(self.wide)
         taken = turn.granule_valid | self.rows
         # Groups are the middle loop if rows are stored, and there is no outer one.
         ends = {
@@ -117,9 +119,9 @@ class Store(wiring.Component):
         }
         steps = taken
         if beats:
-            again = emit & ~second & self.wide
+            again = emit & ~second & wide
             m.d.sync += second.eq(again)
-            steps = (taken & ~self.wide) | again
+            steps = (taken & ~wide) | again
             taken_ends = {name: Signal(name=f"{name}_end", reset_less=True) for name in ends}
             with m.If(taken):
                 m.d.sync += [register.eq(ends[name]) for name, register in taken_ends.items()]
@@ -168,7 +170,7 @@ class Store(wiring.Component):
         )
         stride = self.stride & by_row.replicate(len(self.stride))
         block = self.stride & by_block.replicate(len(self.stride))
-        by = stride | Cat(by_group & ~self.wide, by_group & self.wide) | (block << sub_columns)
+        by = stride | Cat(by_group & ~wide, by_group & wide) | (block << sub_columns)
         total = (base + by)[:width]
         m.d.sync += address.eq(total)
         with m.If(begin):

@@ -12,6 +12,9 @@ from systolith_rtl.vector.affine import COLUMN_LAYOUT
 EXP_MANT = 1 << FRACTION - 1
 """Mantissa of 1.0 at shift `FRACTION`, which takes an element of the scratchpad as it is."""
 
+COLUMNS_PER_COPY = 2
+"""Columns whose registers are loaded by one bit."""
+
 
 class ColumnRecords(wiring.Component):
     """Loads the C records of the next group, one per cycle, while the current one is in use.
@@ -94,8 +97,10 @@ class ColumnRecords(wiring.Component):
         refill = Signal()
         more = Signal()
         reading = refill | more
-        read = Signal(BlockRam.LATENCY)
-        m.d.comb += self.soon.eq(Mux(refill, config.columns, missing) <= 2)
+        read = Signal(BlockRam.LATENCY - 1)
+        few = Signal(init=1)  # That `missing` is at most 2.
+        m.d.sync += few.eq(Mux(refill, config.columns <= 3, missing <= 3))
+        m.d.comb += self.soon.eq(Mux(refill, config.columns <= 2, few))
         m.d.sync += read.eq(Cat(reading, read))
         # In the cycle of `refill`, all are missing.
         m.d.sync += refill.eq(self.start | (self.take & ~self.shared))
@@ -115,8 +120,15 @@ class ColumnRecords(wiring.Component):
         record = Mux(self.exp, exp.as_value(), Cat(scales.read_data, offs.read_data))
         upcoming = Signal(config.columns * COLUMN_LAYOUT.size, reset_less=True)
         current = Signal.like(upcoming, name="current", reset_less=True)
-        with m.If(read[-1]):
-            m.d.sync += upcoming.eq(Cat(upcoming[COLUMN_LAYOUT.size :], record))
+        # A copy for each few columns, which are far from each other.
+        size = COLUMN_LAYOUT.size
+        following = Cat(upcoming[size:], record)
+        for first in range(0, config.columns, COLUMNS_PER_COPY):
+            part = slice(size * first, size * (first + COLUMNS_PER_COPY))
+            shift = Signal(name=f"shift{first}", attrs={"keep": 1})
+            m.d.sync += shift.eq(read[-1])
+            with m.If(shift):
+                m.d.sync += upcoming[part].eq(following[part])
         with m.If(self.swap):
             m.d.sync += current.eq(upcoming)
         m.d.comb += self.records.as_value().eq(current)

@@ -93,7 +93,9 @@ class Lanes(wiring.Component):
             for name in ("product", "lend", "out_format"):
                 source = Value.cast(getattr(self, name))
                 # Else Yosys makes one register of all lanes'.
-                copy = Signal(source.shape(), name=f"lane{lane}_{name}", attrs={"keep": 1})
+                copy = Signal(
+                    source.shape(), name=f"lane{lane}_{name}", reset_less=True, attrs={"keep": 1}
+                )
                 m.d.sync += copy.eq(source)
                 steady[name] = copy
             element = self.x[lane][FRACTION : FRACTION + WORD_WIDTH].as_signed()

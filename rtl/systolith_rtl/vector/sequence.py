@@ -9,6 +9,7 @@ from systolith.isa import Function, Mask, Opcode, Second, Statistic, XFormat
 from systolith.numerics import Format
 from systolith.regs import FaultCause
 from systolith_rtl.interfaces import WRITE_LATENCY, EngineSignature, operand_layout
+from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.fetch import ADDRESS_WIDTH
 from systolith_rtl.vector.loop import extent, extent_layout
 from systolith_rtl.vector.statistics import statistics_latency
@@ -88,11 +89,13 @@ class Sequence(wiring.Component):
         op = Signal(operand_layout(Opcode.VECTOR), reset_less=True)
         accepted = command.valid & command.ready
         vacant = Signal(init=1)
-        remains_vacant = (vacant & ~accepted) | engine.retire
+        settled = Signal(attrs={"keep": 1})
+        remains_vacant = (vacant & ~accepted) | settled
         # Dispatch has more to do with it, so it is a register.
         ready = Signal(init=1)
         m.d.comb += command.ready.eq(ready)
-        m.d.sync += ready.eq(remains_vacant & ~engine.halt & ~engine.fault)
+        # After a fault nothing is retired, so it is not vacant.
+        m.d.sync += ready.eq(remains_vacant & ~engine.halt)
         flags = Signal(FLAGS, reset_less=True)
         walk = Signal.like(self.extent, reset_less=True)
         m.d.comb += [self.op.eq(op), self.flags.eq(flags), self.extent.eq(walk)]
@@ -129,30 +132,31 @@ class Sequence(wiring.Component):
         both = max(WRITE_LATENCY, statistics_latency(self.config) - 1)
         settling = Signal()
         left = Signal(range(both))
-        settled = Signal()
+        # A copy for whom it tells, who is far from what is here.
+        retires = Signal(attrs={"keep": 1})
         assert write_only >= 2
         with m.If(self.final):
             m.d.sync += settling.eq(1)
             m.d.sync += left.eq(Mux(flags.statistic, both, write_only) - 1)
         with m.Elif(settling):
             m.d.sync += left.eq(left - 1)
-        m.d.sync += settled.eq(settling & (left == 1))
-        # What has settled has not failed just now.
-        failed = Signal()
-        m.d.sync += failed.eq(engine.fault)
-        m.d.comb += engine.retire.eq(settled & ~failed)
-        with m.If(engine.retire):
+        fails = self.fault.any()
+        settles = settling & (left == 1) & ~fails
+        m.d.sync += [settled.eq(settles), retires.eq(settles)]
+        m.d.comb += engine.retire.eq(retires)
+        with m.If(settled):
             m.d.sync += [settling.eq(0), engine.busy.eq(0)]
 
-        m.d.comb += [
-            engine.fault.eq(self.fault.any()),
-            engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND),
-        ]
+        # The one who is told is far from the parts. Without a fault, any address will do.
+        without_reset(engine.fault_address)
+        m.d.comb += engine.fault_cause.eq(FaultCause.SCRATCHPAD_BOUND)
+        m.d.sync += engine.fault.eq(fails)
         # A fault stops the other parts a cycle later: they are ahead of it, or behind.
-        m.d.sync += self.stop.eq(engine.halt | engine.fault)
-        for part in reversed(range(PARTS)):
-            with m.If(self.fault[part]):
-                m.d.comb += engine.fault_address.eq(self.fault_address[part])
+        m.d.sync += self.stop.eq(engine.halt | fails)
+        address = self.fault_address[PARTS - 1]
+        for part in reversed(range(PARTS - 1)):
+            address = Mux(self.fault[part], self.fault_address[part], address)
+        m.d.sync += engine.fault_address.eq(address)
 
         # The last read is granted a cycle after `halt`, and comes back `read_latency` cycles later.
         quiet = Signal(self.config.read_latency + 1)

@@ -66,7 +66,7 @@ assert MEETING == ACC_READ_LATENCY == POP_LATENCY == ColumnRecords.SWAP_LATENCY
 assert MEETING == 1 + BlockRam.LATENCY  # of row records and maxima, with their slot in a register
 
 LANES_PER_ROW = 2
-"""Lanes that get their row from one register."""
+"""Lanes that get their row, and where from x comes, from one register."""
 
 _NO_ROW = ROW_LAYOUT.const(NO_ROW._asdict())  # pyright: ignore[reportArgumentType]
 
@@ -147,25 +147,22 @@ class VectorEngine(wiring.Component):
 
         # Operands from the scratchpad. What goes to all lanes has a copy for them.
         x_words, y_words = (Signal(name=f"{name}_words", attrs={"keep": 1}) for name in "xy")
-        x_unused, r_unused = Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += [
             x_words.eq(flags.x_words),
             y_words.eq(flags.y_words),
-            x_unused.eq(drained),
-            r_unused.eq(~flags.r_used),
         ]
         wiring.connect(m, x_fetch.port, wiring.flipped(self.x))
         wiring.connect(m, r_fetch.port, wiring.flipped(self.r))
         m.d.comb += [
             x_fetch.start.eq(start & ~drained),
-            x_fetch.unused.eq(x_unused),
+            x_fetch.unused.eq(drained),
             x_fetch.address.eq(op.x_address),
             x_fetch.stride.eq(op.x_row),
             x_fetch.words.eq(x_words),
             x_fetch.signed.eq(flags.x_signed),
             x_fetch.pop.eq(issue.pops_x),
             r_fetch.start.eq(start & flags.r_used),
-            r_fetch.unused.eq(r_unused),
+            r_fetch.unused.eq(~flags.r_used),
             r_fetch.address.eq(op.r_address),
             r_fetch.stride.eq(op.r_row),
             r_fetch.words.eq(1),
@@ -327,6 +324,8 @@ class VectorEngine(wiring.Component):
             Signal(ROW_LAYOUT, name=f"row{first}", reset_less=True, attrs={"keep": 1})
             for first in range(0, self.config.columns, LANES_PER_ROW)
         ]
+        drained = Signal(len(rows), reset_less=True, attrs={"keep": 1})
+        m.d.sync += drained.eq(flags.x_drained.replicate(len(rows)))
         with m.If(unless_idle(platform, valid)):
             for lane in range(self.config.columns):
                 fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
@@ -335,7 +334,8 @@ class VectorEngine(wiring.Component):
                 # even in a row in which all are masked.
                 masked = flags.exp & x_fetch.masked[lane]
                 m.d.comb += fetched.eq(x_fetch.group[lane].shift_left(FRACTION))
-                m.d.sync += x[lane].eq(Mux(flags.x_drained, self.drain.data[lane], fetched))
+                source = drained[lane // LANES_PER_ROW]
+                m.d.sync += x[lane].eq(Mux(source, self.drain.data[lane], fetched))
                 m.d.sync += factor[lane].eq(r_fetch.group[lane])
                 m.d.sync += residual[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
             for row in rows:

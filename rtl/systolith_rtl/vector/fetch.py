@@ -28,6 +28,10 @@ DEPTH = 16
 room, and LUT RAM comes in sixteens."""
 
 
+COPIES = 4
+"""Registers at most that tell lanes what elements are, one from the other."""
+
+
 def walk_width(config: CoreConfig, longest: int) -> int:
     """Bits of an address while a walk takes steps of up to `longest` strides.
 
@@ -61,7 +65,8 @@ class OperandFetch(wiring.Component):
         late: `Out(1)`, a refusal keeps a group from being available in `config.read_latency`
             cycles: it is the cycle after its word has come.
         available: `Out(1)`, a group may be popped, or a cycle ago there were no operands.
-        more: `Out(1)`, `available` is high in the next cycle even if a group is popped in this one.
+        more: `Out(1)`, `available` is high in the next cycle even if a group is popped in this one;
+            or a cycle ago there were no operands.
         held: `Out(1)`, there is a group, so likewise if none is popped.
         pop: `In(1)`, take it.
         group: `Out`, C elements, `POP_LATENCY` cycles after `pop`; holds until the next.
@@ -150,7 +155,7 @@ class OperandFetch(wiring.Component):
         # loops, of nothing to the operand.
         base = Mux(loop.idle, self.address[:width], Mux(loop.last_row, group_address, address))
         by = Mux(loop.last_row, Mux(self.words, 2, 1), self.stride)
-        total = (base + (by & (~loop.idle).replicate(len(by))))[:width]
+        total = (base + (by & (~loop.loads).replicate(len(by))))[:width]
         with m.If(loop.idle):
             m.d.sync += far.eq(self.address[width:].any())
         with m.If(loop.loads | loop.step):
@@ -225,9 +230,13 @@ class OperandFetch(wiring.Component):
             delayed = Signal(len(tag), name=f"tag_{stage}", reset_less=True)
             m.d.sync += delayed.eq(tags)
             tags = delayed
-        arrived = Signal()
+        # When it comes is known from the grant; `data_valid` is far from what counts groups.
+        coming = Signal(config.read_latency)
+        arrived = coming[-1]
         stored = Signal()
-        m.d.comb += arrived.eq(self.port.data_valid & (tags[0] if beats else 1))
+        m.d.sync += coming.eq(
+            Cat(asking & self.port.ready & (tag[0] if beats else 1), coming),
+        )
         m.d.sync += stored.eq(arrived)
         group = self._select(m, platform, tags)
 
@@ -249,7 +258,9 @@ class OperandFetch(wiring.Component):
         # does with `credits`. Both counts are a cycle late for what is taken from them.
         several = Mux(popped[0], over_two, over_one)
         remains = arrived | several | (some & ~self.pop)
-        m.d.comb += [self.more.eq(arrived | several | self.unused), self.held.eq(some)]
+        surely = Signal()
+        m.d.sync += surely.eq(coming[-2] | self.unused)
+        m.d.comb += [self.more.eq(surely | several), self.held.eq(some)]
         m.d.sync += [some.eq(remains), self.available.eq(remains | self.unused)]
         lent = advance & last_beat
         was_lent = Signal()
@@ -291,11 +302,25 @@ class OperandFetch(wiring.Component):
         with m.If(unless_idle(platform, self.port.data_valid)):
             m.d.sync += pair.eq(wide)
         elements = []
+        # They are all in time for the first word.
+        assert config.read_latency >= COPIES
+        lanes_per_copy = max(2, config.columns // COPIES)
+        words, signs = self.words, self.signed
         for lane in range(config.columns):
+            if lane % lanes_per_copy == 0:
+                words = _steady(m, f"words{lane}", words)
+                signs = _steady(m, f"signs{lane}", signs)
             byte = narrow.word_select(lane, 8)
-            extended = Cat(byte, (byte[-1] & self.signed).replicate(8))
-            elements.append(Mux(self.words, pair.word_select(lane, WORD_WIDTH), extended))
+            extended = Cat(byte, (byte[-1] & signs).replicate(8))
+            elements.append(Mux(words, pair.word_select(lane, WORD_WIDTH), extended))
         return Cat(elements)
+
+
+def _steady(m: Module, name: str, value: Value) -> Signal:
+    """Return a register of what stays as it is; of a constant 1, it has the initial value."""
+    result = Signal(name=name, init=1, reset_less=True)
+    m.d.sync += result.eq(value)
+    return result
 
 
 def _count(m: Module, name: str, count: Signal, up: Value, down: Value) -> list[Signal]:

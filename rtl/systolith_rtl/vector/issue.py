@@ -143,29 +143,33 @@ class Issue(wiring.Component):
             ~loop.last_row | (~loop.last_group & ~has_gap & self.columns & ~taken)
         )
         behind_none = Mux(ended, gap_passes, left_passes) & (self.columns | ~loop.first_row)
-        waiting = loop.active & ~self.stop
-        opens = waiting & Mux(self.issue, behind_issue, behind_none)
         # So for the operands: of one that is taken in this cycle, there must be another.
         more = self.x_more & self.r_more
         some = (self.x_more | self.x_held) & (self.r_more | self.r_held)
-        goes = waiting & Mux(self.issue, behind_issue & more, behind_none & some)
+        opens = Mux(self.issue, behind_issue, behind_none)
+        goes = Mux(self.issue, behind_issue & more, behind_none & some)
 
-        # All that is waited for, but the accumulator, is in a register by the source of x.
-        drained = Signal(reset_less=True)  # Near by.
+        # All that is waited for, but the accumulator, is in registers.
+        drained = Signal(reset_less=True, attrs={"keep": 1})  # Near by.
         m.d.sync += drained.eq(self.drained)
-        open_half, half_lacks, lacks_alone = (Signal() for _ in range(3))
+        waiting = loop.active & ~self.stop
+        half, alone = waiting & drained, waiting & ~drained
+        open_half, half_lacks, lacks_alone = (
+            Signal(name=name) for name in ("open_half", "half_lacks", "lacks_alone")
+        )
         # With copies for the loop, whose counters are many.
         half_goes, half_steps, goes_alone, steps_alone = (
-            Signal(attrs={"keep": 1}) for _ in range(4)
+            Signal(name=name, attrs={"keep": 1})
+            for name in ("half_goes", "half_steps", "goes_alone", "steps_alone")
         )
         m.d.sync += [
-            open_half.eq(opens & drained),
-            half_goes.eq(goes & drained),
-            half_steps.eq(goes & drained),
-            half_lacks.eq(opens & ~goes & drained),
-            goes_alone.eq(goes & ~drained),
-            steps_alone.eq(goes & ~drained),
-            lacks_alone.eq(opens & ~goes & ~drained),
+            open_half.eq(half & opens),
+            half_goes.eq(half & goes),
+            half_steps.eq(half & goes),
+            half_lacks.eq(half & opens & ~goes),
+            goes_alone.eq(alone & goes),
+            steps_alone.eq(alone & goes),
+            lacks_alone.eq(alone & opens & ~goes),
         ]
         full = self.drain.full
         m.d.comb += [

@@ -103,7 +103,7 @@ class TileLoop(wiring.Component):
         groups = Signal.like(self.extent.groups_ahead, reset_less=True)
         m.d.comb += [self.last_row.eq(rows[-1]), self.last_group.eq(groups[-1])]
         # Else they are merged; ports would not say so.
-        idle, loads = (Signal(init=1, attrs={"keep": 1}) for _ in range(2))
+        idle, loads = (Signal(name=name, init=1, attrs={"keep": 1}) for name in ("idle", "loads"))
         m.d.comb += [self.idle.eq(idle), self.loads.eq(loads)]
         with m.If(self.start):
             m.d.sync += [self.active.eq(1), idle.eq(0), loads.eq(0)]

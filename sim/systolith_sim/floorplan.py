@@ -115,8 +115,9 @@ def _multipliers(
         columns = min(groups, config.columns - index * groups)
         plan[name] = rows[index][r * columns + k]
         free[index].remove(plan[name])
-    # Lanes side by side: where the array leaves most of a row, then at the right ends.
-    left = [bel for row in sorted(free, key=len, reverse=True) for bel in row]
+    # Lanes side by side: where the array leaves most of a row, which is the last one that it has,
+    # then at the right ends, nearest to there first.
+    left = [bel for row in sorted(reversed(free), key=len, reverse=True) for bel in row]
     others.sort(key=lambda name: _numbers(name)[-1])
     return plan | dict(zip(others, left, strict=False))
 
@@ -149,9 +150,15 @@ def _block_rams(names: list[str], rows: list[list[str]], config: CoreConfig) -> 
     taken = set(plan.values())
     columns = range(len(rows[0]) - 1, -1, -1)
     left = [row[x] for x in columns for row in rows if row[x] not in taken]
-    # Accumulators first: sums arrive at the right.
-    others.sort(key=lambda name: ("accumulators" not in name, "tables" not in name, name))
-    return plan | dict(zip(others, left, strict=False))
+    # Accumulators first: sums arrive at the right. A column's lie side by side, in a row.
+    sums = sorted((name for name in others if "accumulators" in name), key=_by_column)
+    others = sorted(
+        set(others) - set(sums), key=lambda name: ("tables" not in name, "vector" not in name, name)
+    )
+    right = set(left[: len(sums)])
+    beside = [bel for row in rows for bel in row if bel in right]
+    plan |= zip(sums, beside, strict=False)
+    return plan | dict(zip(others, left[len(sums) :], strict=False))
 
 
 def _accumulators(names: list[str], grid: Grid) -> dict[str, str]:

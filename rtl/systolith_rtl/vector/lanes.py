@@ -18,6 +18,15 @@ SQUARE_WIDTH = 2 * WORD_WIDTH - 1
 """Bits of the unsigned square of a word: at most 2**30."""
 
 
+FEW_LANES = 4
+"""With more, their multipliers are far from the words that they square."""
+
+
+def square_latency(config: CoreConfig) -> int:
+    """Cycles from words to their squares, which have a register on a long way."""
+    return Multiplier.LATENCY + (config.columns > FEW_LANES)
+
+
 class Lanes(wiring.Component):
     """Computes `numerics.affine` of C elements a cycle, `LATENCY` cycles later.
 
@@ -40,7 +49,7 @@ class Lanes(wiring.Component):
         lend: `In(1)`, the auxiliary multipliers square words for somebody else.
         square_valid: `In(1)`, there are words.
         word: `In`, C words.
-        square: `Out`, their squares two cycles later; undefined if `lend` is low.
+        square: `Out`, their squares `square_latency` cycles later; undefined if `lend` is low.
     """
 
     LATENCY = AffineConfig().latency
@@ -84,9 +93,14 @@ class Lanes(wiring.Component):
         """Build the lanes."""
         m = Module()
         # The multipliers' two registers share an enable, so a word keeps it up for two cycles.
+        squared, square_valid = self.word, self.square_valid
+        if square_latency(self.config) > Multiplier.LATENCY:
+            squared = Signal.like(self.word, name="squared", reset_less=True)
+            square_valid = Signal(name="squared_valid")
+            m.d.sync += [squared.eq(self.word), square_valid.eq(self.square_valid)]
         second = Signal()
-        m.d.sync += second.eq(self.square_valid)
-        squaring = self.square_valid | second
+        m.d.sync += second.eq(square_valid)
+        squaring = square_valid | second
         valid = unless_idle(platform, self.valid)
         for lane in range(self.config.columns):
             steady = {}
@@ -109,7 +123,7 @@ class Lanes(wiring.Component):
                 out_format=steady["out_format"],
             )
             pipe = LaneStages(m, f"lane{lane}", valid, {"aux": squaring}, steady.values())
-            loan = Loan(active=steady["lend"], word=self.word[lane])
+            loan = Loan(active=steady["lend"], word=squared[lane])
             result = affine_stages(pipe, operands, auxiliary=True, loan=loan)
             assert pipe.depth == self.LATENCY
             m.d.comb += self.value[lane].eq(result.value)

@@ -11,10 +11,9 @@ from systolith.config import CoreConfig
 from systolith.isa import Statistic
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.memory.block_ram import BlockRam
-from systolith_rtl.multiplier import Multiplier
 from systolith_rtl.pipeline import register, unless_idle
 from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.lanes import SQUARE_WIDTH
+from systolith_rtl.vector.lanes import SQUARE_WIDTH, square_latency
 from systolith_rtl.vector.row_file import (
     EXTREMES_LAYOUT,
     SUMS_LAYOUT,
@@ -30,7 +29,7 @@ def statistics_latency(config: CoreConfig) -> int:
     """Cycles from a row's words to the cycle in which the last of its statistics is written."""
     levels = exact_log2(config.columns)
     extremes = 1 + 2 * levels
-    sums = 1 + Multiplier.LATENCY + levels
+    sums = 1 + square_latency(config) + levels
     return max(extremes, sums) + 2
 
 
@@ -55,7 +54,7 @@ class RowStatistics(wiring.Component):
             under way.
         square_valid: `Out(1)`, `word` wants squaring.
         word: `Out`, C words.
-        square: `In`, their squares, two cycles later.
+        square: `In`, their squares, `square_latency` cycles later.
         extremes, sums, extremes_write, sums_write: `Out`, the row file.
     """
 
@@ -151,16 +150,17 @@ class RowStatistics(wiring.Component):
             m.d.comb += target.eq(_larger(m, f"{name}_combined", value, earlier, stages, first))
         self._connect(m, self.extremes, self.extremes_write, enable, places, ready)
 
-        # Sums. The total waits for the squares, which a multiplier holds up.
+        # Sums. The total waits for the squares, which a multiplier holds up, and the way to it.
+        waits = square_latency(config)
         enable = valid & ~is_extremes.replicate(latency + 1)
         runs = unless_idle(platform, enable)
         total = _tree(m, "total", words, runs[1:], 1, _sum)
         ready = 1 + levels
-        for stage in range(Multiplier.LATENCY):
+        for stage in range(waits):
             total = register(m, f"total_waiting{stage}", total, runs[ready + stage])
-        ready += Multiplier.LATENCY
+        ready += waits
         squared = unless_idle(platform, enable & is_moments.replicate(latency + 1))
-        squared = squared[1 + Multiplier.LATENCY :]
+        squared = squared[1 + waits :]
         squares = _tree(m, "squares", list(self.square), squared, 1, _sum)  # pyright: ignore[reportArgumentType]
         first = places[ready][1]
         # Decided a cycle ahead, since it resets all of a register: MOMENTS keeps all squares, SUM

@@ -175,9 +175,10 @@ class Store(wiring.Component):
         m.d.sync += address.eq(total)
         with m.If(begin):
             m.d.sync += far.eq(self.address[width:].any())
-        with m.If(begin | by_group | by_block):
+        # What begins with a loop begins with those within it.
+        with m.If(source.any()):
             m.d.sync += middle.eq(total)
-        with m.If(begin | by_block):
+        with m.If(source[1]):
             m.d.sync += outer.eq(total)
 
         outside = address[exact_log2(config.granules) :].any() | far

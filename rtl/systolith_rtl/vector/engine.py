@@ -195,7 +195,8 @@ class VectorEngine(wiring.Component):
         valid = Cat(issue.issue, chain)
         first_row = Signal(MEETING)
         m.d.sync += chain.eq(valid)
-        m.d.sync += first_row.eq(Cat(issue.issue & issue.first_row, first_row))
+        # Whether it is sent is known late, and looked at a cycle later.
+        m.d.sync += first_row.eq(Cat(issue.first_row, first_row[0] & valid[1], first_row[1:]))
         wiring.connect(m, issue.drain, wiring.flipped(self.drain))
         m.d.comb += [
             issue.m.eq(op.m),

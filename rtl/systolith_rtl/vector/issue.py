@@ -1,6 +1,6 @@
 """The only place where the vector engine waits: in front of its pipeline."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, exact_log2
@@ -146,8 +146,6 @@ class Issue(wiring.Component):
         # So for the operands: of one that is taken in this cycle, there must be another.
         more = self.x_more & self.r_more
         some = (self.x_more | self.x_held) & (self.r_more | self.r_held)
-        opens = Mux(self.issue, behind_issue, behind_none)
-        goes = Mux(self.issue, behind_issue & more, behind_none & some)
 
         # All that is waited for, but the accumulator, is in registers.
         drained = Signal(reset_less=True, attrs={"keep": 1})  # Near by.
@@ -157,21 +155,34 @@ class Issue(wiring.Component):
         open_half, half_lacks, lacks_alone = (
             Signal(name=name) for name in ("open_half", "half_lacks", "lacks_alone")
         )
-        # With copies for the loop, whose counters are many.
-        half_goes, half_steps, goes_alone, steps_alone = (
+        # With copies for the loop, whose counters are many, and for what is decided next, so that
+        # no gate with the accumulator is shared.
+        half_goes, half_steps, half_went, goes_alone, steps_alone = (
             Signal(name=name, attrs={"keep": 1})
-            for name in ("half_goes", "half_steps", "goes_alone", "steps_alone")
+            for name in ("half_goes", "half_steps", "half_went", "goes_alone", "steps_alone")
         )
-        m.d.sync += [
-            open_half.eq(half & opens),
-            half_goes.eq(half & goes),
-            half_steps.eq(half & goes),
-            half_lacks.eq(half & opens & ~goes),
-            goes_alone.eq(alone & goes),
-            steps_alone.eq(alone & goes),
-            lacks_alone.eq(alone & opens & ~goes),
-        ]
+        # That the accumulator is full has come a long way, and so chooses last.
         full = self.drain.full
+
+        def with_accumulator(after_issue: Value, after_none: Value) -> Value:
+            if_full = half & Mux(half_went, after_issue, after_none)
+            return Mux(full, if_full, half & after_none)
+
+        def without(after_issue: Value, after_none: Value) -> Value:
+            return alone & Mux(goes_alone, after_issue, after_none)
+
+        goes = behind_issue & more, behind_none & some
+        lacks = behind_issue & ~more, behind_none & ~some
+        m.d.sync += [
+            open_half.eq(with_accumulator(behind_issue, behind_none)),
+            half_goes.eq(with_accumulator(*goes)),
+            half_steps.eq(with_accumulator(*goes)),
+            half_went.eq(with_accumulator(*goes)),
+            half_lacks.eq(with_accumulator(*lacks)),
+            goes_alone.eq(without(*goes)),
+            steps_alone.eq(without(*goes)),
+            lacks_alone.eq(without(*lacks)),
+        ]
         m.d.comb += [
             self.unfilled.eq(open_half & ~full),
             self.starved.eq(lacks_alone | (half_lacks & full)),
@@ -184,7 +195,7 @@ class Issue(wiring.Component):
             self.row.eq(loop.row),
             self.pops_x.eq(goes_alone),
             self.drain.enable.eq(open_half & full),
-            self.drain.release.eq(half_goes & full & loop.last_row),
+            self.drain.release.eq(half_steps & full & loop.last_row),
             self.drain.row.eq(loop.row),
         ]
         return m

@@ -1,6 +1,6 @@
 """From runs of bytes to AXI bursts."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -162,6 +162,6 @@ class Splitter(wiring.Component):
                 beat.eq((beat[inner:] + 1) << inner),
                 boundaries.eq(boundaries - ~another),
                 another.eq(0),
-                some.eq(Mux(another, boundaries != 0, boundaries != 1)),
+                some.eq(boundaries[1:].any() | (boundaries[0] & another)),
             ]
         return m

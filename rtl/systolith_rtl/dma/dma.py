@@ -43,7 +43,7 @@ class Dma(wiring.Component):
         write, read: the scratchpad.
         side: column memory and tables.
         change: changes of the settings.
-        quiet: `Out(1)`, no AXI transaction is outstanding, and none is being offered.
+        quiet: `Out(1)`, two cycles ago no AXI transaction was outstanding or being offered.
 
     Attributes:
         settings: bases, limits and scalars, for test benches to fill.
@@ -142,11 +142,18 @@ class Dma(wiring.Component):
             writes.stopped.eq(storer.stopped),
             storer.beat_next.eq(writes.beat_next),
         ]
-        m.d.sync += self.quiet.eq(
-            ~(reads.fetch_active | reads.stream_active | reads.load_active | writes.active)
-            & ~(self.fetch.request.valid | reads.stream_burst.valid | reads.load_burst.valid)
-            & ~writes.burst.valid
-        )
+        # Parts are registered where they are, since they come from all sides.
+        owed, asked = Signal(), Signal()
+        m.d.sync += [
+            owed.eq(reads.fetch_active | reads.stream_active | reads.load_active | writes.active),
+            asked.eq(
+                self.fetch.request.valid
+                | reads.stream_burst.valid
+                | reads.load_burst.valid
+                | writes.burst.valid
+            ),
+            self.quiet.eq(~(owed | asked)),
+        ]
         self._share_read(m, loader.read, storer.read)
         return m
 

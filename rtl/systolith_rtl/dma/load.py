@@ -177,8 +177,8 @@ class LoadEngine(wiring.Component):
             walker.drained.eq(~unretired.some),
             engine.retire.eq(writer.retire),
             engine.busy.eq(unretired.some | walker.began),
-            engine.idle.eq(~self.active & ~self.write.valid),
         ]
+        m.d.sync += engine.idle.eq(~self.active & ~self.write.valid)
         moving = ~realigner.drained | skid.o.valid | (space != FIFO_BEATS)
         self._report_stalls(m, fifo, realigner, writer, moving)
         return m

@@ -146,8 +146,8 @@ class StoreEngine(wiring.Component):
             walker.room.eq(unretired.room),
             engine.command.ready.eq(walker.command.ready),
             engine.busy.eq(unretired.some | walker.began),
-            engine.idle.eq(~self.active),
         ]
+        m.d.sync += engine.idle.eq(~self.active)
         # A cycle late; the response behind it retires nothing, either.
         failed_at = Signal.like(self.done_address, reset_less=True)
         m.d.sync += [

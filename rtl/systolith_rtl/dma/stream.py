@@ -147,10 +147,8 @@ class StreamEngine(wiring.Component):
             splitter.plenty.eq(space >= splitter.max_beats),
         ]
 
-        m.d.comb += [
-            self.engine.busy.eq(unretired.some),
-            self.engine.idle.eq(~self.active),
-        ]
+        m.d.comb += self.engine.busy.eq(unretired.some)
+        m.d.sync += self.engine.idle.eq(~self.active)
 
         # Without a word in the ring, it is not its reader who holds bursts back.
         empty = self.ring.free == config.ring_words

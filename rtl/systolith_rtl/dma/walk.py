@@ -265,7 +265,6 @@ class Walker(wiring.Component):
         ready = Signal(init=1, attrs={"keep": 1})
         m.d.comb += self.command.ready.eq(ready & ~waits)
         taken = self.command.valid & self.command.ready
-        begins = state.first | state.block
         went = state.run & raw.ready
         ended = went & last_run
         multiplied = multiplier == 0
@@ -284,9 +283,11 @@ class Walker(wiring.Component):
             state.block.eq(ended & ~last_block & ~unlisted),
             state.begins.eq((state.scalar & multiplied) | (ended & ~last_block & ~unlisted)),
         ]
-        goes_on = (begins & ~gather) | (state.run & ~(raw.ready & (last_run | unlisted | gather)))
+        goes_on = (state.begins & ~gather) | (
+            state.run & ~(raw.ready & (last_run | unlisted | gather))
+        )
         if index is not None:
-            next_index = (begins | (went & ~last_run & ~unlisted)) & gather
+            next_index = (state.begins | (went & ~last_run & ~unlisted)) & gather
             m.d.sync += [
                 state.index.eq(
                     next_index | (state.index & ~index.missing & ~index.asked) | index.half

@@ -186,19 +186,23 @@ class LoadEngine(wiring.Component):
     def _report_stalls(
         self, m: Module, fifo: BeatFifo, realigner: Realigner, writer: LoadWriter, moving: Value
     ) -> None:
-        """Say what the engine waited for a cycle ago; `moving` are beats before the last part."""
+        """Say what the engine waited for; `moving` are beats before the last part.
+
+        Refusals come a cycle late, and from afar, so this is another cycle later. Nothing is lost:
+        an instruction does not wait in its last cycles, in which its last write lands.
+        """
         engine = self.engine
         held = Signal()
         ends = Signal()
+        starved = Signal()
         m.d.sync += [
             held.eq(writer.held),
             ends.eq(~moving),
-            engine.stall.dram.eq(
-                (self.active | self.burst.valid) & realigner.i.ready & ~fifo.o.valid
-            ),
+            starved.eq((self.active | self.burst.valid) & realigner.i.ready & ~fifo.o.valid),
+            engine.stall.dram.eq(starved),
+            # While beats move, a refusal costs nothing before it holds one of them.
+            engine.stall.bank.eq(held | (ends & (self.write.refused | self.read.refused))),
         ]
-        # While beats move, a refusal costs nothing before it holds one of them.
-        m.d.comb += engine.stall.bank.eq(held | (ends & (self.write.refused | self.read.refused)))
 
     def _realign(self, m: Module, walker: Walker, realigner: Realigner) -> None:
         """Say where each run's bytes go."""

@@ -112,10 +112,7 @@ class MemoryTest(wiring.Component):
                 m.d.sync += [writing.eq(1), offering.eq(1), pattern.eq(SEED)]
                 m.next = "WRITE"
             with m.State("WRITE"), m.If(counted):
-                m.d.sync += writing.eq(0)
-                m.next = "BEGIN"
-            with m.State("BEGIN"):
-                m.d.sync += [offering.eq(1), pattern.eq(SEED), bad.eq(0)]
+                m.d.sync += [writing.eq(0), offering.eq(1), pattern.eq(SEED), bad.eq(0)]
                 m.next = "READ"
             with m.State("READ"), m.If(counted):
                 m.next = "JUDGE"
@@ -124,8 +121,13 @@ class MemoryTest(wiring.Component):
                     m.d.sync += [found.eq(1), last.eq(self.delay)]
                     with m.If(~found):
                         m.d.sync += first.eq(self.delay)
-                m.d.sync += self.delay.eq(self.delay + 1)
-                m.next = "BEGIN"
+                m.d.sync += [
+                    self.delay.eq(self.delay + 1),
+                    offering.eq(self.delay != DELAYS - 1),
+                    pattern.eq(SEED),
+                    bad.eq(0),
+                ]
+                m.next = "READ"
                 with m.If(self.delay == DELAYS - 1):
                     m.next = "END"
             with m.State("END"):

@@ -154,17 +154,9 @@ class Protocol(wiring.Component):
             m.d.sync += tag.eq(address[-8:])
 
         # What a frame is judged by stands still long before.
+        names = "settling unsettled good none_left misfit again rejects"
         settling, unsettled, good, none_left, misfit, again, rejects = (
-            Signal(name=name, reset_less=True)
-            for name in (
-                "settling",
-                "unsettled",
-                "good",
-                "none_left",
-                "misfit",
-                "again",
-                "rejects",
-            )
+            Signal(name=name, reset_less=True) for name in names.split()
         )
         m.d.sync += [
             settling.eq(crc.busy),
@@ -176,10 +168,12 @@ class Protocol(wiring.Component):
             again.eq(tag == last_tag),
         ]
 
-        m.d.sync += [self.bus_error.eq(0), self.frame_error.eq(0)]
-
         stop = Signal()
-        m.d.sync += stop.eq(broken | self.silent)
+        m.d.sync += [
+            stop.eq(broken | self.silent),
+            self.bus_error.eq(0),
+            self.frame_error.eq(0),
+        ]
 
         def receive() -> None:
             """Want a byte, unless there will be none that makes sense."""

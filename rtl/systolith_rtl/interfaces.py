@@ -145,7 +145,7 @@ class EngineSignature(wiring.Signature):
         retire: high for one cycle per instruction, in order, when its last write has landed: a
             read that is requested from the next cycle on sees it.
         busy: an instruction has been taken and not been retired.
-        stall: what it waited for a cycle ago, if it was busy then.
+        stall: what it waited for a cycle ago, or two, if it was busy then.
         halt: from the next cycle on take no command and start no new access; what has been started
             on AXI is finished. Only reset ends it.
         idle: with `halt` high: no access is under way any more.

@@ -117,7 +117,7 @@ def _multipliers(
         free[index].remove(plan[name])
     # Lanes side by side: where the array leaves most of a row, which is the last one that it has,
     # then at the right ends, nearest to there first.
-    left = [bel for row in sorted(reversed(free), key=len, reverse=True) for bel in row]
+    left = [bel for row in sorted(free, key=len)[::-1] for bel in row]
     others.sort(key=lambda name: _numbers(name)[-1])
     return plan | dict(zip(others, left, strict=False))
 

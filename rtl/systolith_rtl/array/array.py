@@ -14,8 +14,9 @@ from systolith_rtl.array.pe import (
     partial_width,
 )
 
-SHARING = 4
-"""Columns whose PEs are told by the same registers what to do."""
+SHARING = 6
+"""Columns whose PEs are told by the same registers what to do. A row of ECP5's multipliers holds
+three or six of them (`floorplan.py`), and four multipliers side by side have four enables."""
 
 
 class SystolicArray(wiring.Component):

@@ -103,18 +103,22 @@ class Scratchpad(wiring.Component):
                 width=8 * self.config.rows, depth=self.config.bank_words, granularity=8
             )
             rams.append(ram)
-            grants.append(_connect_readers(m, bank, ram, self.read))
+            grants.append(_connect_readers(m, platform, bank, ram, self.read))
             _connect_writers(m, platform, bank, ram, self.write)
         for index, port in enumerate(self.read):
             _answer(m, f"read{index}", port, Cat(bank[index] for bank in grants), rams)
 
 
 def _connect_readers(
-    m: Module, bank: int, ram: BlockRam, ports: Sequence[wiring.PureInterface]
+    m: Module,
+    platform: object,
+    bank: int,
+    ram: BlockRam,
+    ports: Sequence[wiring.PureInterface],
 ) -> Signal:
     """Register the request of the first reader that asks for a bank; return who it is."""
     wanted, grants = _arbitrate(m, f"bank{bank}_read", bank, ports)
-    with m.If(wanted.any()):
+    with m.If(unless_idle(platform, wanted.any())):
         m.d.sync += ram.read_address.eq(_first(wanted, [row_of(port.address) for port in ports]))
     m.d.sync += ram.read_enable.eq(wanted.any())
     return grants

@@ -85,6 +85,17 @@ def test_sums_go_to_a_neighbour_and_words_are_beside_their_row() -> None:
             assert abs(x - pe[0]) <= 9
 
 
+def test_what_a_column_of_accumulators_has_lies_side_by_side() -> None:
+    config, cells = cells_of("ecp5-85k")
+    plan = floorplan(cells, config, "85k")
+    for column in range(config.columns):
+        (x0, y0), (x1, y1) = (
+            place(plan[f"unit.gemm.accumulators.ram{column}_{half}.ebr0"]) for half in range(2)
+        )
+        assert y0 == y1
+        assert 0 < x1 - x0 <= 3
+
+
 def test_of_a_core_that_leaves_the_chip_empty_halves_of_accumulators_are_taken_apart() -> None:
     config, cells = cells_of("ecp5-25k")
     plan = floorplan(cells, config, "85k")

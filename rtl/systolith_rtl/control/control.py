@@ -141,13 +141,13 @@ class Control(wiring.Component):
         counters = local_reset(m, "counters", state.clear)(Counters(self.config))
         m.submodules.counters = counters
         # Engines say a cycle later why they waited. So it is known here, too, whether the cycle in
-        # which an instruction saw the counts was one in vain.
+        # which an instruction saw the counts was one in vain: then it is offered now.
         busy = Signal(len(Engine))
         awaits = Signal(len(Engine))
         m.d.sync += [busy.eq(self.working), awaits.eq(dispatch.awaits)]
         m.d.comb += [
             counters.busy.eq(busy),
-            counters.awaits.eq(awaits & dispatch.awaits),
+            counters.awaits.eq(awaits & ~Cat(port.command.valid for port in engines)),
             *(
                 counters.stall[engine].eq(port.stall)
                 for engine, port in zip(Engine, engines, strict=True)

@@ -27,6 +27,9 @@ from systolith.regs import FaultCause
 WORD_WIDTH = 8 * INSTRUCTION_BYTES
 """Bits of an instruction."""
 
+HEADER_WIDTH = 8 * min(field.offset for fields in OPERANDS.values() for field in fields)
+"""Bits of an instruction in front of the operands."""
+
 TAG_WIDTH = 16
 """Bits of a tag."""
 

@@ -133,13 +133,13 @@ class Dispatch(wiring.Component):
         m.d.sync += [
             counted.eq(Cat(self.retired[engine] >= waits[engine] for engine in Engine)),
             reached.eq(self.i.valid & halts & counted.all()),
+            self.refused.eq(self.i.valid & ~operators.any()),
         ]
         m.d.comb += [
             self.next.pc.eq(pc),
             self.next.tag.eq(instruction.tag),
             self.halted.eq(reached & ~self.pending.any()),
             self.halt_code.eq(field_of(instruction.word, OPERANDS[Opcode.HALT][0])),
-            self.refused.eq(self.i.valid & ~operators.any()),
             self.cause.eq(instruction.cause),
         ]
         return m

@@ -1,5 +1,7 @@
 """The pool in which the instructions of all engines wait."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
@@ -8,8 +10,11 @@ from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith.isa import Engine
-from systolith_rtl.control.decoder import WORD_WIDTH, used_bits
-from systolith_rtl.control.queue import pool_size
+from systolith_rtl.control.decoder import HEADER_WIDTH, WORD_WIDTH, used_bits
+from systolith_rtl.control.queue import OPERAND_DELAY, pool_size
+
+_PARTS = 2
+"""Parts of the operands, each with an address of its own, near it: they are all over the core."""
 
 
 class Pool(wiring.Component):
@@ -27,7 +32,8 @@ class Pool(wiring.Component):
         asks: `In(6)`, which queues want an instruction.
         asked: `In`, for each queue the place of it, which it then gives back.
         grant: `Out(6)`, who will get it: the lowest that asks.
-        result: `Out(512)`, in the cycle after the grant, the instruction.
+        result: `Out(512)`, the instruction: its header in the cycle after the grant, its operands
+            `OPERAND_DELAY` cycles later, when no other one may be stored at its place yet.
     """
 
     word: Signal
@@ -60,35 +66,43 @@ class Pool(wiring.Component):
         m = Module()
         runs = used_bits(self.config)
         stored = Cat(self.word[first:end] for first, end in runs)
-        m.submodules.memory = memory = Memory(shape=len(stored), depth=self.size, init=[])
-        write = memory.write_port()
-        read = memory.read_port(domain="comb")
         unused = Signal(self.size, init=-1)
         # How many of them are 1.
         count = Signal(range(self.size + 1), init=self.size)
         leaving = Signal()
         # Else Yosys asks one queue after the other.
         half = Signal(attrs={"keep": 1})
+        low, high = (
+            Signal(range(self.size), name=name, attrs={"keep": 1}) for name in ("low", "high")
+        )
         place = Signal(range(self.size), reset_less=True)
+        # Two registers later, each part has the address for itself, which Yosys must not merge.
+        later = Signal.like(place, reset_less=True)
+        m.d.sync += later.eq(place)
+        assert OPERAND_DELAY == 2
+        addresses = [place]
+        for part in range(_PARTS):
+            address = Signal.like(place, name=f"place{part}", reset_less=True, attrs={"keep": 1})
+            m.d.sync += address.eq(later)
+            addresses.append(address)
+        header = sum(end - first for first, end in runs if end <= HEADER_WIDTH)
+        size = -(-(len(stored) - header) // _PARTS)
+        bounds = [0, *range(header, len(stored), size), len(stored)]
+        read = [
+            self._memory(m, f"memory{index}", stored[slice(*ends)], address)
+            for index, (ends, address) in enumerate(zip(pairwise(bounds), addresses, strict=True))
+        ]
         m.d.comb += [
-            write.addr.eq(self.slot),
-            write.data.eq(stored),
-            write.en.eq(self.push),
-            read.addr.eq(place),
             half.eq(self.asks[:3].any()),
+            low.eq(lowest(self.asks[:3], list(self.asked)[:3])),
+            high.eq(lowest(self.asks[3:], list(self.asked)[3:])),
             self.grant.eq(
                 Cat(only_lowest(self.asks[:3]), only_lowest(self.asks[3:]) & ~half.replicate(3))
             ),
-            self.result.eq(_expand(read.data, runs)),
+            self.result.eq(_expand(Cat(read), runs)),
         ]
         m.d.sync += [
-            place.eq(
-                Mux(
-                    half,
-                    lowest(self.asks[:3], list(self.asked)[:3]),
-                    lowest(self.asks[3:], list(self.asked)[3:]),
-                )
-            ),
+            place.eq(Mux(half, low, high)),
             leaving.eq(self.asks.any()),
         ]
         with m.If(self.push):
@@ -104,6 +118,19 @@ class Pool(wiring.Component):
         with m.Elif(self.push & ~leaving):
             m.d.sync += count.eq(count - 1)
         return m
+
+    def _memory(self, m: Module, name: str, bits: Value, address: Signal) -> Signal:
+        """Store some bits of the instructions; return those of the one at `address`."""
+        m.submodules[name] = memory = Memory(shape=len(bits), depth=self.size, init=[])
+        write = memory.write_port()
+        read = memory.read_port(domain="comb")
+        m.d.comb += [
+            write.addr.eq(self.slot),
+            write.data.eq(bits),
+            write.en.eq(self.push),
+            read.addr.eq(address),
+        ]
+        return read.data
 
 
 def lowest(bits: Value, values: list) -> Value:

@@ -19,6 +19,10 @@ from systolith_rtl.interfaces import operand_layout
 IN_FLIGHT = 8
 """Instructions that an engine may hold at a time, a power of two."""
 
+OPERAND_DELAY = 2
+"""Cycles by which a head's operands follow its waits. The engine does not see them earlier than
+that: the waits are compared first."""
+
 COUNTS_LAYOUT = data.ArrayLayout(WAIT_WIDTH, len(Engine))
 """Progress counts by engine."""
 
@@ -99,12 +103,12 @@ class EngineQueue(wiring.Component):
         push: `In(1)`, an instruction has got the place `slot` in the pool. There must be `room`.
         slot: `In`, its place.
         origin: `In`, where it comes from.
-        room: `Out(1)`, there is room for another one.
+        room: `Out(1)`, there is room for another one; not to be looked at in the cycle behind a push.
         asks: `Out(1)`, the head is to be fetched from the pool.
         asked: `Out`, its place.
-        grant: `In(1)`, it will be on `word` in the next cycle. Only together with `asks`, on which
-            it may depend.
-        word: `In(512)`, an instruction from the pool.
+        grant: `In(1)`, its waits will be on `word` in the next cycle, and its operands
+            `OPERAND_DELAY` cycles later. Only together with `asks`, on which it may depend.
+        word: `In(512)`, instructions from the pool.
         counts: `In`, the progress counts.
         retire: `In(1)`, the oldest instruction is complete.
         command: to the engine.
@@ -160,10 +164,16 @@ class EngineQueue(wiring.Component):
         depth = self.config.queue_depth
         slots = LutFifo(m, "slots", self.slot, depth=depth)
         origins = LutFifo(m, "origins", Value.cast(self.origin), depth=2 * max(depth, IN_FLIGHT))
+        # The oldest one's place is looked up before it is asked for. What is pushed into an empty
+        # queue is asked for in the next cycle.
+        place = Signal.like(self.slot, reset_less=True)
+        m.d.sync += place.eq(Mux(slots.some, slots.data, self.slot))
         operands = Signal(packed_layout(self.opcode, self.config), reset_less=True)
         waits = Signal(WAITS_LAYOUT, reset_less=True)
-        # Equal, but one has all registers of the head to move: Yosys must not make one of both.
+        # Equal, but one has all waits of the head to move: Yosys must not make one of both.
         moving, loads = (Signal(name=name, attrs={"keep": 1}) for name in ("moving", "loads"))
+        # For the operands, which are as far away as the engine.
+        follows = Signal(OPERAND_DELAY)
         # `ready` comes late, so a head that is handed over is `held` for a cycle more.
         head_held = Signal()
         head_valid = Signal()
@@ -173,7 +183,13 @@ class EngineQueue(wiring.Component):
         # A cycle late, as engines are far away. Whoever may not wait looks at both.
         taken = Signal()
         left = Signal()
-        m.d.sync += [taken.eq(handed), left.eq(self.retire)]
+        # Whether another origin finds room, but for a push of the cycle before.
+        roomy = Signal(init=1)
+        m.d.sync += [
+            taken.eq(handed),
+            left.eq(self.retire),
+            roomy.eq(origins.room | left | self.retire),
+        ]
         # A cycle late, as are the counts themselves: they never fall.
         reached = Signal(len(Engine))
         compared = Signal()
@@ -182,8 +198,8 @@ class EngineQueue(wiring.Component):
             compared.eq(head_valid),
         ]
         m.d.comb += [
-            self.room.eq((slots.room | moving) & (origins.room | left)),
-            self.asked.eq(slots.data),
+            self.room.eq((slots.room | moving) & roomy),
+            self.asked.eq(place),
             self.command.valid.eq(satisfied),
             handed.eq(satisfied & self.command.ready),
             Value.cast(self.oldest).eq(origins.data),
@@ -212,11 +228,12 @@ class EngineQueue(wiring.Component):
             moving.eq(self.grant),
             loads.eq(self.grant),
         ]
+        m.d.sync += follows.eq(Cat(loads, follows))
         with m.If(loads):
-            m.d.sync += [
-                Value.cast(operands).eq(packed_operands(self.word, self.opcode, self.config)),
-                *(waits[engine].eq(waits_of(self.word)[engine]) for engine in Engine),
-            ]
+            m.d.sync += [waits[engine].eq(waits_of(self.word)[engine]) for engine in Engine]
+        with m.If(follows[-1]):
+            packed = packed_operands(self.word, self.opcode, self.config)
+            m.d.sync += Value.cast(operands).eq(packed)
         m.d.sync += head_held.eq(moving | head_valid)
         # What was handed over before this head is in `held`.
         fine = Signal(attrs={"keep": 1})

@@ -93,14 +93,12 @@ class Accumulators(wiring.Component):
         for c in range(self.columns):
             rows = self._column(m, c, valid[c:], stages[c:], draining, upper, platform)
             # Each column has registers of its own for what chooses, which Yosys would merge.
-            is_second, is_high = (
-                Signal(name=f"{name}{c}", reset_less=True, attrs={"keep": 1})
-                for name in ("second", "upper")
-            )
+            is_second = Signal(name=f"second{c}", reset_less=True, attrs={"keep": 1})
             m.d.sync += is_second.eq(reading[-1])
             halves = [Mux(is_second, second, first) for first, second in rows]
             drained = halves[0]
             if self.int4:
+                is_high = Signal(name=f"upper{c}", reset_less=True, attrs={"keep": 1})
                 m.d.sync += is_high.eq(high[-1])
                 drained = Mux(is_high, halves[1], halves[0])
             m.d.comb += self.drain.data[c].eq(drained)
@@ -168,23 +166,28 @@ class Accumulators(wiring.Component):
         read = list[list[Value]]()
         for chain, sums in enumerate((self.sums, self.high) if self.int4 else (self.sums,)):
             name = f"{c}h" if chain else f"{c}"
-            mine = [stage.int4 if chain else Const(1) for stage in stages[:6]]
+            mine = [stage.int4 if chain else Const(1) for stage in stages[:5]]
             rams = [BlockRam(width=ACC_WIDTH, depth=self.depth) for _ in range(HALVES)]
             old = Signal(signed(ACC_WIDTH), name=f"old{name}", reset_less=True)
             total = Signal(signed(ACC_WIDTH), name=f"total{name}", reset_less=True)
             for half, ram in enumerate(rams):
                 m.submodules[f"ram{name}_{half}"] = ram
                 enable = Signal(name=f"enable{name}_{half}")
+                # Known a cycle ahead, since it goes to each block.
+                writes = Signal(name=f"writes{name}_{half}")
                 adding = valid[0] & (stages[0].half == half)
                 again = adding & ~stages[0].first & mine[0]
                 asked = asks[half] & (upper == chain) if self.int4 else asks[half]
-                m.d.sync += enable.eq(again | asked)
+                m.d.sync += [
+                    enable.eq(again | asked),
+                    writes.eq(valid[4] & (stages[4].half == half) & mine[4]),
+                ]
                 m.d.comb += [
                     ram.read_address.eq(addresses[half]),
                     ram.read_enable.eq(enable),
                     ram.write_address.eq(stages[5].row),
                     ram.write_data.eq(total),
-                    ram.write_enable.eq(valid[5] & (stages[5].half == half) & mine[5]),
+                    ram.write_enable.eq(writes),
                 ]
             first, second = (ram.read_data for ram in rams)
             with m.If(unless_idle(platform, valid[3] & mine[3])):
@@ -238,9 +241,11 @@ class Accumulators(wiring.Component):
         claimed = Signal(range(HALVES + 1))
         assert HALVES == 2
         with m.If(self.claim & ~release):
-            m.d.sync += [claimed.eq(claimed + 1), self.free.eq(claimed == 0)]
+            m.d.sync += claimed.eq(claimed + 1)
         with m.Elif(~self.claim & release):
-            m.d.sync += [claimed.eq(claimed - 1), self.free.eq(1)]
+            m.d.sync += claimed.eq(claimed - 1)
+        # Both are far away. Whoever claims one has seen a free one.
+        m.d.sync += self.free.eq(release | Mux(self.claim, claimed == 0, self.free))
 
         other = Signal()
         this_full = self.drain.full | this_fills

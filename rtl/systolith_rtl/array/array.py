@@ -13,6 +13,7 @@ from systolith_rtl.array.pe import (
     int4_partial_width,
     partial_width,
 )
+from systolith_rtl.pipeline import register, unless_idle
 
 SHARING = 6
 """Columns whose PEs are told by the same registers what to do. A row of ECP5's multipliers holds
@@ -25,7 +26,8 @@ class SystolicArray(wiring.Component):
     The sum of column c for the row that came in cycle t stands on `sums[c]` in cycle
     `t + latency + c`, for one cycle, with `latency = R + 4`: one cycle to enter, one per row, and
     what a PE takes beyond one. Array row r works r cycles later than row 0; the delays are in
-    here.
+    here. But without INT4, rows 0 and 1 work at the same time, row 1 adds the product of row 0, and
+    the cycle that this saves is for a register between the array and whoever is far from it.
 
     Weights come column by column: `weights` holds the R bytes of the column whose bit of `capture`
     is set, and they pass along their rows, one PE a cycle. Every PE keeps its byte in a shadow
@@ -66,6 +68,9 @@ class SystolicArray(wiring.Component):
         self.columns = config.columns
         self.latency = config.rows + Pe.LATENCY
         self.with_int4 = config.int4
+        # So many rows begin at the same time.
+        self.together = 1 if config.int4 else 2
+        assert config.rows >= self.together
         high = data.ArrayLayout(signed(int4_partial_width(config.rows)), config.columns)
         extra = {"int4": In(1), "int4_weights": In(1), "high": Out(high)}
         super().__init__(
@@ -90,37 +95,41 @@ class SystolicArray(wiring.Component):
             Cat(byte, byte[-1] & self.is_signed)
             for byte in (self.row.word_select(r, 8) for r in range(rows))
         )
-        activations = _skew(m, "activation", extended, ACTIVATION_WIDTH)
-        weights = _skew(m, "weight", self.weights, WEIGHT_WIDTH)
+        together = self.together
+        activations = _skew(m, "activation", extended, ACTIVATION_WIDTH, together=together)
+        weights = _skew(m, "weight", self.weights, WEIGHT_WIDTH, together=together)
         int4_valid = list[Value]()
         if self.with_int4:
             packed = Signal(rows)
             m.d.sync += packed.eq(Cat(self.int4_weights, packed))
             int4_valid = self._diagonals(m, "int4_valid", self.valid & self.int4, stages=Pe.LATENCY)
             weights = [bus_weight(byte, packed[r]) for r, byte in enumerate(weights)]
-        # The PEs of a diagonal work in step: bit r + c is for row r and column c.
+        # The PEs of a diagonal work in step: bit r + c is for a row r cycles late and column c.
         valid = Signal(rows + columns + Pe.LATENCY - 2)
         m.d.sync += valid.eq(Cat(self.valid, valid))
         swap = self._diagonals(m, "swap", self.swap, stages=1)
 
         # Tags reach column c with the bytes that row 0 passes along, then go down with the rows.
-        tags = Cat(_skew(m, "tag", self.capture, 1, reset_less=False))
+        tags = Cat(_skew(m, "tag", self.capture, 1, together=1, reset_less=False))
         partials: list[Value] = [Const(0)] * columns
         highs: list[Value] = [Const(0)] * columns
         for r in range(rows):
             # What PE c takes in this cycle, PE c + 1 takes in the next one.
             line = _along(m, f"activations{r}", activations[r], columns)
             bus = _along(m, f"weights{r}", weights[r], columns)
-            if r > 0:
+            late = max(r + 1 - together, 0)
+            if late:
                 below = Signal(columns, name=f"tags{r}")
                 m.d.sync += below.eq(tags)
                 tags = below
             for c in range(columns):
-                m.submodules[f"pe{r}_{c}"] = pe = Pe(rows=r + 1, int4=self.with_int4)
+                m.submodules[f"pe{r}_{c}"] = pe = Pe(
+                    rows=r + 1, int4=self.with_int4, adds=self.with_int4 or r > 0
+                )
                 m.d.comb += [
                     pe.a.eq(line[c]),
-                    pe.valid.eq(valid[r + c :][: Pe.LATENCY]),
-                    pe.swap.eq(swap[c][r]),
+                    pe.valid.eq(valid[late + c :][: Pe.LATENCY]),
+                    pe.swap.eq(swap[c][late]),
                     pe.weight.eq(bus[c]),
                     pe.capture.eq(tags[c]),
                     pe.partial_i.eq(partials[c]),
@@ -134,6 +143,11 @@ class SystolicArray(wiring.Component):
                     highs[c] = pe.high_o
         if self.with_int4:
             m.d.comb += [self.high[c].eq(highs[c]) for c in range(columns)]
+        else:
+            comes = unless_idle(platform, valid[rows + Pe.LATENCY - 2 :])
+            partials = [
+                register(m, f"sum{c}", partial, comes[c]) for c, partial in enumerate(partials)
+            ]
         m.d.comb += [self.sums[c].eq(partials[c]) for c in range(columns)]
         return m
 
@@ -148,7 +162,7 @@ class SystolicArray(wiring.Component):
             sharing = columns[first:][:SHARING]
             # Yosys would merge what is equal.
             keep = {"keep": 1} if len(columns) > SHARING else {}
-            length = len(sharing) - 1 + self.rows - 1 + stages
+            length = len(sharing) - 1 + self.rows - self.together + stages
             line = Signal(length, name=f"{name}{first}", attrs=keep)
             m.d.sync += line.eq(Cat(bit, line))
             views += [line[c - first :] for c in sharing]
@@ -156,18 +170,22 @@ class SystolicArray(wiring.Component):
         return views
 
 
-def _skew(m: Module, name: str, word: Value, width: int, *, reset_less: bool = True) -> list[Value]:
-    """Return the parts of a word, part i delayed by i + 1 cycles.
+def _skew(
+    m: Module, name: str, word: Value, width: int, *, together: int, reset_less: bool = True
+) -> list[Value]:
+    """Return the parts of a word, the first `together` a cycle late, each further one one more.
 
-    The register of stage s holds the parts from s on: few wide registers simulate faster than
-    many narrow ones, and cost the same.
+    The register of a stage holds all parts that are not yet there: few wide registers simulate
+    faster than many narrow ones, and cost the same.
     """
     parts = []
+    leaves = together
     while len(word):
-        register = Signal(len(word), name=f"{name}_skew{len(parts)}", reset_less=reset_less)
-        m.d.sync += register.eq(word)
-        parts.append(register[:width])
-        word = register[width:]
+        stage = Signal(len(word), name=f"{name}_skew{len(parts)}", reset_less=reset_less)
+        m.d.sync += stage.eq(word)
+        parts += [stage[i * width :][:width] for i in range(leaves)]
+        word = stage[leaves * width :]
+        leaves = 1
     return parts
 
 

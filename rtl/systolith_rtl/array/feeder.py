@@ -164,19 +164,18 @@ class RowFeeder(wiring.Component):
         there = self.active & ~address.outside & ~nothing
         is_start = Mux(passes, there & first_row, 1) & rested & ~self.swap & ~self.halt
         drained = self.free | ~Mux(passes, first_tile, row.control.first)
-        starts, following = Signal(), Signal()
+        following = Signal()
         m.d.comb += [
-            starts.eq(is_start & drained),
+            self.starts_next.eq(is_start & drained),
             following.eq(leaves & there & ~first_row & ~self.halt),
-            self.starts_next.eq(starts),
         ]
         m.d.sync += [
             passes.eq(leaves & ~(there & first_row)),
             follows.eq(following),
             at_start.eq(is_start),
-            self.starts.eq(starts),
-            walk_starts.eq(starts),
-            requested.eq(following | (self.completes & starts)),
+            self.starts.eq(self.starts_next),
+            walk_starts.eq(self.starts_next),
+            requested.eq(following | (self.completes & self.starts_next)),
             self.hungry.eq(is_start | ~self.active),
             self.issued.eq(asks & row.control.end),
         ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,7 +11,7 @@ from systolith.isa import Opcode, WeightSource
 from systolith.numerics import Format
 from systolith.regs import FaultCause
 from systolith_rtl.array.accumulator import Accumulators
-from systolith_rtl.array.array import SystolicArray
+from systolith_rtl.array.array import SHARING, SystolicArray
 from systolith_rtl.array.control import MIN_PERIOD, row_control
 from systolith_rtl.array.exponents import ExponentShift
 from systolith_rtl.array.feeder import RowFeeder
@@ -24,6 +24,7 @@ from systolith_rtl.interfaces import (
     ReadSignature,
     RingSignature,
 )
+from systolith_rtl.reset import local_reset
 
 PLANS = 2
 """GEMMs whose weights may be loaded or about to be, while an earlier one's rows are fed."""
@@ -91,8 +92,14 @@ class GemmEngine(wiring.Component):
         m.submodules.ring = ring = WeightRing(self.config)
         m.submodules.loader = loader = WeightLoader(self.config)
         m.submodules.feeder = feeder = RowFeeder(self.config)
-        m.submodules.array = array = SystolicArray(self.config)
-        m.submodules.accumulators = accumulators = Accumulators(self.config)
+        array = SystolicArray(self.config)
+        accumulators = Accumulators(self.config)
+        # What is wide is reset as the engine is, but a cycle later, by a register that is near.
+        # Control resets for two cycles, so what comes of it in between is gone, too.
+        is_wide = self.config.columns > SHARING
+        reset_sums = local_reset(m, "sums", Const(0)) if is_wide else None
+        for name, part in (("array", array), ("accumulators", accumulators)):
+            m.submodules[name] = reset_sums(part) if reset_sums else part
         wiring.connect(m, wiring.flipped(self.ring), ring.push)
         wiring.connect(m, wiring.flipped(self.drain), accumulators.drain)
         wiring.connect(m, wiring.flipped(self.a), feeder.a)

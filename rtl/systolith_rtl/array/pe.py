@@ -70,6 +70,9 @@ class Pe(wiring.Component):
     activation and product in the DSP block: four neighbouring multipliers of ECP5 have four clock
     enables together, and those of two diagonals would need five.
 
+    The uppermost PE of a column has nothing to add: without `adds`, `partial_o` is the product, a
+    cycle earlier.
+
     With `int4`, one multiplier serves two output channels. `weight` then is a `bus_weight`, and a
     row of `int4_valid` gives two sums: `partial` of the low weights, `high` of the high ones::
 
@@ -106,8 +109,10 @@ class Pe(wiring.Component):
     high_i: Signal
     high_o: Signal
 
-    def __init__(self, *, rows: int, int4: bool = False) -> None:
+    def __init__(self, *, rows: int, int4: bool = False, adds: bool = True) -> None:
         self.int4 = int4
+        self.adds = adds
+        assert adds or not int4
         members = {
             "a": In(signed(ACTIVATION_WIDTH)),
             "valid": In(Pe.LATENCY),
@@ -154,12 +159,14 @@ class Pe(wiring.Component):
         else:
             # A register right behind the DSP block is worth 30 % of the array's clock.
             addend = Signal(signed(PRODUCT_WIDTH), reset_less=True)
-            partial = Signal.like(self.partial_o, reset_less=True)
             with m.If(valid[1]):
                 m.d.sync += addend.eq(product)
-            with m.If(valid[2]):
-                m.d.sync += partial.eq(self.partial_i + addend)
-            m.d.comb += self.partial_o.eq(partial)
+            result = addend
+            if self.adds:
+                result = Signal.like(self.partial_o, name="partial", reset_less=True)
+                with m.If(valid[2]):
+                    m.d.sync += result.eq(self.partial_i + addend)
+            m.d.comb += self.partial_o.eq(result)
         return m
 
     def _operand(self, shadow: Signal) -> Value:

@@ -70,7 +70,7 @@ class Counters(wiring.Component):
         value: `Out(COUNTER_WIDTH)`, the counter, `DELAY` cycles after `index` has been set.
     """
 
-    DELAY = len(COUNTERS) + 8
+    DELAY = len(COUNTERS) + 9
 
     run: Signal
     busy: Signal
@@ -134,16 +134,16 @@ class Counters(wiring.Component):
             m.d.sync += visits.eq(visits + 1)
         m.d.sync += known.eq(visits[-1])
 
-        # Choose one of some, 0 of the others, put them together, compare, add: a cycle each. Only
-        # clashes are `wide`.
-        chosen = []
+        # Choose one of some, 0 of the others, put them together, compare, add, write: a cycle each.
+        # Only clashes are `wide`.
+        choices = []
         for first in range(0, len(names), _CHOICES):
             some = own[first : first + _CHOICES]
             choice = Signal(max(map(len, some)), name=f"choice{first}", reset_less=True)
             m.d.sync += choice.eq(0)
             with m.If(place[exact_log2(_CHOICES) :] == first // _CHOICES):
                 m.d.sync += choice.eq(Array(some)[place[: exact_log2(_CHOICES)]])
-            chosen.append(choice)
+            choices.append(choice)
         looked = Signal.like(place)
         before = Signal(COUNTER_WIDTH, reset_less=True)
         now = Signal(many, reset_less=True)
@@ -153,7 +153,7 @@ class Counters(wiring.Component):
         m.d.sync += [
             looked.eq(place),
             before.eq(Mux(known, read.data, 0)),
-            now.eq(reduce(or_, chosen)),
+            now.eq(reduce(or_, choices)),
             wide.eq(looked == names.index("bank_clashes")),
             visited.eq(looked),
         ]
@@ -166,13 +166,21 @@ class Counters(wiring.Component):
             low.eq(now),
             high.eq(Cat(Mux(wide, now[few:], middle), before[many:])),
             carry.eq(Mux(wide, wrapped << (many - few), wrapped)),
-            write.addr.eq(visited),
         ]
-        m.d.comb += [write.data.eq(Cat(low, high + carry)), write.en.eq(1)]
-        wanted = Signal()
-        m.d.sync += wanted.eq(visited == self.index)
+        # The sum stops in a register, since it is a long one.
+        summed = Signal.like(place)
+        total = Signal(COUNTER_WIDTH, reset_less=True)
+        chosen, wanted = Signal(), Signal()
+        m.d.sync += [
+            summed.eq(visited),
+            total.eq(Cat(low, high + carry)),
+            write.addr.eq(summed),
+            chosen.eq(visited == self.index),
+            wanted.eq(chosen),
+        ]
+        m.d.comb += [write.data.eq(total), write.en.eq(1)]
         with m.If(wanted):
-            m.d.sync += self.value.eq(write.data)
+            m.d.sync += self.value.eq(total)
         return m
 
     def _engine_events(self, engine: Engine) -> dict[str, Value]:

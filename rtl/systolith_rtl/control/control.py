@@ -236,14 +236,16 @@ class Control(wiring.Component):
         m.d.comb += [fetcher.run.eq(runs), first_fault.eq(runs & wrong)]
         mismatch = Signal()
         resetting = Signal()
-        # A cycle late, and only looked at long after `halt`; a fault has time for one more.
+        # Cycles late, and only looked at long after `halt`; a fault has time for one more.
+        fetched = Signal()
         still = Signal()
         calm = Signal()
         settled = Signal()
         m.d.sync += [
-            still.eq(Cat(port.idle for port in engines).all() & self.quiet & fetcher.idle),
+            fetched.eq(fetcher.idle),
+            still.eq(Cat(port.idle for port in engines).all() & self.quiet & fetched),
             calm.eq(over & still),
-            settled.eq(self.quiet & fetcher.idle),
+            settled.eq(self.quiet & fetched),
             self.reset_engines.eq(resetting),
         ]
         m.d.comb += [

@@ -1,6 +1,6 @@
 """Instruction fetch: a program in memory becomes a stream of instructions."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -32,7 +32,7 @@ class Fetch(wiring.Component):
             cycles before `run` on.
         run: `In(1)`, ask for instructions.
         o: instructions.
-        idle: `Out(1)`, nothing is being asked for and nothing is owed.
+        idle: `Out(1)`, nothing is being asked for and nothing was owed in the cycle before.
     """
 
     fetch: wiring.PureInterface
@@ -73,6 +73,8 @@ class Fetch(wiring.Component):
         cause = Signal(FaultCause, reset_less=True)
         room = Signal(range(PREFETCH + 1), init=PREFETCH)
         owed = Signal(range(PREFETCH * beats + 1))
+        # A cycle late, since the DMA is far away.
+        came = Signal()
         request = self.fetch.request
         # All is counted when a request is raised, since whether it is accepted is known late. The
         # next one is raised 2 cycles after that at the earliest: there is time to look at what is
@@ -112,18 +114,18 @@ class Fetch(wiring.Component):
             m.d.sync += request.valid.eq(~request.ready)
         with m.Else():
             m.d.sync += request.valid.eq(raised)
-        with m.If(fresh | raised):
-            m.d.sync += [
-                instructions.eq(Mux(fresh, self.size, instructions - 1)),
-                blocks.eq(Mux(fresh, self.limit[shift:], blocks - 1)),
-            ]
+        for left, all_of_them in ((instructions, self.size), (blocks, self.limit[shift:])):
+            _count_down(m, left, fresh, all_of_them, raised)
         with m.If(fresh | accepted):
             m.d.sync += address.eq(Mux(fresh, self.base[shift:], address + 1))
         with m.If(raised & ~completed):
             m.d.sync += room.eq(room - 1)
         with m.Elif(completed & ~raised):
             m.d.sync += room.eq(room + 1)
-        m.d.sync += owed.eq(owed + Mux(counted, beats, 0) - self.fetch.data_valid)
+        m.d.sync += [
+            came.eq(self.fetch.data_valid),
+            owed.eq(owed + Mux(counted, beats, 0) - came),
+        ]
 
         empty = self._assemble(m, beats, completed)
         # It stays as it is, so a cycle later does no harm.
@@ -202,3 +204,18 @@ class Fetch(wiring.Component):
             self.o.p.cause.eq(Mux(error, FaultCause.AXI_ERROR, FaultCause.NONE)),
         ]
         return ~(full | some | holds)  # pyright: ignore[reportReturnType]
+
+
+def _count_down(m: Module, left: Signal, loads: Signal, value: Value, takes: Signal) -> None:
+    """Load a counter, or take 1 from it: at the earliest every second cycle.
+
+    Its upper half borrows a cycle later. So it is not right in the cycle after the lower half has
+    wrapped around, but not 0 either.
+    """
+    half = len(left) // 2
+    borrows = Signal(name=f"{left.name}_borrows")
+    m.d.sync += borrows.eq(takes & (left[:half] == 0))
+    with m.If(loads | takes):
+        m.d.sync += left[:half].eq(Mux(loads, value[:half], left[:half] - 1))
+    with m.If(loads | borrows):
+        m.d.sync += left[half:].eq(Mux(loads, value[half:], left[half:] - 1))

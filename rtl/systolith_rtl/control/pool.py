@@ -119,7 +119,7 @@ class Pool(wiring.Component):
             m.d.sync += count.eq(count - 1)
         return m
 
-    def _memory(self, m: Module, name: str, bits: Value, address: Signal) -> Signal:
+    def _memory(self, m: Module, name: str, bits: Value, address: Signal) -> Value:
         """Store some bits of the instructions; return those of the one at `address`."""
         m.submodules[name] = memory = Memory(shape=len(bits), depth=self.size, init=[])
         write = memory.write_port()

@@ -103,7 +103,7 @@ class EngineQueue(wiring.Component):
         push: `In(1)`, an instruction has got the place `slot` in the pool. There must be `room`.
         slot: `In`, its place.
         origin: `In`, where it comes from.
-        room: `Out(1)`, there is room for another one; not to be looked at in the cycle behind a push.
+        room: `Out(1)`, there is room for another one. Undefined in the cycle after a push.
         asks: `Out(1)`, the head is to be fetched from the pool.
         asked: `Out`, its place.
         grant: `In(1)`, its waits will be on `word` in the next cycle, and its operands

@@ -179,14 +179,16 @@ class EngineQueue(wiring.Component):
         head_valid = Signal()
         satisfied = Signal()
         held = Signal(range(IN_FLIGHT + 1))
-        handed = Signal()
-        # A cycle late, as engines are far away. Whoever may not wait looks at both.
+        # Taken in the cycle before: it was offered, and is not any more. So nothing here looks at
+        # whether it is taken now, which the engine finds out for itself.
+        offered = Signal()
         taken = Signal()
+        # A cycle late, as engines are far away. Whoever may not wait looks at both.
         left = Signal()
         # Whether another origin finds room, but for a push of the cycle before.
         roomy = Signal(init=1)
         m.d.sync += [
-            taken.eq(handed),
+            offered.eq(satisfied),
             left.eq(self.retire),
             roomy.eq(origins.room | left | self.retire),
         ]
@@ -201,12 +203,12 @@ class EngineQueue(wiring.Component):
             self.room.eq((slots.room | moving) & roomy),
             self.asked.eq(place),
             self.command.valid.eq(satisfied),
-            handed.eq(satisfied & self.command.ready),
+            taken.eq(offered & ~satisfied),
             Value.cast(self.oldest).eq(origins.data),
             self.empty.eq(~origins.some),
             self.waiting.eq(slots.level + head_valid),
             head_valid.eq(head_held & ~taken),
-            self.awaits.eq(compared & ~taken & ~satisfied),
+            self.awaits.eq(compared & ~offered & ~satisfied),
         ]
         slots.drive(push=self.push, pop=moving)
         origins.drive(push=self.push, pop=left)
@@ -235,9 +237,9 @@ class EngineQueue(wiring.Component):
             packed = packed_operands(self.word, self.opcode, self.config)
             m.d.sync += Value.cast(operands).eq(packed)
         m.d.sync += head_held.eq(moving | head_valid)
-        # What was handed over before this head is in `held`.
+        # What was handed over before this head is in `held`. Looked at while it is not offered.
         fine = Signal(attrs={"keep": 1})
-        m.d.comb += fine.eq(compared & ~taken & reached.all() & (~held[-1] | left))
+        m.d.comb += fine.eq(compared & ~offered & reached.all() & (~held[-1] | left))
         m.d.sync += satisfied.eq(Mux(satisfied, ~self.command.ready, fine))
         with m.If(taken & ~left):
             m.d.sync += held.eq(held + 1)

@@ -177,7 +177,10 @@ class EngineQueue(wiring.Component):
         # `ready` comes late, so a head that is handed over is `held` for a cycle more.
         head_held = Signal()
         head_valid = Signal()
-        satisfied = Signal()
+        # Equal, but one is the engine's, which is far away.
+        satisfied, offers = (
+            Signal(name=name, attrs={"keep": 1}) for name in ("satisfied", "offers")
+        )
         held = Signal(range(IN_FLIGHT + 1))
         # Taken in the cycle before: it was offered, and is not any more. So nothing here looks at
         # whether it is taken now, which the engine finds out for itself.
@@ -202,7 +205,7 @@ class EngineQueue(wiring.Component):
         m.d.comb += [
             self.room.eq((slots.room | moving) & roomy),
             self.asked.eq(place),
-            self.command.valid.eq(satisfied),
+            self.command.valid.eq(offers),
             taken.eq(offered & ~satisfied),
             Value.cast(self.oldest).eq(origins.data),
             self.empty.eq(~origins.some),
@@ -240,7 +243,8 @@ class EngineQueue(wiring.Component):
         # What was handed over before this head is in `held`. Looked at while it is not offered.
         fine = Signal(attrs={"keep": 1})
         m.d.comb += fine.eq(compared & ~offered & reached.all() & (~held[-1] | left))
-        m.d.sync += satisfied.eq(Mux(satisfied, ~self.command.ready, fine))
+        still = Mux(satisfied, ~self.command.ready, fine)
+        m.d.sync += [satisfied.eq(still), offers.eq(still)]
         with m.If(taken & ~left):
             m.d.sync += held.eq(held + 1)
         with m.Elif(left & ~taken):

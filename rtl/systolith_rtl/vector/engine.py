@@ -145,12 +145,7 @@ class VectorEngine(wiring.Component):
         for part in (x_fetch, r_fetch, issue, store):
             m.d.comb += part.stop.eq(sequence.stop)
 
-        # Operands from the scratchpad. What goes to all lanes has a copy for them.
-        x_words, y_words = (Signal(name=f"{name}_words", attrs={"keep": 1}) for name in "xy")
-        m.d.sync += [
-            x_words.eq(flags.x_words),
-            y_words.eq(flags.y_words),
-        ]
+        # Operands from the scratchpad.
         wiring.connect(m, x_fetch.port, wiring.flipped(self.x))
         wiring.connect(m, r_fetch.port, wiring.flipped(self.r))
         m.d.comb += [
@@ -158,7 +153,7 @@ class VectorEngine(wiring.Component):
             x_fetch.unused.eq(drained),
             x_fetch.address.eq(op.x_address),
             x_fetch.stride.eq(op.x_row),
-            x_fetch.words.eq(x_words),
+            x_fetch.words.eq(flags.x_words),
             x_fetch.signed.eq(flags.x_signed),
             x_fetch.pop.eq(issue.pops_x),
             r_fetch.start.eq(start & flags.r_used),
@@ -263,7 +258,9 @@ class VectorEngine(wiring.Component):
             finish.results.eq(Mux(flags.affine, lanes.value.as_value(), tables.value.as_value())),
         ]
 
-        # Statistics and the way into the scratchpad.
+        # Statistics and the way into the scratchpad. What goes to all lanes has a copy for them.
+        y_words = Signal()
+        m.d.sync += y_words.eq(flags.y_words)
         wiring.connect(m, statistics.sums, row_file.sums)
         wiring.connect(m, statistics.extremes_write, row_file.extremes_write)
         wiring.connect(m, statistics.sums_write, row_file.sums_write)

@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
@@ -12,13 +12,8 @@ from systolith_rtl.interfaces import ReadSignature
 from systolith_rtl.memory.scratchpad import BANK_WIDTH, bank_of, row_of
 from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.loop import TileLoop, extent_layout
-
-ADDRESS_WIDTH = 32
-"""Bits of a granule address in an instruction."""
-
-STRIDE_WIDTH = 16
-"""Bits of a stride."""
+from systolith_rtl.vector.loop import extent_layout
+from systolith_rtl.vector.walk import ADDRESS_WIDTH, STRIDE_WIDTH, OperandWalk
 
 POP_LATENCY = 3
 """Cycles from `pop` to the group on `group`."""
@@ -30,14 +25,6 @@ room, and LUT RAM comes in sixteens."""
 
 COPIES = 4
 """Registers at most that tell lanes what elements are, one from the other."""
-
-
-def walk_width(config: CoreConfig, longest: int) -> int:
-    """Bits of an address while a walk takes steps of up to `longest` strides.
-
-    An address that is out of range stops the walk, so no addition from one in range may wrap.
-    """
-    return bits_for(config.granules - 1 + longest * ((1 << STRIDE_WIDTH) - 1))
 
 
 class OperandFetch(wiring.Component):
@@ -127,41 +114,27 @@ class OperandFetch(wiring.Component):
         sub_width = exact_log2(config.word_granules)
         beats = config.word_granules == 1
 
-        # The walk. With two beats to a group of words, the first has no step of the loop.
-        m.submodules.loop = loop = TileLoop(config)
-        width = walk_width(config, 1)
-        address = Signal(width, reset_less=True)
-        group_address = Signal(width, reset_less=True)
-        # What does not fit belongs to the first address, which is then the last.
-        far = Signal(reset_less=True)
-        at_fault = Signal(width, reset_less=True)
-        inside = Signal(init=1)  # So have been all addresses.
+        # The walk. With two beats to a group of words, the first is no step.
+        m.submodules.walk = walk = OperandWalk(config)
+        address = walk.granule
         credits = Signal(range(DEPTH + 1), init=DEPTH)
         has_room = Signal(init=1)
         second = Signal()
         goes = Signal()
         advance = Signal()
-        outside = address[exact_log2(config.granules) :].any() | far
         last_beat = (second | ~self.words) if beats else 1
         m.d.comb += [
-            loop.start.eq(self.start),
-            # A step too late, which asks for nothing.
-            loop.stop.eq(self.stop | self.fault),
-            loop.extent.eq(self.extent),
-            # Without `active`, which would be one more net to all that is loaded between loops.
-            loop.step.eq(goes & last_beat),
+            walk.start.eq(self.start),
+            walk.address.eq(self.address),
+            walk.stride.eq(self.stride),
+            walk.extent.eq(self.extent),
+            walk.words.eq(self.words),
+            walk.stop.eq(self.stop),
+            walk.looks.eq(goes),
+            walk.step.eq(goes & last_beat),
+            self.fault.eq(walk.fault),
+            self.fault_address.eq(walk.fault_address),
         ]
-        # One sum for all: from the address before, or from the first one of the group, or, between
-        # loops, of nothing to the operand.
-        base = Mux(loop.idle, self.address[:width], Mux(loop.last_row, group_address, address))
-        by = Mux(loop.last_row, Mux(self.words, 2, 1), self.stride)
-        total = (base + (by & (~loop.loads).replicate(len(by))))[:width]
-        with m.If(loop.idle):
-            m.d.sync += far.eq(self.address[width:].any())
-        with m.If(loop.loads | loop.step):
-            m.d.sync += address.eq(total)
-        with m.If(loop.loads | (loop.step & loop.last_row)):
-            m.d.sync += group_address.eq(total)
         if beats:
             with m.If(advance):
                 m.d.sync += second.eq(self.words & ~second)
@@ -186,13 +159,13 @@ class OperandFetch(wiring.Component):
         tag = asked.tag
         m.d.comb += [
             goes.eq(has_room & ~spare),
-            advance.eq(loop.active & goes),
+            advance.eq(walk.active & goes),
             asked.eq(Mux(reads, places[1], places[0])),
             self.port.address.eq(Cat(asked.row, bank)),
             self.port.valid.eq(asking),
         ]
         # `advance` without a look at `spare`, which is in the way of the walk alone.
-        comes = loop.active & has_room & ~outside & inside
+        comes = walk.active & has_room & walk.inside
         fills = spare | comes
         m.d.sync += [turn.eq(turn ^ (comes & ~spare)), reads.eq(reads ^ (asking & self.port.ready))]
         with m.If(free):
@@ -209,12 +182,6 @@ class OperandFetch(wiring.Component):
                     place.row.eq(row_of(new_word)),
                     place.tag.eq(last_beat if beats else address[:sub_width]),
                 ]
-        with m.If(advance & outside):
-            m.d.sync += [self.fault.eq(1), inside.eq(0)]
-        # Until there is a fault, every address may be that of one.
-        with m.If(inside):
-            m.d.sync += at_fault.eq(address)
-        m.d.comb += self.fault_address.eq(Cat(at_fault, self.address[width:]))
 
         # A refused request is still there when the refusal is known. The second word of a group
         # would have come a cycle behind the first one.

@@ -10,8 +10,8 @@ from systolith.numerics import WORD_WIDTH
 from systolith_rtl.interfaces import WriteSignature
 from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.fetch import ADDRESS_WIDTH, STRIDE_WIDTH, walk_width
 from systolith_rtl.vector.transpose import Transposer
+from systolith_rtl.vector.walk import ADDRESS_WIDTH, STRIDE_WIDTH, walk_width
 
 
 class Store(wiring.Component):

@@ -118,8 +118,13 @@ class OperandFetch(wiring.Component):
         m.submodules.walk = walk = OperandWalk(config)
         address = walk.granule
         credits = Signal(range(DEPTH + 1), init=DEPTH)
-        has_room = Signal(init=1)
+        # The walk is not where requests are, and has as many registers.
+        has_room, room_to_step, room_to_turn = (
+            Signal(name=name, init=1, attrs={"keep": 1})
+            for name in ("has_room", "room_to_step", "room_to_turn")
+        )
         second = Signal()
+        spare = Signal()
         goes = Signal()
         advance = Signal()
         last_beat = (second | ~self.words) if beats else 1
@@ -131,7 +136,8 @@ class OperandFetch(wiring.Component):
             walk.words.eq(self.words),
             walk.stop.eq(self.stop),
             walk.looks.eq(goes),
-            walk.step.eq(goes & last_beat),
+            walk.step.eq(room_to_step & ~spare & last_beat),
+            walk.turn.eq(room_to_turn & ~spare & last_beat),
             self.fault.eq(walk.fault),
             self.fault_address.eq(walk.fault_address),
         ]
@@ -150,7 +156,6 @@ class OperandFetch(wiring.Component):
         bank = Signal(BANK_WIDTH, reset_less=True)
         spare_bank = Signal.like(bank, reset_less=True)
         asking = Signal()
-        spare = Signal()
         free = ~asking | self.port.ready
         new_word = Value.cast(address[sub_width:] | (second if beats else 0))
         new_word = new_word[: len(self.port.address)]
@@ -233,7 +238,7 @@ class OperandFetch(wiring.Component):
         was_lent = Signal()
         _, spare_one, spare_two = _count(m, "credits", credits, popped[-1], was_lent)
         room = popped[-1] | Mux(was_lent, spare_two, spare_one) | (has_room & ~lent)
-        m.d.sync += has_room.eq(room)
+        m.d.sync += [copy.eq(room) for copy in (has_room, room_to_step, room_to_turn)]
         m.d.sync += [was_lent.eq(lent), popped.eq(Cat(self.pop, popped))]
         with m.If(stored):
             m.d.sync += write.addr.eq(write.addr + 1)

@@ -34,6 +34,8 @@ class OperandWalk(wiring.Component):
         words: `In(1)`, elements are s16, and so a group has two granules.
         stop: `In(1)`, go no further from the next cycle on.
         step: `In(1)`, go on to the next row. Means nothing when not `active`.
+        turn: `In(1)`, the same for the next group's address, from a register of its own: else one
+            enable is made of the other.
         looks: `In(1)`, somebody wants `granule`, if `active`: it is a fault if it is outside.
         active: `Out(1)`, there is a `granule`.
         granule: `Out`, the first one of a group's.
@@ -49,6 +51,7 @@ class OperandWalk(wiring.Component):
     words: Signal
     stop: Signal
     step: Signal
+    turn: Signal
     looks: Signal
     active: Signal
     granule: Signal
@@ -67,6 +70,7 @@ class OperandWalk(wiring.Component):
                 "words": In(1),
                 "stop": In(1),
                 "step": In(1),
+                "turn": In(1),
                 "looks": In(1),
                 "active": Out(1),
                 "granule": Out(walk_width(config, 1)),
@@ -108,7 +112,7 @@ class OperandWalk(wiring.Component):
                 address.eq(Mux(loop.last_row, group, row)),
                 outside.eq(Mux(loop.last_row, group_outside, row[bound:].any())),
             ]
-        with m.If(loop.loads | (self.step & loop.last_row)):
+        with m.If((loop.loads | self.turn) & loop.last_row):
             m.d.sync += next_group.eq(group + Mux(self.words, 2, 1))
         m.d.comb += [self.granule.eq(address), self.inside.eq(in_reach & ~outside)]
 

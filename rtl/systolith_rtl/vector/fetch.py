@@ -1,6 +1,6 @@
 """Brings an operand of the vector engine from the scratchpad, group after group."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -11,7 +11,6 @@ from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.interfaces import ReadSignature
 from systolith_rtl.memory.scratchpad import BANK_WIDTH, bank_of, row_of
 from systolith_rtl.pipeline import unless_idle
-from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.loop import extent_layout
 from systolith_rtl.vector.walk import ADDRESS_WIDTH, STRIDE_WIDTH, OperandWalk
 
@@ -25,6 +24,10 @@ room, and LUT RAM comes in sixteens."""
 
 COPIES = 4
 """Registers at most that tell lanes what elements are, one from the other."""
+
+
+COMPARED = 4
+"""Bits that are compared with those of -32768 at a time."""
 
 
 class OperandFetch(wiring.Component):
@@ -109,7 +112,6 @@ class OperandFetch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the walk, the requests, the way back and the memory, in this order."""
         m = Module()
-        without_reset(self.masked)
         config = self.config
         sub_width = exact_log2(config.word_granules)
         beats = config.word_granules == 1
@@ -220,6 +222,7 @@ class OperandFetch(wiring.Component):
         some = Signal()
         popped = Signal(POP_LATENCY - 1)
         taken = Signal.like(group, reset_less=True)
+        differs = Signal(len(group) // COMPARED, reset_less=True)
         m.d.comb += [
             write.en.eq(stored),
             write.data.eq(group),
@@ -244,10 +247,16 @@ class OperandFetch(wiring.Component):
             m.d.sync += write.addr.eq(write.addr + 1)
         with m.If(popped[-1]):
             m.d.sync += [read.addr.eq(read.addr + 1), taken.eq(read.data)]
+            # A comparison of all bits would be too long behind the memory.
+            difference = read.data ^ Const(MASKED, WORD_WIDTH).replicate(config.columns)
             m.d.sync += [
-                self.masked[lane].eq(read.data.word_select(lane, WORD_WIDTH).as_signed() == MASKED)
-                for lane in range(config.columns)
+                differs[part].eq(difference.word_select(part, COMPARED).any())
+                for part in range(len(differs))
             ]
+        m.d.comb += [
+            self.masked[lane].eq(~differs.word_select(lane, WORD_WIDTH // COMPARED).any())
+            for lane in range(config.columns)
+        ]
         return m
 
     def _select(self, m: Module, platform: object, tag: Signal) -> Cat:
@@ -277,14 +286,15 @@ class OperandFetch(wiring.Component):
         # They are all in time for the first word.
         assert config.read_latency >= COPIES
         lanes_per_copy = max(2, config.columns // COPIES)
-        words, signs = self.words, self.signed
+        words, signs = self.words, self.signed & ~self.words
         for lane in range(config.columns):
             if lane % lanes_per_copy == 0:
                 words = _steady(m, f"words{lane}", words)
                 signs = _steady(m, f"signs{lane}", signs)
             byte = narrow.word_select(lane, 8)
-            extended = Cat(byte, (byte[-1] & signs).replicate(8))
-            elements.append(Mux(words, pair.word_select(lane, WORD_WIDTH), extended))
+            low, high = (pair.word_select(2 * lane + half, 8) for half in range(2))
+            sign = (byte[-1] & signs).replicate(8)
+            elements.append(Cat(Mux(words, low, byte), (high & words.replicate(8)) | sign))
         return Cat(elements)
 
 

@@ -39,7 +39,7 @@ class OperandWalk(wiring.Component):
         looks: `In(1)`, somebody wants `granule`, if `active`: it is a fault if it is outside.
         active: `Out(1)`, there is a `granule`.
         granule: `Out`, the first one of a group's.
-        inside: `Out(1)`, it is in the scratchpad, and all that were looked at have been.
+        inside: `Out(1)`, it is in the scratchpad, and all before it are.
         fault: `Out(1)`, one was not; stays high until reset.
         fault_address: `Out(32)`, which one.
     """
@@ -101,20 +101,19 @@ class OperandWalk(wiring.Component):
         address = Signal(width, reset_less=True)
         next_group = Signal(width, reset_less=True)
         at_fault = Signal(width, reset_less=True)
-        in_reach = Signal(init=1)  # So have been all addresses.
-        outside = Signal(reset_less=True)  # `address` is.
+        in_reach = Signal(init=1)  # Nobody has looked at what is outside.
+        outside = Signal(reset_less=True)  # `address` is, or one before it was.
         group = Mux(loop.idle, self.address[:width], next_group)
         row = (address + self.stride)[:width]
         # What does not fit belongs to the first address, which is then the last.
         group_outside = Mux(loop.idle, self.address[bound:].any(), next_group[bound:].any())
         with m.If(loop.loads | self.step):
-            m.d.sync += [
-                address.eq(Mux(loop.last_row, group, row)),
-                outside.eq(Mux(loop.last_row, group_outside, row[bound:].any())),
-            ]
+            m.d.sync += address.eq(Mux(loop.last_row, group, row))
+        with m.If(loop.loads | (self.step & ~outside)):
+            m.d.sync += outside.eq(Mux(loop.last_row, group_outside, row[bound:].any()))
         with m.If((loop.loads | self.turn) & loop.last_row):
             m.d.sync += next_group.eq(group + Mux(self.words, 2, 1))
-        m.d.comb += [self.granule.eq(address), self.inside.eq(in_reach & ~outside)]
+        m.d.comb += [self.granule.eq(address), self.inside.eq(~outside)]
 
         with m.If(loop.active & self.looks & outside):
             m.d.sync += [self.fault.eq(1), in_reach.eq(0)]

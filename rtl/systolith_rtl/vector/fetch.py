@@ -26,6 +26,9 @@ COPIES = 4
 """Registers at most that tell lanes what elements are, one from the other."""
 
 
+NEAR = 4
+"""Lanes whose words wait in one memory."""
+
 COMPARED = 4
 """Bits that are compared with those of -32768 at a time."""
 
@@ -215,19 +218,12 @@ class OperandFetch(wiring.Component):
         group = self._select(m, platform, tags)
 
         # The memory. A group is counted while it is on its way into it: `pop` reads later.
-        m.submodules.memory = memory = Memory(shape=len(group), depth=DEPTH, init=[])
-        write = memory.write_port()
-        read = memory.read_port(domain="comb")
         level = Signal(range(DEPTH + 1))
         some = Signal()
         popped = Signal(POP_LATENCY - 1)
         taken = Signal.like(group, reset_less=True)
         differs = Signal(len(group) // COMPARED, reset_less=True)
-        m.d.comb += [
-            write.en.eq(stored),
-            write.data.eq(group),
-            self.group.as_value().eq(taken),
-        ]
+        m.d.comb += self.group.as_value().eq(taken)
         _, over_one, over_two = _count(m, "level", level, arrived, popped[0])
         # Knowing that `level` is not 0 costs a register, and saves a comparison before `pop`; so it
         # does with `credits`. Both counts are a cycle late for what is taken from them.
@@ -243,12 +239,14 @@ class OperandFetch(wiring.Component):
         room = popped[-1] | Mux(was_lent, spare_two, spare_one) | (has_room & ~lent)
         m.d.sync += [copy.eq(room) for copy in (has_room, room_to_step, room_to_turn)]
         m.d.sync += [was_lent.eq(lent), popped.eq(Cat(self.pop, popped))]
-        with m.If(stored):
-            m.d.sync += write.addr.eq(write.addr + 1)
+        waiting = [
+            self._wait(m, first, group[WORD_WIDTH * first :][: WORD_WIDTH * NEAR], stored, popped)
+            for first in range(0, config.columns, NEAR)
+        ]
         with m.If(popped[-1]):
-            m.d.sync += [read.addr.eq(read.addr + 1), taken.eq(read.data)]
+            m.d.sync += taken.eq(Cat(waiting))
             # A comparison of all bits would be too long behind the memory.
-            difference = read.data ^ Const(MASKED, WORD_WIDTH).replicate(config.columns)
+            difference = Cat(waiting) ^ Const(MASKED, WORD_WIDTH).replicate(config.columns)
             m.d.sync += [
                 differs[part].eq(difference.word_select(part, COMPARED).any())
                 for part in range(len(differs))
@@ -258,6 +256,27 @@ class OperandFetch(wiring.Component):
             for lane in range(config.columns)
         ]
         return m
+
+    def _wait(self, m: Module, first: int, words: Value, stored: Value, popped: Value) -> Value:
+        """Return the oldest group's words of some lanes; the memory has addresses of its own."""
+        memory = Memory(shape=len(words), depth=DEPTH, init=[])
+        m.submodules[f"memory{first}"] = memory
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        write_at, read_at = (
+            Signal(range(DEPTH), name=f"{name}{first}", attrs={"keep": 1})
+            for name in ("write_at", "read_at")
+        )
+        m.d.comb += [
+            write.en.eq(stored),
+            write.data.eq(words),
+            write.addr.eq(write_at),
+            read.addr.eq(read_at),
+        ]
+        with m.If(stored):
+            m.d.sync += write_at.eq(write_at + 1)
+        with m.If(popped[-1]):
+            m.d.sync += read_at.eq(read_at + 1)
+        return read.data
 
     def _select(self, m: Module, platform: object, tag: Signal) -> Cat:
         """Return C words in the cycle after a read's: the granules that the tag names, extended.

@@ -106,11 +106,12 @@ class OperandWalk(wiring.Component):
         group = Mux(loop.idle, self.address[:width], next_group)
         row = (address + self.stride)[:width]
         # What does not fit belongs to the first address, which is then the last.
-        group_outside = Mux(loop.idle, self.address[bound:].any(), next_group[bound:].any())
+        far = loop.idle & self.address[width:].any()
+        following = Mux(loop.last_row, group, row)
         with m.If(loop.loads | self.step):
-            m.d.sync += address.eq(Mux(loop.last_row, group, row))
+            m.d.sync += address.eq(following)
         with m.If(loop.loads | (self.step & ~outside)):
-            m.d.sync += outside.eq(Mux(loop.last_row, group_outside, row[bound:].any()))
+            m.d.sync += outside.eq(following[bound:].any() | far)
         with m.If((loop.loads | self.turn) & loop.last_row):
             m.d.sync += next_group.eq(group + Mux(self.words, 2, 1))
         m.d.comb += [self.granule.eq(address), self.inside.eq(~outside)]

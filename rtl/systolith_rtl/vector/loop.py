@@ -49,16 +49,18 @@ class TileLoop(wiring.Component):
     group that the next `step` finishes.
 
     Members:
-        start: `In(1)`, begin with `extent`, which stays as it is until the loop is over.
+        start: `In(1)`, begin with `extent`, which stays as it is until the loop is over. It may
+            come two cycles after the last step, or later.
         extent: `In(extent_layout(config))`, rows and columns, at least 1 of each.
         stop: `In(1)`, the loop is over.
         step: `In(1)`, go on to the next row. Means nothing when not `active`.
         active: `Out(1)`, high from the cycle after `start` until the last step. Other outputs
             mean nothing while it is low.
-        idle, loads: `Out(1)`, it is low; registers of their own, for what is loaded meanwhile.
+        idle, loads: `Out(1)`, it has been low for a cycle; registers of their own, for what is
+            loaded meanwhile.
         row: `Out`, from 0.
         first_row: `Out(1)`.
-        last_row: `Out(1)`, which is high while `active` is low.
+        last_row: `Out(1)`, which is high with `idle`, too.
         first_group: `Out(1)`.
         last_group: `Out(1)`.
     """
@@ -127,10 +129,14 @@ class TileLoop(wiring.Component):
                 last_group.eq(group_ahead[-1]),
                 self.first_group.eq(loads),
             ]
-        with m.If(self.start | (self.step & ~loads)):
-            m.d.sync += [register.eq(row_ahead[-1]) for register in (last_row, again)]
-        with m.If(self.start):
-            m.d.sync += [self.active.eq(1), idle.eq(0), loads.eq(0)]
-        with m.Elif((self.step & again & last_group) | self.stop):
-            m.d.sync += [self.active.eq(0), idle.eq(1), loads.eq(1), last_row.eq(1), again.eq(1)]
+        # The last step is known late, and goes to one register.
+        ends = (self.step & again & last_group) | self.stop
+        runs = self.start | self.active
+        m.d.sync += [
+            self.active.eq(self.start | (self.active & ~ends)),
+            idle.eq(~runs),
+            loads.eq(~runs),
+        ]
+        with m.If(self.start | self.step | ~self.active):
+            m.d.sync += [register.eq(row_ahead[-1] | ~runs) for register in (last_row, again)]
         return m

@@ -102,16 +102,18 @@ class OperandWalk(wiring.Component):
         next_group = Signal(width, reset_less=True)
         at_fault = Signal(width, reset_less=True)
         in_reach = Signal(init=1)  # Nobody has looked at what is outside.
-        outside = Signal(reset_less=True)  # `address` is, or one before it was.
+        beyond = Signal(reset_less=True)  # `address` is, or one before it was.
+        # What does not fit belongs to the first address, which is then the last.
+        far = Signal(reset_less=True)
+        outside = beyond | far
         group = Mux(loop.idle, self.address[:width], next_group)
         row = (address + self.stride)[:width]
-        # What does not fit belongs to the first address, which is then the last.
-        far = loop.idle & self.address[width:].any()
         following = Mux(loop.last_row, group, row)
         with m.If(loop.loads | self.step):
             m.d.sync += address.eq(following)
-        with m.If(loop.loads | (self.step & ~outside)):
-            m.d.sync += outside.eq(following[bound:].any() | far)
+            m.d.sync += beyond.eq(following[bound:].any() | (beyond & ~loop.loads))
+        with m.If(loop.idle):
+            m.d.sync += far.eq(self.address[width:].any())
         with m.If((loop.loads | self.turn) & loop.last_row):
             m.d.sync += next_group.eq(group + Mux(self.words, 2, 1))
         m.d.comb += [self.granule.eq(address), self.inside.eq(~outside)]

@@ -324,13 +324,15 @@ class VectorEngine(wiring.Component):
         ]
         drained = Signal(len(rows), reset_less=True, attrs={"keep": 1})
         m.d.sync += drained.eq(flags.x_drained.replicate(len(rows)))
+        masks = Signal(attrs={"keep": 1})
+        m.d.sync += masks.eq(flags.exp)
         with m.If(unless_idle(platform, valid)):
             for lane in range(self.config.columns):
                 fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
                 second = Mux(flags.adds, r_fetch.group[lane], 0)
                 # A masked score gets a residual below every distance, and so a numerator of 0,
                 # even in a row in which all are masked.
-                masked = flags.exp & x_fetch.masked[lane]
+                masked = masks & x_fetch.masked[lane]
                 m.d.comb += fetched.eq(x_fetch.group[lane].shift_left(FRACTION))
                 source = drained[lane // LANES_PER_ROW]
                 m.d.sync += x[lane].eq(Mux(source, self.drain.data[lane], fetched))

@@ -151,13 +151,13 @@ class Store(wiring.Component):
         # What does not fit belongs to the first address, which is then the last.
         far = Signal(reset_less=True)
         at_fault = Signal(width, reset_less=True)
-        # The first words are further away than the start.
-        started, begin, by_row, by_group = (Signal() for _ in range(4))
+        # The first words are further away than the start. The operand's address is that of the
+        # next block, before there is one.
+        started, by_row, by_group = (Signal() for _ in range(3))
         moves, turns, opens = (Signal() for _ in range(3))
         go_block = steps & ends["inner"] & ends["middle"]
         m.d.sync += [
             started.eq(self.start),
-            begin.eq(started),
             by_row.eq(steps & ~ends["inner"]),
             by_group.eq(steps & ends["inner"] & ~ends["middle"]),
             moves.eq(started | steps),
@@ -165,15 +165,15 @@ class Store(wiring.Component):
             opens.eq(started | go_block),
         ]
         # What begins with a loop begins with those within it.
-        block = Mux(begin, self.address[:width], next_block)
-        group = Mux(by_group, next_group, block)
+        group = Mux(by_group, next_group, next_block)
         with m.If(moves):
             m.d.sync += address.eq(Mux(by_row, address + self.stride, group))
         with m.If(turns):
             m.d.sync += next_group.eq(group + Mux(wide, 2, 1))
-        with m.If(opens):
-            m.d.sync += next_block.eq(block + (self.stride << sub_columns))
-        with m.If(begin):
+        with m.If(started | opens):
+            following = (next_block + (self.stride << sub_columns))[:width]
+            m.d.sync += next_block.eq(Mux(started, self.address[:width], following))
+        with m.If(started):
             m.d.sync += far.eq(self.address[width:].any())
 
         outside = address[exact_log2(config.granules) :].any() | far

@@ -113,13 +113,15 @@ class RowEngine(wiring.Component):
         pending = Signal()
         only_one = Signal(reset_less=True)  # That `remaining` is 1.
         # The row takes the operands with it on the beat; until then, they must stay. Dispatch has
-        # more to do with `ready`, so `vacant` is a register.
-        vacant = Signal(init=1)
-        stays = Signal()
-        taken = command.valid & command.ready & command.p.rows.any()
-        m.d.comb += stays.eq(Mux(vacant, ~taken, beat.last & ~pending))
-        m.d.comb += command.ready.eq(vacant & ~self.engine.halt)
-        m.d.sync += vacant.eq(stays)
+        # more to do with `ready`, so it is made of a register of its own: else a gate over there,
+        # which has the way back in it, decides here, too.
+        vacant, open_, is_ready = (
+            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("vacant", "open", "is_ready")
+        )
+        taken = command.valid & open_ & ~self.engine.halt & command.p.rows.any()
+        m.d.comb += command.ready.eq(is_ready & ~self.engine.halt)
+        stays = Mux(open_, ~taken, beat.last & ~pending)
+        m.d.sync += [copy.eq(stays) for copy in (vacant, open_, is_ready)]
         m.d.sync += pending.eq(taken | (pending & ~(beat.begins & only_one)))
         # Whether there is a command is known late, and this goes to all operands.
         with m.If(vacant):

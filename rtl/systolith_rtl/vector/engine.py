@@ -43,7 +43,7 @@ from systolith_rtl.vector.columns import ColumnRecords
 from systolith_rtl.vector.fetch import POP_LATENCY, OperandFetch
 from systolith_rtl.vector.finish import PLACE, Finish
 from systolith_rtl.vector.issue import Issue
-from systolith_rtl.vector.lanes import Lanes
+from systolith_rtl.vector.lanes import FEW_LANES, Lanes
 from systolith_rtl.vector.row_file import RowFile
 from systolith_rtl.vector.sequence import Sequence
 from systolith_rtl.vector.statistics import RowStatistics
@@ -64,9 +64,6 @@ TABLE_AT = RESULT_AT + Tables.LATENCY
 
 assert MEETING == ACC_READ_LATENCY == POP_LATENCY == ColumnRecords.SWAP_LATENCY
 assert MEETING == 1 + BlockRam.LATENCY  # of row records and maxima, with their slot in a register
-
-LANES_PER_ROW = 2
-"""Lanes that get their row, and where from x comes, from one register."""
 
 _NO_ROW = ROW_LAYOUT.const(NO_ROW._asdict())  # pyright: ignore[reportArgumentType]
 
@@ -317,10 +314,12 @@ class VectorEngine(wiring.Component):
             for name in ("x", "factor", "residual")
         }
         x, factor, residual = registers.values()
-        # Lanes are far from each other, and a row is the same for all: two share a register.
+        # Lanes are far from each other, and a row is the same for all: few share a register of it,
+        # and of where x comes from.
+        sharing = 2 if self.config.columns <= FEW_LANES else 1
         rows = [
             Signal(ROW_LAYOUT, name=f"row{first}", reset_less=True, attrs={"keep": 1})
-            for first in range(0, self.config.columns, LANES_PER_ROW)
+            for first in range(0, self.config.columns, sharing)
         ]
         drained = Signal(len(rows), reset_less=True, attrs={"keep": 1})
         m.d.sync += drained.eq(flags.x_drained.replicate(len(rows)))
@@ -334,7 +333,7 @@ class VectorEngine(wiring.Component):
                 # even in a row in which all are masked.
                 masked = masks & x_fetch.masked[lane]
                 m.d.comb += fetched.eq(x_fetch.group[lane].shift_left(FRACTION))
-                source = drained[lane // LANES_PER_ROW]
+                source = drained[lane // sharing]
                 m.d.sync += x[lane].eq(Mux(source, self.drain.data[lane], fetched))
                 m.d.sync += factor[lane].eq(r_fetch.group[lane])
                 m.d.sync += residual[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
@@ -348,5 +347,5 @@ class VectorEngine(wiring.Component):
                     m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
         m.d.comb += [getattr(lanes, name).eq(value) for name, value in registers.items()]
         m.d.comb += [
-            lanes.row[lane].eq(rows[lane // LANES_PER_ROW]) for lane in range(self.config.columns)
+            lanes.row[lane].eq(rows[lane // sharing]) for lane in range(self.config.columns)
         ]

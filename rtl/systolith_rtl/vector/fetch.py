@@ -10,7 +10,7 @@ from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.interfaces import ReadSignature
 from systolith_rtl.memory.scratchpad import BANK_WIDTH, bank_of, row_of
-from systolith_rtl.pipeline import unless_idle
+from systolith_rtl.vector.extend import extend
 from systolith_rtl.vector.loop import extent_layout
 from systolith_rtl.vector.walk import ADDRESS_WIDTH, STRIDE_WIDTH, OperandWalk
 
@@ -20,11 +20,6 @@ POP_LATENCY = 3
 DEPTH = 16
 """Groups that are under way or wait. It takes up to 8 cycles from the request to the return of its
 room, and LUT RAM comes in sixteens."""
-
-
-COPIES = 4
-"""Registers at most that tell lanes what elements are, one from the other."""
-
 
 NEAR = 4
 """Lanes whose words wait in one memory."""
@@ -215,7 +210,7 @@ class OperandFetch(wiring.Component):
             Cat(asking & self.port.ready & (tag[0] if beats else 1), coming),
         )
         m.d.sync += stored.eq(arrived)
-        group = self._select(m, platform, tags)
+        group = extend(m, platform, config, self.port, tags, self.words, self.signed)
 
         # The memory. A group is counted while it is on its way into it: `pop` reads later.
         level = Signal(range(DEPTH + 1))
@@ -277,51 +272,6 @@ class OperandFetch(wiring.Component):
         with m.If(popped[-1]):
             m.d.sync += read_at.eq(read_at + 1)
         return read.data
-
-    def _select(self, m: Module, platform: object, tag: Signal) -> Cat:
-        """Return C words in the cycle after a read's: the granules that the tag names, extended.
-
-        Registers hold two granules, of which a group of words takes both and one of bytes the one
-        that the last bit of the tag names.
-        """
-        config = self.config
-        width = 8 * config.columns
-        word = self.port.data
-        pair = Signal(2 * width, reset_less=True)
-        if config.word_granules == 1:
-            low = Signal(width, reset_less=True)
-            with m.If(self.port.data_valid):
-                m.d.sync += low.eq(word)
-            wide = Cat(low, word)
-            narrow = pair[width:]
-        else:
-            odd = Signal(reset_less=True)
-            m.d.sync += odd.eq(tag[0])
-            wide = word.word_select(tag[1:], 2 * width) if config.word_granules > 2 else word
-            narrow = pair.word_select(odd, width)
-        with m.If(unless_idle(platform, self.port.data_valid)):
-            m.d.sync += pair.eq(wide)
-        elements = []
-        # They are all in time for the first word.
-        assert config.read_latency >= COPIES
-        lanes_per_copy = max(2, config.columns // COPIES)
-        words, signs = self.words, self.signed & ~self.words
-        for lane in range(config.columns):
-            if lane % lanes_per_copy == 0:
-                words = _steady(m, f"words{lane}", words)
-                signs = _steady(m, f"signs{lane}", signs)
-            byte = narrow.word_select(lane, 8)
-            low, high = (pair.word_select(2 * lane + half, 8) for half in range(2))
-            sign = (byte[-1] & signs).replicate(8)
-            elements.append(Cat(Mux(words, low, byte), (high & words.replicate(8)) | sign))
-        return Cat(elements)
-
-
-def _steady(m: Module, name: str, value: Value) -> Signal:
-    """Return a register of what stays as it is; of a constant 1, it has the initial value."""
-    result = Signal(name=name, init=1, reset_less=True)
-    m.d.sync += result.eq(value)
-    return result
 
 
 def _count(m: Module, name: str, count: Signal, up: Value, down: Value) -> list[Signal]:

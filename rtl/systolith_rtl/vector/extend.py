@@ -56,8 +56,8 @@ def extend(
     signs = signed & ~words
     for lane in range(config.columns):
         if lane % lanes_per_copy == 0:
-            words = _steady(m, f"words{lane}", words)
-            signs = _steady(m, f"signs{lane}", signs)
+            words = _steady(m, f"words{lane}", words, 1)
+            signs = _steady(m, f"signs{lane}", signs, 0)
         byte = narrow.word_select(lane, 8)
         low, high = (pair.word_select(2 * lane + half, 8) for half in range(2))
         sign = (byte[-1] & signs).replicate(8)
@@ -65,8 +65,8 @@ def extend(
     return Cat(elements)
 
 
-def _steady(m: Module, name: str, value: Value) -> Signal:
-    """Return a register of what stays as it is; of a constant 1, it has the initial value."""
-    result = Signal(name=name, init=1, reset_less=True)
+def _steady(m: Module, name: str, value: Value, init: int) -> Signal:
+    """Return a register of what stays as it is; of a constant `init`, it is one, too."""
+    result = Signal(name=name, init=init, reset_less=True)
     m.d.sync += result.eq(value)
     return result

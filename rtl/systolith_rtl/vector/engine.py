@@ -43,7 +43,7 @@ from systolith_rtl.vector.columns import ColumnRecords
 from systolith_rtl.vector.fetch import POP_LATENCY, OperandFetch
 from systolith_rtl.vector.finish import PLACE, Finish
 from systolith_rtl.vector.issue import Issue
-from systolith_rtl.vector.lanes import Lanes
+from systolith_rtl.vector.lanes import FEW_LANES, Lanes
 from systolith_rtl.vector.row_file import RowFile
 from systolith_rtl.vector.sequence import Sequence
 from systolith_rtl.vector.statistics import RowStatistics
@@ -64,9 +64,6 @@ TABLE_AT = RESULT_AT + Tables.LATENCY
 
 assert MEETING == ACC_READ_LATENCY == POP_LATENCY == ColumnRecords.SWAP_LATENCY
 assert MEETING == 1 + BlockRam.LATENCY  # of row records and maxima, with their slot in a register
-
-LANES_PER_ROW = 2
-"""Lanes that get their row, and where from x comes, from one register."""
 
 _NO_ROW = ROW_LAYOUT.const(NO_ROW._asdict())  # pyright: ignore[reportArgumentType]
 
@@ -145,12 +142,7 @@ class VectorEngine(wiring.Component):
         for part in (x_fetch, r_fetch, issue, store):
             m.d.comb += part.stop.eq(sequence.stop)
 
-        # Operands from the scratchpad. What goes to all lanes has a copy for them.
-        x_words, y_words = (Signal(name=f"{name}_words", attrs={"keep": 1}) for name in "xy")
-        m.d.sync += [
-            x_words.eq(flags.x_words),
-            y_words.eq(flags.y_words),
-        ]
+        # Operands from the scratchpad.
         wiring.connect(m, x_fetch.port, wiring.flipped(self.x))
         wiring.connect(m, r_fetch.port, wiring.flipped(self.r))
         m.d.comb += [
@@ -158,7 +150,7 @@ class VectorEngine(wiring.Component):
             x_fetch.unused.eq(drained),
             x_fetch.address.eq(op.x_address),
             x_fetch.stride.eq(op.x_row),
-            x_fetch.words.eq(x_words),
+            x_fetch.words.eq(flags.x_words),
             x_fetch.signed.eq(flags.x_signed),
             x_fetch.pop.eq(issue.pops_x),
             r_fetch.start.eq(start & flags.r_used),
@@ -263,7 +255,9 @@ class VectorEngine(wiring.Component):
             finish.results.eq(Mux(flags.affine, lanes.value.as_value(), tables.value.as_value())),
         ]
 
-        # Statistics and the way into the scratchpad.
+        # Statistics and the way into the scratchpad. What goes to all lanes has a copy for them.
+        y_words = Signal()
+        m.d.sync += y_words.eq(flags.y_words)
         wiring.connect(m, statistics.sums, row_file.sums)
         wiring.connect(m, statistics.extremes_write, row_file.extremes_write)
         wiring.connect(m, statistics.sums_write, row_file.sums_write)
@@ -320,22 +314,26 @@ class VectorEngine(wiring.Component):
             for name in ("x", "factor", "residual")
         }
         x, factor, residual = registers.values()
-        # Lanes are far from each other, and a row is the same for all: two share a register.
+        # Lanes are far from each other, and a row is the same for all: few share a register of it,
+        # and of where x comes from.
+        sharing = 2 if self.config.columns <= FEW_LANES else 1
         rows = [
             Signal(ROW_LAYOUT, name=f"row{first}", reset_less=True, attrs={"keep": 1})
-            for first in range(0, self.config.columns, LANES_PER_ROW)
+            for first in range(0, self.config.columns, sharing)
         ]
         drained = Signal(len(rows), reset_less=True, attrs={"keep": 1})
         m.d.sync += drained.eq(flags.x_drained.replicate(len(rows)))
+        masks = Signal(attrs={"keep": 1})
+        m.d.sync += masks.eq(flags.exp)
         with m.If(unless_idle(platform, valid)):
             for lane in range(self.config.columns):
                 fetched = Signal(signed(ACC_WIDTH), name=f"fetched{lane}")
                 second = Mux(flags.adds, r_fetch.group[lane], 0)
                 # A masked score gets a residual below every distance, and so a numerator of 0,
                 # even in a row in which all are masked.
-                masked = flags.exp & x_fetch.masked[lane]
+                masked = masks & x_fetch.masked[lane]
                 m.d.comb += fetched.eq(x_fetch.group[lane].shift_left(FRACTION))
-                source = drained[lane // LANES_PER_ROW]
+                source = drained[lane // sharing]
                 m.d.sync += x[lane].eq(Mux(source, self.drain.data[lane], fetched))
                 m.d.sync += factor[lane].eq(r_fetch.group[lane])
                 m.d.sync += residual[lane].eq(Mux(masked, MASKED, second)[:WORD_WIDTH])
@@ -349,5 +347,5 @@ class VectorEngine(wiring.Component):
                     m.d.sync += row.off.eq(row_file.extremes.data.maximum.shift_left(FRACTION))
         m.d.comb += [getattr(lanes, name).eq(value) for name, value in registers.items()]
         m.d.comb += [
-            lanes.row[lane].eq(rows[lane // LANES_PER_ROW]) for lane in range(self.config.columns)
+            lanes.row[lane].eq(rows[lane // sharing]) for lane in range(self.config.columns)
         ]

@@ -1,24 +1,18 @@
 """Brings an operand of the vector engine from the scratchpad, group after group."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, exact_log2
+from amaranth.utils import exact_log2
 
 from systolith.config import CoreConfig
 from systolith.numerics import MASKED, WORD_WIDTH
 from systolith_rtl.interfaces import ReadSignature
 from systolith_rtl.memory.scratchpad import BANK_WIDTH, bank_of, row_of
-from systolith_rtl.pipeline import unless_idle
-from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.loop import TileLoop, extent_layout
-
-ADDRESS_WIDTH = 32
-"""Bits of a granule address in an instruction."""
-
-STRIDE_WIDTH = 16
-"""Bits of a stride."""
+from systolith_rtl.vector.extend import extend
+from systolith_rtl.vector.loop import extent_layout
+from systolith_rtl.vector.walk import ADDRESS_WIDTH, STRIDE_WIDTH, OperandWalk
 
 POP_LATENCY = 3
 """Cycles from `pop` to the group on `group`."""
@@ -27,17 +21,11 @@ DEPTH = 16
 """Groups that are under way or wait. It takes up to 8 cycles from the request to the return of its
 room, and LUT RAM comes in sixteens."""
 
+NEAR = 4
+"""Lanes whose words wait in one memory."""
 
-COPIES = 4
-"""Registers at most that tell lanes what elements are, one from the other."""
-
-
-def walk_width(config: CoreConfig, longest: int) -> int:
-    """Bits of an address while a walk takes steps of up to `longest` strides.
-
-    An address that is out of range stops the walk, so no addition from one in range may wrap.
-    """
-    return bits_for(config.granules - 1 + longest * ((1 << STRIDE_WIDTH) - 1))
+COMPARED = 4
+"""Bits that are compared with those of -32768 at a time."""
 
 
 class OperandFetch(wiring.Component):
@@ -122,46 +110,37 @@ class OperandFetch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the walk, the requests, the way back and the memory, in this order."""
         m = Module()
-        without_reset(self.masked)
         config = self.config
         sub_width = exact_log2(config.word_granules)
         beats = config.word_granules == 1
 
-        # The walk. With two beats to a group of words, the first has no step of the loop.
-        m.submodules.loop = loop = TileLoop(config)
-        width = walk_width(config, 1)
-        address = Signal(width, reset_less=True)
-        group_address = Signal(width, reset_less=True)
-        # What does not fit belongs to the first address, which is then the last.
-        far = Signal(reset_less=True)
-        at_fault = Signal(width, reset_less=True)
-        inside = Signal(init=1)  # So have been all addresses.
+        # The walk. With two beats to a group of words, the first is no step.
+        m.submodules.walk = walk = OperandWalk(config)
+        address = walk.granule
         credits = Signal(range(DEPTH + 1), init=DEPTH)
-        has_room = Signal(init=1)
+        # The walk is not where requests are, and has as many registers.
+        has_room, room_to_step, room_to_turn = (
+            Signal(name=name, init=1, attrs={"keep": 1})
+            for name in ("has_room", "room_to_step", "room_to_turn")
+        )
         second = Signal()
+        spare = Signal()
         goes = Signal()
         advance = Signal()
-        outside = address[exact_log2(config.granules) :].any() | far
         last_beat = (second | ~self.words) if beats else 1
         m.d.comb += [
-            loop.start.eq(self.start),
-            # A step too late, which asks for nothing.
-            loop.stop.eq(self.stop | self.fault),
-            loop.extent.eq(self.extent),
-            # Without `active`, which would be one more net to all that is loaded between loops.
-            loop.step.eq(goes & last_beat),
+            walk.start.eq(self.start),
+            walk.address.eq(self.address),
+            walk.stride.eq(self.stride),
+            walk.extent.eq(self.extent),
+            walk.words.eq(self.words),
+            walk.stop.eq(self.stop),
+            walk.looks.eq(goes),
+            walk.step.eq(room_to_step & ~spare & last_beat),
+            walk.turn.eq(room_to_turn & ~spare & last_beat),
+            self.fault.eq(walk.fault),
+            self.fault_address.eq(walk.fault_address),
         ]
-        # One sum for all: from the address before, or from the first one of the group, or, between
-        # loops, of nothing to the operand.
-        base = Mux(loop.idle, self.address[:width], Mux(loop.last_row, group_address, address))
-        by = Mux(loop.last_row, Mux(self.words, 2, 1), self.stride)
-        total = (base + (by & (~loop.loads).replicate(len(by))))[:width]
-        with m.If(loop.idle):
-            m.d.sync += far.eq(self.address[width:].any())
-        with m.If(loop.loads | loop.step):
-            m.d.sync += address.eq(total)
-        with m.If(loop.loads | (loop.step & loop.last_row)):
-            m.d.sync += group_address.eq(total)
         if beats:
             with m.If(advance):
                 m.d.sync += second.eq(self.words & ~second)
@@ -177,7 +156,6 @@ class OperandFetch(wiring.Component):
         bank = Signal(BANK_WIDTH, reset_less=True)
         spare_bank = Signal.like(bank, reset_less=True)
         asking = Signal()
-        spare = Signal()
         free = ~asking | self.port.ready
         new_word = Value.cast(address[sub_width:] | (second if beats else 0))
         new_word = new_word[: len(self.port.address)]
@@ -186,13 +164,13 @@ class OperandFetch(wiring.Component):
         tag = asked.tag
         m.d.comb += [
             goes.eq(has_room & ~spare),
-            advance.eq(loop.active & goes),
+            advance.eq(walk.active & goes),
             asked.eq(Mux(reads, places[1], places[0])),
             self.port.address.eq(Cat(asked.row, bank)),
             self.port.valid.eq(asking),
         ]
         # `advance` without a look at `spare`, which is in the way of the walk alone.
-        comes = loop.active & has_room & ~outside & inside
+        comes = walk.active & has_room & walk.inside
         fills = spare | comes
         m.d.sync += [turn.eq(turn ^ (comes & ~spare)), reads.eq(reads ^ (asking & self.port.ready))]
         with m.If(free):
@@ -209,12 +187,6 @@ class OperandFetch(wiring.Component):
                     place.row.eq(row_of(new_word)),
                     place.tag.eq(last_beat if beats else address[:sub_width]),
                 ]
-        with m.If(advance & outside):
-            m.d.sync += [self.fault.eq(1), inside.eq(0)]
-        # Until there is a fault, every address may be that of one.
-        with m.If(inside):
-            m.d.sync += at_fault.eq(address)
-        m.d.comb += self.fault_address.eq(Cat(at_fault, self.address[width:]))
 
         # A refused request is still there when the refusal is known. The second word of a group
         # would have come a cycle behind the first one.
@@ -238,21 +210,15 @@ class OperandFetch(wiring.Component):
             Cat(asking & self.port.ready & (tag[0] if beats else 1), coming),
         )
         m.d.sync += stored.eq(arrived)
-        group = self._select(m, platform, tags)
+        group = extend(m, platform, config, self.port, tags, self.words, self.signed)
 
         # The memory. A group is counted while it is on its way into it: `pop` reads later.
-        m.submodules.memory = memory = Memory(shape=len(group), depth=DEPTH, init=[])
-        write = memory.write_port()
-        read = memory.read_port(domain="comb")
         level = Signal(range(DEPTH + 1))
         some = Signal()
         popped = Signal(POP_LATENCY - 1)
         taken = Signal.like(group, reset_less=True)
-        m.d.comb += [
-            write.en.eq(stored),
-            write.data.eq(group),
-            self.group.as_value().eq(taken),
-        ]
+        differs = Signal(len(group) // COMPARED, reset_less=True)
+        m.d.comb += self.group.as_value().eq(taken)
         _, over_one, over_two = _count(m, "level", level, arrived, popped[0])
         # Knowing that `level` is not 0 costs a register, and saves a comparison before `pop`; so it
         # does with `credits`. Both counts are a cycle late for what is taken from them.
@@ -266,61 +232,46 @@ class OperandFetch(wiring.Component):
         was_lent = Signal()
         _, spare_one, spare_two = _count(m, "credits", credits, popped[-1], was_lent)
         room = popped[-1] | Mux(was_lent, spare_two, spare_one) | (has_room & ~lent)
-        m.d.sync += has_room.eq(room)
+        m.d.sync += [copy.eq(room) for copy in (has_room, room_to_step, room_to_turn)]
         m.d.sync += [was_lent.eq(lent), popped.eq(Cat(self.pop, popped))]
-        with m.If(stored):
-            m.d.sync += write.addr.eq(write.addr + 1)
+        waiting = [
+            self._wait(m, first, group[WORD_WIDTH * first :][: WORD_WIDTH * NEAR], stored, popped)
+            for first in range(0, config.columns, NEAR)
+        ]
         with m.If(popped[-1]):
-            m.d.sync += [read.addr.eq(read.addr + 1), taken.eq(read.data)]
+            m.d.sync += taken.eq(Cat(waiting))
+            # A comparison of all bits would be too long behind the memory.
+            difference = Cat(waiting) ^ Const(MASKED, WORD_WIDTH).replicate(config.columns)
             m.d.sync += [
-                self.masked[lane].eq(read.data.word_select(lane, WORD_WIDTH).as_signed() == MASKED)
-                for lane in range(config.columns)
+                differs[part].eq(difference.word_select(part, COMPARED).any())
+                for part in range(len(differs))
             ]
+        m.d.comb += [
+            self.masked[lane].eq(~differs.word_select(lane, WORD_WIDTH // COMPARED).any())
+            for lane in range(config.columns)
+        ]
         return m
 
-    def _select(self, m: Module, platform: object, tag: Signal) -> Cat:
-        """Return C words in the cycle after a read's: the granules that the tag names, extended.
-
-        Registers hold two granules, of which a group of words takes both and one of bytes the one
-        that the last bit of the tag names.
-        """
-        config = self.config
-        width = 8 * config.columns
-        word = self.port.data
-        pair = Signal(2 * width, reset_less=True)
-        if config.word_granules == 1:
-            low = Signal(width, reset_less=True)
-            with m.If(self.port.data_valid):
-                m.d.sync += low.eq(word)
-            wide = Cat(low, word)
-            narrow = pair[width:]
-        else:
-            odd = Signal(reset_less=True)
-            m.d.sync += odd.eq(tag[0])
-            wide = word.word_select(tag[1:], 2 * width) if config.word_granules > 2 else word
-            narrow = pair.word_select(odd, width)
-        with m.If(unless_idle(platform, self.port.data_valid)):
-            m.d.sync += pair.eq(wide)
-        elements = []
-        # They are all in time for the first word.
-        assert config.read_latency >= COPIES
-        lanes_per_copy = max(2, config.columns // COPIES)
-        words, signs = self.words, self.signed
-        for lane in range(config.columns):
-            if lane % lanes_per_copy == 0:
-                words = _steady(m, f"words{lane}", words)
-                signs = _steady(m, f"signs{lane}", signs)
-            byte = narrow.word_select(lane, 8)
-            extended = Cat(byte, (byte[-1] & signs).replicate(8))
-            elements.append(Mux(words, pair.word_select(lane, WORD_WIDTH), extended))
-        return Cat(elements)
-
-
-def _steady(m: Module, name: str, value: Value) -> Signal:
-    """Return a register of what stays as it is; of a constant 1, it has the initial value."""
-    result = Signal(name=name, init=1, reset_less=True)
-    m.d.sync += result.eq(value)
-    return result
+    def _wait(self, m: Module, first: int, words: Value, stored: Value, popped: Value) -> Value:
+        """Return the oldest group's words of some lanes; the memory has addresses of its own."""
+        memory = Memory(shape=len(words), depth=DEPTH, init=[])
+        m.submodules[f"memory{first}"] = memory
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        write_at, read_at = (
+            Signal(range(DEPTH), name=f"{name}{first}", attrs={"keep": 1})
+            for name in ("write_at", "read_at")
+        )
+        m.d.comb += [
+            write.en.eq(stored),
+            write.data.eq(words),
+            write.addr.eq(write_at),
+            read.addr.eq(read_at),
+        ]
+        with m.If(stored):
+            m.d.sync += write_at.eq(write_at + 1)
+        with m.If(popped[-1]):
+            m.d.sync += read_at.eq(read_at + 1)
+        return read.data
 
 
 def _count(m: Module, name: str, count: Signal, up: Value, down: Value) -> list[Signal]:

@@ -49,16 +49,18 @@ class TileLoop(wiring.Component):
     group that the next `step` finishes.
 
     Members:
-        start: `In(1)`, begin with `extent`, which stays as it is until the loop is over.
+        start: `In(1)`, begin with `extent`, which stays as it is until the loop is over. It may
+            come two cycles after the last step, or later.
         extent: `In(extent_layout(config))`, rows and columns, at least 1 of each.
         stop: `In(1)`, the loop is over.
         step: `In(1)`, go on to the next row. Means nothing when not `active`.
         active: `Out(1)`, high from the cycle after `start` until the last step. Other outputs
             mean nothing while it is low.
-        idle, loads: `Out(1)`, it is low; registers of their own, for what is loaded meanwhile.
+        idle, loads: `Out(1)`, it has been low for a cycle; registers of their own, for what is
+            loaded meanwhile.
         row: `Out`, from 0.
         first_row: `Out(1)`.
-        last_row: `Out(1)`.
+        last_row: `Out(1)`, which is high with `idle`, too.
         first_group: `Out(1)`.
         last_group: `Out(1)`.
     """
@@ -96,31 +98,45 @@ class TileLoop(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Build the counters, which are below 0 at the last row and at the last group."""
+        """Build the counters, a row and a group ahead, and so below 0 behind the one but last."""
         m = Module()
         without_reset(self.row, self.first_row, self.first_group)
+        # A counter's next row or group is known in front of its sum, so nothing is behind the
+        # carry, and what is the last one comes from a register's sign.
         rows = Signal.like(self.extent.rows_ahead, reset_less=True)
         groups = Signal.like(self.extent.groups_ahead, reset_less=True)
-        m.d.comb += [self.last_row.eq(rows[-1]), self.last_group.eq(groups[-1])]
-        # Else they are merged; ports would not say so.
-        idle, loads = (Signal(name=name, init=1, attrs={"keep": 1}) for name in ("idle", "loads"))
+        # Else they are merged; ports would not say so. `again` is `last_row` for the counters here.
+        idle, loads, last_row, again = (
+            Signal(name=name, init=1, attrs={"keep": 1})
+            for name in ("idle", "loads", "at_last", "again")
+        )
+        last_group = Signal(name="at_last_group", reset_less=True)
+        m.d.comb += [self.last_row.eq(last_row), self.last_group.eq(last_group)]
         m.d.comb += [self.idle.eq(idle), self.loads.eq(loads)]
-        with m.If(self.start):
-            m.d.sync += [self.active.eq(1), idle.eq(0), loads.eq(0)]
-        with m.Elif((self.step & self.last_row & self.last_group) | self.stop):
-            m.d.sync += [self.active.eq(0), idle.eq(1), loads.eq(1)]
         # Between loops, what the next one begins with is loaded again and again: `start` would be
         # one more net to all of these.
-        again = loads | self.last_row
+        row_ahead = Mux(again, self.extent.rows_ahead, rows)
+        group_ahead = Mux(loads, self.extent.groups_ahead, groups)
         with m.If(loads | self.step):
             m.d.sync += [
-                rows.eq(Mux(again, self.extent.rows_ahead, rows - 1)),
+                rows.eq(row_ahead - 1),
                 self.row.eq(Mux(again, 0, self.row + 1)),
                 self.first_row.eq(again),
             ]
-        with m.If(loads | (self.step & self.last_row)):
+        with m.If(loads | (self.step & again)):
             m.d.sync += [
-                groups.eq(Mux(loads, self.extent.groups_ahead, groups - 1)),
+                groups.eq(group_ahead - 1),
+                last_group.eq(group_ahead[-1]),
                 self.first_group.eq(loads),
             ]
+        # The last step is known late, and goes to one register.
+        ends = (self.step & again & last_group) | self.stop
+        runs = self.start | self.active
+        m.d.sync += [
+            self.active.eq(self.start | (self.active & ~ends)),
+            idle.eq(~runs),
+            loads.eq(~runs),
+        ]
+        with m.If(self.start | self.step | ~self.active):
+            m.d.sync += [register.eq(row_ahead[-1] | ~runs) for register in (last_row, again)]
         return m

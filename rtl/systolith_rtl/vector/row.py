@@ -7,7 +7,7 @@ and is as fast as rows are needed.
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -16,8 +16,6 @@ from systolith.isa import Opcode, RowOperation
 from systolith.numerics import (
     EXP_WIDTH,
     MANT_WIDTH,
-    MAX_NORM_LENGTH,
-    ROW_OFF_WIDTH,
     SQUARES_WIDTH,
     STATISTIC_WIDTH,
     TOTAL_SUM_WIDTH,
@@ -26,6 +24,7 @@ from systolith_rtl.interfaces import ROW_READ_LATENCY, EngineSignature, RowFileS
 from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
 from systolith_rtl.vector.beat import Beat
+from systolith_rtl.vector.row_products import LENGTH_WIDTH, products
 
 PERIOD = TOTAL_SUM_WIDTH + 2
 """Cycles of a beat, for which each stage has a row: the total's square, and two more."""
@@ -38,9 +37,6 @@ NORMALISE_STEPS = 9
 
 QUOTIENT_WIDTH = MANT_WIDTH + 1
 """Bits of the quotient, which is at most `2**MANT_WIDTH`."""
-
-LENGTH_WIDTH = MAX_NORM_LENGTH.bit_length()
-"""Bits of n."""
 
 
 class RowEngine(wiring.Component):
@@ -83,12 +79,12 @@ class RowEngine(wiring.Component):
         m = Module()
         beat = Beat(m, period=PERIOD, wait_at=BEGIN_PHASE)
         row = self._fetch(m, platform, beat)
-        products = _products(m, beat, row)
-        root = _root(m, beat, products)
+        product = products(m, beat, row)
+        root = _root(m, beat, product)
         quotient = self._quotient(m, beat, root)
 
         engine = self.engine
-        working = products.valid | root.valid | quotient.valid
+        working = product.valid | root.valid | quotient.valid
         m.d.comb += [
             beat.waiting.eq(~row.pending & ~working),
             engine.busy.eq(row.pending | row.valid | working | self.rows.write | engine.retire),
@@ -117,13 +113,15 @@ class RowEngine(wiring.Component):
         pending = Signal()
         only_one = Signal(reset_less=True)  # That `remaining` is 1.
         # The row takes the operands with it on the beat; until then, they must stay. Dispatch has
-        # more to do with `ready`, so `vacant` is a register.
-        vacant = Signal(init=1)
-        stays = Signal()
-        taken = command.valid & command.ready & command.p.rows.any()
-        m.d.comb += stays.eq(Mux(vacant, ~taken, beat.last & ~pending))
-        m.d.comb += command.ready.eq(vacant & ~self.engine.halt)
-        m.d.sync += vacant.eq(stays)
+        # more to do with `ready`, so it is made of a register of its own: else a gate over there,
+        # which has the way back in it, decides here, too.
+        vacant, open_, is_ready = (
+            Signal(name=name, init=1, attrs={"keep": 1}) for name in ("vacant", "open", "is_ready")
+        )
+        taken = command.valid & open_ & ~self.engine.halt & command.p.rows.any()
+        m.d.comb += command.ready.eq(is_ready & ~self.engine.halt)
+        stays = Mux(open_, ~taken, beat.last & ~pending)
+        m.d.sync += [copy.eq(stays) for copy in (vacant, open_, is_ready)]
         m.d.sync += pending.eq(taken | (pending & ~(beat.begins & only_one)))
         # Whether there is a command is known late, and this goes to all operands.
         with m.If(vacant):
@@ -213,87 +211,15 @@ class RowEngine(wiring.Component):
         return s
 
 
-def _products(m: Module, beat: Beat, row: SimpleNamespace) -> SimpleNamespace:
-    """Compute the operand of the root, and the mean.
-
-    The mean, floor((512 * total + n) / 2n), is floor((256 * total + n // 2) / n), since floors
-    nest. Its dividend grows by 2**23 * n, so that it is not negative, and the quotient by 2**23.
-    """
-    s = beat.stage("products", row, slot=row.slot, last=row.last, reciprocal=row.reciprocal)
-    n = beat.load(s, row.n, name="n")
-    squares = beat.load(s, row.squares, name="squares")
-    # What is loaded over a sum is 0, and outermost: a reset, and no LUT behind the carry.
-    product = Signal(len(row.n) + len(squares), reset_less=True)
-    with m.If(beat.window("multiply", row, 0, LENGTH_WIDTH)):
-        m.d.sync += product.eq(_multiply(product, squares))
-    with m.If(s.loading):
-        m.d.sync += product.eq(Cat(row.n, Const(0, len(squares))))
-
-    total = beat.load(s, row.total, name="total")
-    square = Signal(2 * TOTAL_SUM_WIDTH + 1, reset_less=True)
-    # The last step is that of the total's sign.
-    last_step = beat.window("add", s, TOTAL_SUM_WIDTH - 1, TOTAL_SUM_WIDTH)
-    with m.If(beat.window("square", row, 0, TOTAL_SUM_WIDTH)):
-        m.d.sync += square.eq(_multiply_signed(square, total, last_step))
-    with m.If(s.loading):
-        m.d.sync += square.eq(Cat(row.total, Const(0, TOTAL_SUM_WIDTH + 1)))
-
-    eps = Signal(STATISTIC_WIDTH, reset_less=True)
-    eps_pairs = Signal.like(row.eps_pairs, name="eps_pairs", reset_less=True)
-    more = Signal()
-    with m.If(s.loading):
-        m.d.sync += more.eq(row.eps_pairs.any())
-    with m.Elif(more):
-        m.d.sync += more.eq(eps_pairs != 1)
-    # Both in one, of which Yosys makes an enable.
-    with m.If(s.loading | more):
-        m.d.sync += [
-            eps.eq(Mux(s.loading, row.eps, eps.shift_left(2))),
-            eps_pairs.eq(Mux(s.loading, row.eps_pairs, eps_pairs - 1)),
-        ]
-
-    rounding = Cat(row.n[1:], Const(0, ROW_OFF_WIDTH - LENGTH_WIDTH), row.n)
-    dividend = (row.total.shift_left(8) + rounding)[: ROW_OFF_WIDTH + LENGTH_WIDTH - 1]
-    mean = beat.load(s, dividend, name="mean")
-    rest = mean[ROW_OFF_WIDTH - 1 :]
-    difference = rest - n
-    fits = ~difference[-1]
-    with m.If(beat.window("mean_divide", row, 0, ROW_OFF_WIDTH)):
-        rest = Mux(fits, difference, rest)[: LENGTH_WIDTH - 1]
-        m.d.sync += mean.eq(Cat(fits, mean[: ROW_OFF_WIDTH - 1], rest))
-
-    # Each sum has registers of its own, and a cycle for each half: 56 bits of carry are half a
-    # path. Product and eps have stood for long before the last step, and the square's lower half is
-    # then where it will be but for a shift.
-    half = TOTAL_SUM_WIDTH - 1
-    positive_low = Signal(half + 1, reset_less=True)
-    positive_high = Signal(STATISTIC_WIDTH - half, reset_less=True)
-    m.d.sync += [
-        positive_low.eq(product[:half] + eps[:half]),
-        # A bit in front of the others makes a carry of it.
-        positive_high.eq((Cat(positive_low[-1], product[half:]) + Cat(1, eps[half:]))[1:]),
-    ]
-    value_low = Signal(half + 1, reset_less=True)
-    value_high = Signal.like(positive_high, reset_less=True)
-    with m.If(last_step):
-        m.d.sync += value_low.eq(positive_low[:half] - square[1 : half + 1])
-    with m.If(beat.window("subtract", s, TOTAL_SUM_WIDTH, TOTAL_SUM_WIDTH + 1)):
-        high = square[half:STATISTIC_WIDTH]
-        m.d.sync += value_high.eq((Cat(0, positive_high) - Cat(value_low[-1], high))[1:])
-    s.value = Cat(value_low[:half], value_high)
-    s.off = Cat(mean[: ROW_OFF_WIDTH - 1], ~mean[ROW_OFF_WIDTH - 1]).as_signed()
-    return s
-
-
-def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
+def _root(m: Module, beat: Beat, before: SimpleNamespace) -> SimpleNamespace:
     """Normalise by pairs of bits, and take the square root of the 32 highest, a bit per pair."""
     s = beat.stage(
         "root",
-        products,
-        slot=products.slot,
-        last=products.last,
-        off=products.off,
-        reciprocal=products.reciprocal,
+        before,
+        slot=before.slot,
+        last=before.last,
+        off=before.off,
+        reciprocal=before.reciprocal,
     )
     value = Signal(STATISTIC_WIDTH, reset_less=True)
     by_byte = value.shift_left(8)[:STATISTIC_WIDTH]
@@ -308,14 +234,14 @@ def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
     byte, pair = (
         Mux(
             s.loading,
-            ~products.value[-bits:].any(),
+            ~before.value[-bits:].any(),
             Mux(no_byte, ~by_byte[-bits:].any(), no_pair & ~by_pair[-bits:].any()),
         )
         for bits in (8, 2)
     )
     m.d.sync += [no_byte.eq(byte), shifts_byte.eq(byte), no_pair.eq(pair), moves.eq(pair | soon)]
     with m.If(s.loading | shifts_byte | moves):
-        m.d.sync += value.eq(Mux(s.loading, products.value, Mux(shifts_byte, by_byte, by_pair)))
+        m.d.sync += value.eq(Mux(s.loading, before.value, Mux(shifts_byte, by_byte, by_pair)))
     pairs = Signal(6, reset_less=True)
     with m.If(s.loading):
         m.d.sync += pairs.eq(0)
@@ -345,26 +271,3 @@ def _root(m: Module, beat: Beat, products: SimpleNamespace) -> SimpleNamespace:
     )
     s.exp = exp[:EXP_WIDTH].as_signed()
     return s
-
-
-def _multiply(product: Value, factor: Value) -> Value:
-    """Do a step of a multiplication, lowest bit of the other factor first.
-
-    `factor` is added to the upper part if that bit is set, and all moves right by one, the bit
-    out of the lower part.
-    """
-    cut = len(product) - len(factor)
-    return Cat(product[1:cut], product[cut:] + Mux(product[0], factor, 0))
-
-
-def _multiply_signed(product: Value, factor: Value, subtracts: Value) -> Value:
-    """Do a step of a signed multiplication, in which the bit of the sign is subtracted.
-
-    The upper part has a bit more than the factor, since it holds its negative.
-    """
-    cut = len(product) - len(factor) - 1
-    every = len(factor)
-    term = (factor.as_unsigned() ^ subtracts.replicate(every)) & product[0].replicate(every)
-    # A bit in front of the others makes a carry of what two's complement is short of.
-    ones = Cat(product[0] & subtracts, term).as_signed() + Cat(1, product[cut:]).as_signed()
-    return Cat(product[1:cut], ones[1:])

@@ -10,9 +10,9 @@ from systolith.numerics import Format
 from systolith.regs import FaultCause
 from systolith_rtl.interfaces import WRITE_LATENCY, EngineSignature, operand_layout
 from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.fetch import ADDRESS_WIDTH
 from systolith_rtl.vector.loop import extent, extent_layout
 from systolith_rtl.vector.statistics import statistics_latency
+from systolith_rtl.vector.walk import ADDRESS_WIDTH
 
 PARTS = 3
 """Parts that can find an address outside of the scratchpad: x, r, y, in order of precedence."""

@@ -10,8 +10,8 @@ from systolith.numerics import WORD_WIDTH
 from systolith_rtl.interfaces import WriteSignature
 from systolith_rtl.pipeline import unless_idle
 from systolith_rtl.reset import without_reset
-from systolith_rtl.vector.fetch import ADDRESS_WIDTH, STRIDE_WIDTH, walk_width
 from systolith_rtl.vector.transpose import Transposer
+from systolith_rtl.vector.walk import ADDRESS_WIDTH, STRIDE_WIDTH, walk_width
 
 
 class Store(wiring.Component):
@@ -141,45 +141,40 @@ class Store(wiring.Component):
                 Cat(Mux(self.wide, words[:granule_width], bytes_), words[granule_width:])
             )
 
-        # Inner, middle and outer loop go by a row, by one group or block, by C rows. One sum for
-        # all: from where it is known in the cycle before.
+        # Inner, middle and outer loop go by a row, by one group or block, by C rows. Where the next
+        # group and block begin is known ahead, so nothing is chosen behind a decision and in front
+        # of a carry but what these go on from.
         width = walk_width(config, config.columns)
         address = Signal(width, reset_less=True)
-        middle = Signal(width, reset_less=True)
-        outer = Signal(width, reset_less=True)
+        next_group = Signal(width, reset_less=True)
+        next_block = Signal(width, reset_less=True)
         # What does not fit belongs to the first address, which is then the last.
         far = Signal(reset_less=True)
         at_fault = Signal(width, reset_less=True)
-        # The first words are further away than the start.
-        started, begin, by_row, by_group, by_block = (Signal() for _ in range(5))
-        source = Signal(2)
-        go_group = steps & ends["inner"] & ~ends["middle"]
+        # The first words are further away than the start. The operand's address is that of the
+        # next block, before there is one.
+        started, by_row, by_group = (Signal() for _ in range(3))
+        moves, turns, opens = (Signal() for _ in range(3))
         go_block = steps & ends["inner"] & ends["middle"]
         m.d.sync += [
             started.eq(self.start),
-            begin.eq(started),
             by_row.eq(steps & ~ends["inner"]),
-            by_group.eq(go_group),
-            by_block.eq(go_block),
-            source.eq(Cat(started | go_group, started | go_block)),
+            by_group.eq(steps & ends["inner"] & ~ends["middle"]),
+            moves.eq(started | steps),
+            turns.eq(started | (steps & ends["inner"])),
+            opens.eq(started | go_block),
         ]
-        base = Mux(
-            source[1],
-            Mux(source[0], self.address[:width], outer),
-            Mux(source[0], middle, address),
-        )
-        stride = self.stride & by_row.replicate(len(self.stride))
-        block = self.stride & by_block.replicate(len(self.stride))
-        by = stride | Cat(by_group & ~wide, by_group & wide) | (block << sub_columns)
-        total = (base + by)[:width]
-        m.d.sync += address.eq(total)
-        with m.If(begin):
-            m.d.sync += far.eq(self.address[width:].any())
         # What begins with a loop begins with those within it.
-        with m.If(source.any()):
-            m.d.sync += middle.eq(total)
-        with m.If(source[1]):
-            m.d.sync += outer.eq(total)
+        group = Mux(by_group, next_group, next_block)
+        with m.If(moves):
+            m.d.sync += address.eq(Mux(by_row, address + self.stride, group))
+        with m.If(turns):
+            m.d.sync += next_group.eq(group + Mux(wide, 2, 1))
+        with m.If(started | opens):
+            following = (next_block + (self.stride << sub_columns))[:width]
+            m.d.sync += next_block.eq(Mux(started, self.address[:width], following))
+        with m.If(started):
+            m.d.sync += far.eq(self.address[width:].any())
 
         outside = address[exact_log2(config.granules) :].any() | far
         going = emit & ~self.stop & ~self.fault

@@ -1,6 +1,6 @@
 """The first part of STORE: words of the scratchpad, taken apart into beats."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -12,6 +12,9 @@ from systolith_rtl.interfaces import ReadSignature
 
 WORDS = 16
 """Words that are read ahead: the latency of a read, and some for refused beats."""
+
+PART = 32
+"""Bits of a word that have a read address of their own."""
 
 
 class WordReader(wiring.Component):
@@ -51,10 +54,11 @@ class WordReader(wiring.Component):
         lane_bits = exact_log2(config.axi_bytes)
         word_bits = exact_log2(config.rows)
         position_bits = word_bits - lane_bits
-        m.submodules.words = words = Memory(shape=8 * config.rows, depth=WORDS, init=[])
+        parts = [Memory(shape=PART, depth=WORDS, init=[]) for _ in range(8 * config.rows // PART)]
         span = data.StructLayout({"first": position_bits, "last": position_bits})
         m.submodules.spans = spans = Memory(shape=span, depth=WORDS, init=[])
-        write_word, read_word = words.write_port(), words.read_port(domain="comb")
+        write_word = Signal(range(WORDS))
+        word = Signal(8 * config.rows)
         write_span, read_span = spans.write_port(), spans.read_port(domain="comb")
 
         address = Signal(range(config.words), reset_less=True)
@@ -71,15 +75,27 @@ class WordReader(wiring.Component):
             write_span.en.eq(room.some),
             write_span.data.first.eq(first),
             write_span.data.last.eq(Mux(left == 0, last, (1 << position_bits) - 1)),
-            write_word.en.eq(self.read.data_valid),
-            write_word.data.eq(self.read.data),
         ]
         m.d.sync += [
             left_queue.eq(freed),
             write_span.addr.eq(write_span.addr + granted),
-            write_word.addr.eq(write_word.addr + self.read.data_valid),
-            read_word.addr.eq(read_word.addr + freed),
+            write_word.eq(write_word + self.read.data_valid),
         ]
+        for index, part in enumerate(parts):
+            m.submodules[f"words{index}"] = part
+            mine = slice(index * PART, (index + 1) * PART)
+            write, read = part.write_port(), part.read_port(domain="comb")
+            # One that reads all of a word would be far from most of it. Yosys merges what lacks
+            # `keep`.
+            place = Signal(range(WORDS), name=f"read_word{index}", attrs={"keep": 1})
+            m.d.sync += place.eq(place + freed)
+            m.d.comb += [
+                write.en.eq(self.read.data_valid),
+                write.addr.eq(write_word),
+                write.data.eq(Value.cast(self.read.data)[mine]),
+                read.addr.eq(place),
+                word[mine].eq(read.data),
+            ]
         # There is room, and no halt.
         may = Signal(init=1)
         m.d.sync += may.eq(room.some_next & ~self.halt)
@@ -117,7 +133,7 @@ class WordReader(wiring.Component):
         sent = Signal()
         m.d.comb += [
             self.o.valid.eq(here_words.some),
-            self.o.payload.eq(read_word.data.word_select(here, config.axi_data_bits)),
+            self.o.payload.eq(word.word_select(here, config.axi_data_bits)),
             sent.eq(self.o.valid & self.o.ready),
             freed.eq(sent & (ends if position_bits else 1)),
             spans_next.eq((~spanned | freed) & here_spans.some),

@@ -19,18 +19,11 @@ from typing import Any, NamedTuple
 
 from systolith.config import PRESETS, preset
 from systolith_rtl.core import Core
+from systolith_sim.placement.delays import BLOCK_TO_Q, CARRY, CLOCK_TO_Q, CLOCKS, LUT, MUX, RAM, SUM
 from systolith_sim.synthesis import synthesize_in_harness
 
-LUT, MUX, SUM, CARRY, RAM = 0.24, 0.2, 0.45, 0.07, 0.24
-"""Nanoseconds from an input to an output of a LUT4, from a LUT to behind a multiplexer next to it,
-from an operand or a carry to a sum, from carry to carry, from an address to data of a LUT RAM."""
-
-CLOCK_TO_Q, BLOCK_TO_Q, BLOCK_TO_DATA = 0.52, 0.6, 5.6
-"""Nanoseconds from the clock to the output of a register, of a block's output register, and of a
-block that has none."""
-
-CLOCKS = ("CLK", "WCK", "CLKA", "CLKB", "CLK0", "CLK1", "CLK2", "CLK3")
-
+BLOCK_TO_DATA = 5.6
+"""Nanoseconds from the clock to the output of a block that has no output register."""
 
 Pin = tuple[str, str]
 """A cell and its port."""

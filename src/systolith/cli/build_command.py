@@ -60,6 +60,12 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--router", choices=ROUTERS, help="nextpnr's router")
     parser.add_argument(
+        "--no-refine",
+        dest="refined",
+        action="store_false",
+        help="leave cells where nextpnr has placed them, and do not move those of slow paths",
+    )
+    parser.add_argument(
         "--allow-slow", action="store_true", help="make a bitstream even if its clock is too fast"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
@@ -83,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
             seeds=options.seeds,
             nextpnr=options.nextpnr,
             router=options.router,
+            refined=options.refined,
             allow_slow=options.allow_slow,
             announce=announce_on_stderr,
         )

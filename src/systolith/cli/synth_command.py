@@ -62,6 +62,12 @@ def add_parser(commands: Any) -> None:
         f"else {ROUTERS[0]})",
     )
     parser.add_argument(
+        "--no-refine",
+        dest="refined",
+        action="store_false",
+        help="leave cells where nextpnr has placed them, and do not move those of slow paths",
+    )
+    parser.add_argument(
         "--write",
         type=Path,
         metavar="FILE",
@@ -102,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
         quiet=options.json,
         nextpnr=options.nextpnr,
         router=options.router,
+        refined=options.refined,
         write=options.write,
     )
     grown = growth(record, options.preset, result) if options.compare else []

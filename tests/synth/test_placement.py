@@ -4,15 +4,23 @@ import copy
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from systolith_sim.placement import Packed, PlacementError, refine
 from systolith_sim.placement.timing import Timing
+from systolith_sim.routing import find
+from systolith_sim.synthesis import synthesize_in_harness
+from systolith_sim.toolchain import run
 
 LUT, CLOCK_TO_Q, BLOCK_TO_Q, SUM, CARRY = 0.24, 0.52, 0.6, 0.45, 0.07
 
@@ -352,6 +360,51 @@ def test_what_no_chip_has_is_refused(cells: dict[str, Any], expected: str) -> No
     data = netlist(source=block("X4/Y30/EBR0", {}, {"DO": 9}), **cells)
     with pytest.raises(PlacementError, match=expected):
         refine(Packed(data))
+
+
+class Blocks(wiring.Component):
+    """A product of fewer bits than a multiplier has, and a block RAM."""
+
+    a: Signal
+    o: Signal
+
+    def __init__(self) -> None:
+        super().__init__({"a": In(9), "o": Out(18)})
+
+    def elaborate(self, platform: object) -> Module:
+        """Write products, and read them."""
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=18, depth=512, init=range(512))
+        write, read = memory.write_port(), memory.read_port(transparent_for=())
+        held = Signal(9)
+        m.d.sync += [held.eq(self.a), write.data.eq(held * self.a), write.addr.eq(held)]
+        m.d.comb += [write.en.eq(1), read.addr.eq(self.a), self.o.eq(read.data)]
+        return m
+
+
+def configured(folder: Path, netlist: str, *options: str) -> dict[str, Counter[str]]:
+    """What nextpnr sets in each tile, without routing."""
+    (folder / "netlist.json").write_text(netlist)
+    common = "--25k --lpf-allow-unconstrained --no-route --textcfg config --json netlist.json"
+    run([find(None), *common.split(), *options], cwd=folder)
+    tiles: dict[str, Counter[str]] = {}
+    for part in (folder / "config").read_text().strip().split("\n\n"):
+        head, *lines = part.strip().splitlines()
+        tiles.setdefault(head, Counter()).update(lines)
+    return tiles
+
+
+@pytest.mark.synth
+def test_nextpnr_sets_the_same_in_a_netlist_that_was_saved(tmp_path: Path) -> None:
+    """Constants of blocks included, which are nowhere in what it has written itself."""
+    cells, text = synthesize_in_harness(Blocks())
+    assert cells["MULT18X18D"] == cells["DP16KD"] == 1
+    placed = configured(tmp_path, text, "--write", "placed.json")
+    assert sum(line.startswith("enum: CIB.J") for tile in placed.values() for line in tile) > 20
+    data = json.loads((tmp_path / "placed.json").read_text())
+    assert Packed(data).save() == 0
+    reading = ("--no-pack", "--no-place")
+    assert configured(tmp_path, json.dumps(data), *reading) == placed
 
 
 def test_a_netlist_without_places_is_refused() -> None:

@@ -95,6 +95,12 @@ class Packed:
 
     def save(self) -> int:
         """Write places into the netlist that this was made of; return how many have changed."""
+        # nextpnr takes no notice of ports without anything, when it reads. Of blocks it would then
+        # leave inputs open that it gives constants to, of a multiplier's upper bits for one.
+        for cell in self._cells.values():
+            for bits in cell["connections"].values():
+                if not bits:
+                    bits.append("x")
         changed = 0
         for index, name in enumerate(self.names):
             if self.bels[index]:

@@ -170,6 +170,7 @@ def test_the_routed_netlist_is_written_if_asked_for(tmp_path: Path) -> None:
     )
     program.chmod(0o755)
     options: dict[str, Any] = {"device": "85k", "speed": 6, "seed": 1, "frequency": 100}
+    options["refined"] = False
     file = tmp_path / "placed.json"
     assert routing.route("{}", nextpnr=str(program), **options).fmax == 50.0
     assert not file.exists()

@@ -115,6 +115,7 @@ def route(
     """
     program, name = find(nextpnr), nextpnr or YOWASP
     say = announce or (lambda message: None)
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "netlist.json").write_text(netlist)
         if pins:
@@ -132,7 +133,7 @@ def route(
         )
 
         def call(options: str) -> int | None:
-            return _follow([program, *(common + options).split()], Path(folder), announce)
+            return _follow([program, *(common + options).split()], Path(folder), announce, start)
 
         def check(code: int | None) -> None:
             if code:
@@ -238,9 +239,10 @@ def read_report(report: dict[str, Any]) -> Routed:
     )
 
 
-def _follow(command: list[str], folder: Path, announce: Announce | None) -> int | None:
+def _follow(
+    command: list[str], folder: Path, announce: Announce | None, start: float
+) -> int | None:
     """Run nextpnr, and say which stage it has come to; None if its placer was given up."""
-    start = time.monotonic()
     stages = dict(_STAGES)
     with subprocess.Popen(
         command,

@@ -124,10 +124,11 @@ def route(
         common = (
             f"--{device} --package {package} --speed {speed} --seed {seed} --freq {frequency:g}"
             f" --timing-allow-fail {'--lpf pins.lpf' if pins else '--lpf-allow-unconstrained'}"
-            " --log nextpnr.log"
+            # A placed netlist carries settings, which count more than those of the command line.
+            f" --router {router} --log nextpnr.log"
         )
         ending = (
-            f" --router {router} --report report.json {'--textcfg top.config' if pins else ''}"
+            f" --report report.json {'--textcfg top.config' if pins else ''}"
             # A large core's takes 180 MB.
             f" {'--write routed.json' if write else ''}"
         )

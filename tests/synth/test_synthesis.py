@@ -14,14 +14,14 @@ from amaranth.lib.wiring import In, Out
 from systolith.cli.exits import Exit, exit_of
 from systolith.config import preset
 from systolith_sim import routing, synthesis, toolchain, yosys
-from systolith_sim.routing import Routed, read_report, route
+from systolith_sim.routing import ROUTERS, YOWASP, Routed, read_report, route
 from systolith_sim.synthesis import (
     choose_device,
     needs,
     synthesize_core,
     synthesize_in_harness,
 )
-from systolith_sim.toolchain import ToolError
+from systolith_sim.toolchain import ToolError, tool
 
 pytestmark = pytest.mark.synth
 
@@ -94,6 +94,26 @@ def write_tool(path: Path, body: str) -> str:
     path.write_text(f"#!{sys.executable}\n{body}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_a_refined_placement_is_routed_by_the_router_that_was_asked_for(
+    router: str, tmp_path: Path
+) -> None:
+    # A netlist carries the settings that it was placed with, which count more when it is read.
+    program = write_tool(
+        tmp_path / "nextpnr",
+        f"""
+import shutil, subprocess, sys
+code = subprocess.call([{tool(YOWASP)!r}, *sys.argv[1:]])
+shutil.copyfile("nextpnr.log", {str(tmp_path / "last.log")!r})
+raise SystemExit(code)""",
+    )
+    _, netlist = synthesize_in_harness(Adder())
+    route(netlist, device="25k", speed=6, seed=1, frequency=100, router=router, nextpnr=program)
+    log = (tmp_path / "last.log").read_text()
+    assert ("Running router2..." in log) == (router == "router2")
+    assert "Routing.." in log
 
 
 @pytest.mark.parametrize(

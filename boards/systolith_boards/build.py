@@ -20,9 +20,6 @@ from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, nearly_full
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
 from systolith_sim.yosys import synthesize_rtlil
 
-ROOM = 1.1
-"""How much faster a clock nextpnr is asked for than the board has: it stops when it is content."""
-
 
 class TimingError(Exception):
     """A routed design is slower than the board's clock; the message says what to do."""
@@ -41,6 +38,15 @@ def make_system(
     bit_cycles(round(frequency), baud)
     Geometry.of(timing, config)
     return System(config, timing, baud)
+
+
+def pins_alone(constraints: str) -> str:
+    """An LPF file without its clocks: by them nextpnr would know the PLL's, and be content with it.
+
+    What it is asked for instead is `systolith_sim.routing.ASKED`.
+    """
+    lines = constraints.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.lstrip().startswith("FREQUENCY"))
 
 
 def build(
@@ -106,14 +112,13 @@ def build(
             device=board.device,
             speed=int(platform.speed),
             seed=seed,
-            frequency=ROOM * frequency / 1e6,
             announce=lambda message: announce(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
             router=router or ending_router,
             refined=refined,
             pins=Pins(
                 package=_PACKAGES[platform.package],
-                constraints=files["top.lpf"],
+                constraints=pins_alone(files["top.lpf"]),
                 configuration=configuration,
             ),
         )

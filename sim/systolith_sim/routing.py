@@ -34,6 +34,10 @@ STATIC_STEPS = 700
 """Steps after which `static` is given up: it waits for cells on one spot to leave each other, which
 they may never do. Cores take 400 to 550."""
 
+ASKED = 200.0
+"""The clock that nextpnr is asked for, MHz: more than a core reaches. A path counts by how far it
+is beyond the clock, and all of them count alike where none is."""
+
 ROUTERS = ("router2", "router1")
 """nextpnr's routers: each ends where the other may not, see docs/decisions.md."""
 
@@ -87,7 +91,7 @@ def route(
     device: str,
     speed: int,
     seed: int,
-    frequency: float,
+    frequency: float = ASKED,
     announce: Announce | None = None,
     nextpnr: str | None = None,
     router: str = ROUTERS[0],

@@ -14,7 +14,7 @@ from systolith.cli import Exit, main
 from systolith.config import PRESETS, CoreConfig
 from systolith_boards import build as building
 from systolith_boards.boards import BOARDS
-from systolith_boards.build import TimingError, build, make_system
+from systolith_boards.build import TimingError, build, make_system, pins_alone
 from systolith_boards.clocks import Clocks, pll
 from systolith_boards.top import Top
 from systolith_sim.routing import Pins, Routed
@@ -36,7 +36,11 @@ def test_every_pin_is_placed(name: str) -> None:
     assert len(memory) == 1 + 1 + 4 + 2 + 13 + 2 + 16
     assert sum(port.startswith("uart") for port, _ in pins) == 2
     assert sum(port.startswith("led") for port, _ in pins) in (5, 8)
+    # A clock that is told would bind nextpnr to that of the PLL.
     assert f'FREQUENCY PORT "{board.source}_0__io" {board.source_hz}' in files["top.lpf"]
+    alone = pins_alone(files["top.lpf"])
+    assert "FREQUENCY" not in alone
+    assert re.findall(r'LOCATE COMP "([^"]+)" SITE "(\w+)"', alone) == pins
 
 
 class Loopback(wiring.Component):

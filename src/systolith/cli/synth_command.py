@@ -11,7 +11,7 @@ from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
 from systolith.config import PRESETS
 from systolith_sim.footprint import RecordError, growth, read_record, write_record
-from systolith_sim.routing import DEVICES, ROUTERS
+from systolith_sim.routing import ASKED, DEVICES, ROUTERS
 from systolith_sim.synthesis import synthesize_core
 
 
@@ -44,7 +44,11 @@ def add_parser(commands: Any) -> None:
         help="placer seeds, tried side by side; the best clock is named (default 1)",
     )
     parser.add_argument(
-        "--freq", type=float, default=160.0, metavar="MHZ", help="clock to ask for (default 160)"
+        "--freq",
+        type=float,
+        default=ASKED,
+        metavar="MHZ",
+        help=f"clock to ask for, more than can be reached (default {ASKED:g})",
     )
     parser.add_argument(
         "--no-route", action="store_true", help="synthesize only: cells, but no clock"

@@ -43,7 +43,7 @@ def test_wires_count_by_distance() -> None:
         STEP,
     )
     path = next(found)
-    assert path.delay == pytest.approx(CLOCK_TO_Q + STEP * (6 + 7 + 5 + 2 + 2) + LUT)
+    assert path.delay == pytest.approx(CLOCK_TO_Q + 0.5 + 9 * 0.045 + 7 * 0.1 + LUT)
     assert path.nets == [2, 3]
     assert path.end == "b.DI"
 
@@ -57,9 +57,9 @@ def test_carries_and_constants_have_no_wires() -> None:
             a=cell("TRELLIS_FF", "X1/Y1", {"CLK": 1, "M": 9}, {"Q": 2}),
             b=cell("TRELLIS_FF", "X1/Y1", {"CLK": 1, "DI": 4}, {"Q": 5}),
         ),
-        1.0,
+        2 * STEP,
     )
-    assert next(found).delay == pytest.approx(CLOCK_TO_Q + 6 + SUM + SUM)
+    assert next(found).delay == pytest.approx(CLOCK_TO_Q + 2 * 0.5 + SUM + SUM)
 
 
 def test_a_lut_ram_begins_and_ends_paths() -> None:
@@ -70,11 +70,11 @@ def test_a_lut_ram_begins_and_ends_paths() -> None:
             write=cell("TRELLIS_RAMW", "X1/Y1", {"A0": 2}, {"WDO0": 3}),
             ram=cell("TRELLIS_COMB", "X1/Y1", {"A": 2, "WD": 3}, {"F": 4}, MODE="DPRAM"),
         ),
-        1.0,
+        2 * STEP,
     )
     path = next(found)
     assert (path.end, path.nets) == ("ram.WD", [2, 3])
-    assert path.delay == pytest.approx(CLOCK_TO_Q + 6)
+    assert path.delay == pytest.approx(CLOCK_TO_Q + 2 * 0.5)
 
 
 def test_a_netlist_without_places_is_refused() -> None:
@@ -102,7 +102,7 @@ def test_routed_wires_count_as_the_file_says() -> None:
     paths = {path.end: path for path in longest(Routed(LUT_BETWEEN, sdf.splitlines()), STEP)}
     assert paths["b.DI"].delay == pytest.approx(CLOCK_TO_Q + 1.25 + LUT)
     # No line says anything of this one.
-    assert paths["c.M"].delay == pytest.approx(CLOCK_TO_Q + STEP * 6)
+    assert paths["c.M"].delay == pytest.approx(CLOCK_TO_Q + 0.5)
 
 
 def test_a_file_without_wires_is_an_error() -> None:

@@ -93,6 +93,12 @@ class Packed:
         """What a port is connected with, a constant or nothing included."""
         return str(self._cells[self.names[cell]]["connections"].get(port, []))
 
+    def exchange(self, cell: int, other: int) -> None:
+        """Exchange the places of two cells of one kind."""
+        for at in (self.x, self.y):
+            at[cell], at[other] = int(at[other]), int(at[cell])
+        self.bels[cell], self.bels[other] = self.bels[other], self.bels[cell]
+
     def save(self) -> int:
         """Write places into the netlist that this was made of; return how many have changed."""
         # nextpnr takes no notice of ports without anything, when it reads. Of blocks it would then

@@ -16,14 +16,15 @@ from systolith_sim.placement.timing import Timing
 SHARPNESS = 0.3
 """Nanoseconds that a path must be slower to cost e times as much."""
 
-CONSIDERED = (96.0, 97.0)
+CONSIDERED = (99.0, 98.0, 97.0, 96.0)
 """Percentiles of all delays, one after the other: what is slower is to become faster."""
 
 ROUNDS = 150
 """At most, for each of them."""
 
-MANY, FEW = 60, 4
-"""Moves of a round in the beginning; and so few that it is the end if they do not help."""
+MANY, FEW, PATIENCE = 60, 4, 10
+"""Moves of a round in the beginning; and so few that it is the end if they do not help, and more
+rounds than this have not helped one after the other."""
 
 REACH = 12
 """Columns and rows around the way to where a cell is drawn."""
@@ -31,7 +32,10 @@ REACH = 12
 WIDEST = 6
 """Tiles in a row that are exchanged as one, for a chain of carries."""
 
-LENGTH = 3.0
+BLOCK_RAM = "DP16KD"
+"""What is exchanged with others of its kind alone. Multipliers share clocks and resets."""
+
+LENGTH = 5.0
 """Cost of a nanosecond of wires, a net of many sinks counting as one of few: others need them."""
 
 TRIED, SWAPPED, EXCHANGED = 24, 6, 6
@@ -55,7 +59,7 @@ class _Move(NamedTuple):
 
 
 def refine(packed: Packed, *, progress: Callable[[str], None] | None = None) -> Refined:
-    """Move LUTs and registers, and exchange tiles, so that the longest paths become shorter.
+    """Move LUTs and registers, exchange tiles and block RAMs: the longest paths become shorter.
 
     Each round moves cells for which that would help if all others stayed; what did not help
     altogether is undone. The same netlist always ends in the same places.
@@ -91,6 +95,10 @@ class _Refiner:
             for cell in set(ends):
                 touching[cell].append(index)
         self._touching = {cell: np.array(found) for cell, found in touching.items()}
+        self._blocks = np.array(
+            [c for c, kind in enumerate(packed.kinds) if kind == BLOCK_RAM and packed.bels[c]],
+            np.int64,
+        )
         sources, fanout = np.unique(self._timing.driver, return_counts=True)
         self._share = LENGTH / fanout[np.searchsorted(sources, self._timing.driver)]
 
@@ -105,18 +113,19 @@ class _Refiner:
         if not len(delays):
             return
         self._period = float(np.percentile(delays, percentile))
-        batch = float(MANY)
+        batch, failures = float(MANY), 0
         cost = self._cost()
         for _ in range(ROUNDS):
             moves = self._round(int(batch))
             now = self._cost()
             if moves and now < cost:
-                cost, batch = now, batch * 1.25
+                cost, batch, failures = now, batch * 1.25, 0
                 continue
             for move in reversed(moves):
                 move.undo()
             self._cost()
-            if batch <= FEW:
+            failures += 1
+            if batch <= FEW and failures > PATIENCE:
                 return
             batch = max(FEW, batch * 0.6)
 
@@ -139,9 +148,14 @@ class _Refiner:
         for cell in order:
             if len(moves) >= most:
                 break
-            if cell in touched or not self._packed.bels[cell].startswith("SLICE"):
+            if cell in touched:
                 continue
-            move = self._best(cell)
+            if self._packed.bels[cell].startswith("SLICE"):
+                move = self._best(cell)
+            elif self._packed.kinds[cell] == BLOCK_RAM:
+                move = self._block(cell)
+            else:
+                continue
             if move is not None:
                 move.do()
                 moves.append(move)
@@ -242,6 +256,25 @@ class _Refiner:
             both = np.union1d(touched, self._touched(unit.cells()))
             swap = partial(self._tiles.swap, unit, other)
             best = _Move(total, both, swap, swap)
+        return best
+
+    def _block(self, cell: int) -> _Move | None:
+        """The best exchange with another block RAM."""
+        packed = self._packed
+        others = self._blocks[self._blocks != cell]
+        steps = np.stack([at[others] - at[cell] for at in (packed.x, packed.y)], 1)
+        gains, touched = self._gains([cell], steps)
+        best: _Move | None = None
+        for index in np.argsort(-gains, kind="stable")[:TRIED]:
+            gain = float(gains[index])
+            if gain <= max(0.05, best.gain if best else 0.0):
+                break
+            other = int(others[index])
+            back, theirs = self._gains([other], -steps[index][None, :])
+            total = gain + float(back[0])
+            if total > (best.gain if best else 0.05):
+                exchange = partial(packed.exchange, cell, other)
+                best = _Move(total, np.union1d(touched, theirs), exchange, exchange)
         return best
 
     def _whole(self, cell: int, steps: NDArray[np.int64]) -> _Move | None:

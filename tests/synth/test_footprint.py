@@ -93,7 +93,7 @@ def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = dict.fromkeys(CELLS, 1)
     monkeypatch.setattr(synthesis, "Core", lambda config: None)
     monkeypatch.setattr(synthesis, "synthesize_in_harness", lambda *_, **__: (cells, "{}"))
-    monkeypatch.setattr(synthesis, "lay_out", lambda netlist, *_: (netlist, "router2"))
+    monkeypatch.setattr(synthesis, "lay_out", lambda netlist, *_: netlist)
     monkeypatch.setattr(synthesis, "route", route)
     monkeypatch.setattr(synthesis, "find", lambda nextpnr: None)
     monkeypatch.setattr(synthesis, "nextpnr_version", lambda nextpnr: {str(nextpnr): "1"})
@@ -103,7 +103,7 @@ def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert result["best_seed"] == 1
     assert list(result["fmax_mhz"].items()) == list(clocks.items())
-    assert sorted(asked) == [(seed, "mine", "router2") for seed in (1, 2, 3)]
+    assert sorted(asked) == [(seed, "mine", "router1") for seed in (1, 2, 3)]
     assert result["versions"]["mine"] == "1"
     assert (
         synthesize_core(synth_command.preset_config("tiny"), seeds=[], **options)["best_seed"]
@@ -111,12 +111,9 @@ def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("laid_out", "asked", "router"),
-    [(False, None, "router2"), (True, None, "router1"), (True, "router2", "router2")],
-)
-def test_a_core_that_is_laid_out_has_another_router(
-    monkeypatch: pytest.MonkeyPatch, laid_out: bool, asked: str | None, router: str
+@pytest.mark.parametrize(("given", "router"), [({}, "router1"), ({"router": "router2"}, "router2")])
+def test_the_router_is_the_one_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], router: str
 ) -> None:
     def route(netlist: str, *, router: str, **_: object) -> Routed:
         return Routed(1.0, router, {})
@@ -124,20 +121,12 @@ def test_a_core_that_is_laid_out_has_another_router(
     cells = dict.fromkeys(CELLS, 1)
     monkeypatch.setattr(synthesis, "Core", lambda config: None)
     monkeypatch.setattr(synthesis, "synthesize_in_harness", lambda *_, **__: (cells, "{}"))
-    monkeypatch.setattr(
-        synthesis, "lay_out", lambda netlist, *_: (netlist, f"router{1 if laid_out else 2}")
-    )
+    monkeypatch.setattr(synthesis, "lay_out", lambda netlist, *_: netlist)
     monkeypatch.setattr(synthesis, "route", route)
     monkeypatch.setattr(synthesis, "find", lambda nextpnr: None)
-    result = synthesize_core(
-        synth_command.preset_config("tiny"),
-        device=None,
-        speed=6,
-        seeds=[1],
-        frequency=100,
-        quiet=True,
-        router=asked,
-    )
+    config = synth_command.preset_config("tiny")
+    options: dict[str, Any] = {"device": None, "speed": 6, "frequency": 100, "quiet": True}
+    result = synthesize_core(config, seeds=[1], **options, **given)
     assert result["critical_path"] == {1: router}
 
 

@@ -58,7 +58,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--nextpnr", metavar="PROGRAM", help="a nextpnr-ecp5 to take instead of yowasp's"
     )
-    parser.add_argument("--router", choices=ROUTERS, help="nextpnr's router")
+    parser.add_argument(
+        "--router",
+        choices=ROUTERS,
+        default=ROUTERS[0],
+        help=f"nextpnr's router (default {ROUTERS[0]})",
+    )
     parser.add_argument(
         "--no-refine",
         dest="refined",

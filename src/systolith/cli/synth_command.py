@@ -62,8 +62,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--router",
         choices=ROUTERS,
-        help=f"nextpnr's router (default: {ROUTERS[1]} for a core that is laid out, "
-        f"else {ROUTERS[0]})",
+        default=ROUTERS[0],
+        help=f"nextpnr's router (default {ROUTERS[0]}; {ROUTERS[1]} ends sooner where cores leave "
+        "room, with slower clocks)",
     )
     parser.add_argument(
         "--no-refine",

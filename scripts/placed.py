@@ -1,12 +1,12 @@
-"""The longest paths of a core, placed by the distances that nextpnr counts with, or routed.
+"""The longest paths of a core that is placed, by distances, or routed.
 
 `systolith synth --write placed.json`, then `python scripts/placed.py placed.json`. nextpnr's report
 has one path for a clock; this has the worst one of each group of registers, with the columns and
 rows that it goes through, so one sees what to cut, and what only lies in the wrong place.
 
-A wire counts as in nextpnr's estimate for ECP5: each column and row of the first five twice. Routed
-wires are shorter by a third where there is room for them. What they really take is in the file of
-`nextpnr-ecp5 --sdf delays.sdf`, called by hand, and then `placed.py routed.json --sdf delays.sdf`.
+A wire counts as wires of its columns and rows have been routed before, see `systolith_sim.placement`.
+What it really takes is in the file of `nextpnr-ecp5 --sdf delays.sdf`, called by hand, and then
+`placed.py routed.json --sdf delays.sdf`.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 nextpnr's placers end with a search for short wires, in which a long path counts little. What is
 left are a few hundred paths that go to and fro across the chip, and they alone decide on the clock.
-`refine` moves what lies on them, by the distances that nextpnr itself estimates delays with.
+`refine` moves what lies on them, by what wires of such lengths have taken once they were routed.
 """
 
 from systolith_sim.placement.delays import Refined

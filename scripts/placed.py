@@ -4,9 +4,9 @@
 has one path for a clock; this has the worst one of each group of registers, with the columns and
 rows that it goes through, so one sees what to cut, and what only lies in the wrong place.
 
-A wire counts as wires of its columns and rows have been routed before, see `systolith_sim.placement`.
-What it really takes is in the file of `nextpnr-ecp5 --sdf delays.sdf`, called by hand, and then
-`placed.py routed.json --sdf delays.sdf`.
+A wire counts as wires of its columns and rows have been routed before, see
+`systolith_sim.placement`. What it really takes is in the file of `nextpnr-ecp5 --sdf delays.sdf`,
+called by hand, and then `placed.py routed.json --sdf delays.sdf`.
 """
 
 import argparse

@@ -67,9 +67,9 @@ def _ulx3s(size: str, device: str, preset: str, frequency: float) -> Board:
 BOARDS: dict[str, Board] = {
     board.name: board
     for board in (
-        _ulx3s("85F", "85k", "ecp5-85k", 60e6),
-        _ulx3s("25F", "25k", "ecp5-25k-sdram", 60e6),
-        _ulx3s("12F", "12k", "ecp5-25k-sdram", 60e6),
+        _ulx3s("85F", "85k", "ecp5-85k", 105e6),
+        _ulx3s("25F", "25k", "ecp5-25k-sdram", 105e6),
+        _ulx3s("12F", "12k", "ecp5-25k-sdram", 105e6),
         Board(
             name="icepi-zero",
             title="Icepi Zero 1.3",
@@ -79,7 +79,7 @@ BOARDS: dict[str, Board] = {
             source_hz=50e6,
             chip=CHIPS["W9825G6KH-6"],
             preset="ecp5-25k-sdram",
-            frequency=60e6,
+            frequency=105e6,
             loader="icepi-zero",
         ),
     )

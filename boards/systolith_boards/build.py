@@ -11,10 +11,11 @@ from systolith.config import CoreConfig
 from systolith_boards.boards import Board
 from systolith_boards.clocks import pll
 from systolith_boards.link.host_link import bit_cycles
+from systolith_boards.sdram.phase import chip_clock
 from systolith_boards.sdram.segments import Geometry
 from systolith_boards.sdram.timing import SdramChip, SdramTiming
 from systolith_boards.system import System
-from systolith_boards.top import CHIP_CLOCK_DEGREES, Top
+from systolith_boards.top import Top
 from systolith_sim.routing import PARTS, ROUTERS, Pins, Routed, find, nextpnr_version, route
 from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, nearly_full, needs
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
@@ -95,9 +96,16 @@ def build(
         platform = board.make_platform()
     except ImportError as error:
         raise ToolError('amaranth-boards is missing: pip install "systolith[fpga]"') from error
-    pll(board.source_hz, frequency, CHIP_CLOCK_DEGREES)  # before anything is made for this clock
+    # The PLL is asked before anything is made for this clock.
+    memory_clock = chip_clock(SdramTiming.at(chip, frequency))
+    pll(board.source_hz, frequency, memory_clock.degrees)
     system = make_system(board, config, frequency=frequency, baud=baud, chip=chip)
     announce(f"elaborating {board.title}")
+    announce(
+        f"the memory's clock is {memory_clock.degrees:.0f} degrees behind, "
+        f"{memory_clock.margin:.1f} ns to spare at its pins"
+        + ("" if memory_clock.margin >= 0 else ": not every board will work at this clock")
+    )
     files = platform.prepare(Top(system, board.source, board.source_hz)).files
     announce("Yosys synthesizes: two minutes for a small core, five for a large one")
     cells, netlist = synthesize_rtlil(files["top.il"], announce)
@@ -141,6 +149,8 @@ def build(
         "baud": baud,
         "memory": chip.name,
         "memory_bytes": chip.bytes,
+        "memory_clock_degrees": memory_clock.degrees,
+        "memory_clock_margin_ns": memory_clock.margin,
         "fmax_mhz": {seed: result.fmax for seed, (result, _) in results.items()},
         "best_seed": best,
         "critical_path": routed.path,

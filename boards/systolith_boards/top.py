@@ -8,12 +8,9 @@ from amaranth.lib import io, wiring
 from amaranth.lib.io import Direction
 
 from systolith_boards.clocks import Clocks, pll
+from systolith_boards.sdram.phase import chip_clock
 from systolith_boards.sdram.pins import PINS_PER_ENABLE, SdramPinsSignature
 from systolith_boards.system import LIGHTS, System
-
-CHIP_CLOCK_DEGREES = 180.0
-"""By how much the memory chip's clock is behind ours: its inputs change half a cycle before it
-looks, and what it answers is on its pins most of a cycle before we look."""
 
 PIN_NAMES = {"cke": "clk_en"}
 """Where amaranth-boards calls a pin of the memory otherwise than we do."""
@@ -34,7 +31,8 @@ class Top(wiring.Component):
     def __init__(self, system: System, source: str, source_hz: float) -> None:
         self._system = system
         self._source = source
-        self._settings = pll(source_hz, system.timing.frequency, CHIP_CLOCK_DEGREES)
+        degrees = chip_clock(system.timing).degrees
+        self._settings = pll(source_hz, system.timing.frequency, degrees)
         super().__init__({})
 
     def elaborate(self, platform: Any) -> Module:

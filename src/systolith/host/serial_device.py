@@ -242,7 +242,7 @@ class SerialDevice(Device):
         if status >> Flag.MEMORY_FAILED & 1:
             raise DeviceError(
                 f"{self.name}: the board's memory failed its test: the bitstream is for another "
-                "memory, or the chip is broken"
+                "memory, its clock is too fast (build with --freq 60), or the chip is broken"
             )
 
     def _same(self, address: int, data: bytes) -> bool:

@@ -1,6 +1,6 @@
 """The first part of STORE: words of the scratchpad, taken apart into beats."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -66,9 +66,8 @@ class WordReader(wiring.Component):
         first = Signal(position_bits, reset_less=True)
         last = Signal(position_bits, reset_less=True)
         granted, freed, left_queue = Signal(), Signal(), Signal()
-        # Room for words, a cycle late, and words that are here. A word's span is here before it.
+        # Room for words, a cycle late. A word's span is here before it.
         room = count(m, "room", up=left_queue, down=granted, limit=WORDS, init=WORDS)
-        here_words = count(m, "words", up=self.read.data_valid, down=freed, limit=WORDS)
         m.d.comb += [
             self.read.address.eq(address),
             # Into a free place anything may be written.
@@ -130,18 +129,40 @@ class WordReader(wiring.Component):
         here = Signal(position_bits, reset_less=True)
         until = Signal(position_bits, reset_less=True)
         ends = Signal(reset_less=True)
-        sent = Signal()
+        # Where a beat is chosen from a word, and then rotated, there is a register between. A word
+        # that finds nothing before it is not late by that, as it passes by the queue.
+        registered = position_bits > 0
+        valid, moves, finishes, sent, some = (Signal() for _ in range(5))
+        comes = self.read.data_valid
+        passes = comes & ~some if registered else Const(0)
+        here_words = count(
+            m, "words", up=comes & ~(passes & finishes), down=some & finishes, limit=WORDS
+        )
         m.d.comb += [
-            self.o.valid.eq(here_words.some),
-            self.o.payload.eq(word.word_select(here, config.axi_data_bits)),
-            sent.eq(self.o.valid & self.o.ready),
-            freed.eq(sent & (ends if position_bits else 1)),
+            self.o.valid.eq(valid),
+            some.eq(here_words.some),
+            finishes.eq(moves & (ends if position_bits else 1)),
+            sent.eq(moves & (some | passes)),
+            freed.eq(finishes & (some | passes)),
             spans_next.eq((~spanned | freed) & here_spans.some),
         ]
         m.d.sync += spanned.eq(spans_next | (spanned & ~freed))
+        stored = word.word_select(here, config.axi_data_bits)
+        if registered:
+            arrived = Value.cast(self.read.data).word_select(here, config.axi_data_bits)
+            beat = Signal(config.axi_data_bits, reset_less=True)
+            # A copy for data, which Yosys would merge without `keep`.
+            chooses = Signal(attrs={"keep": 1})
+            here_words.some.attrs["keep"] = 1
+            m.d.comb += [self.o.payload.eq(beat), moves.eq(~valid | self.o.ready)]
+            m.d.sync += chooses.eq(here_words.some_next)
+            with m.If(moves):
+                m.d.sync += [valid.eq(some | comes), beat.eq(Mux(chooses, stored, arrived))]
+        else:
+            m.d.comb += [valid.eq(some), self.o.payload.eq(stored), moves.eq(self.o.ready)]
         with m.If(spans_next):
             m.d.sync += read_span.addr.eq(read_span.addr + 1)
-        # What comes next depends on registers alone; that a beat is sent, on much more.
+        # What comes next depends on registers alone; that a beat goes on, on much more.
         span = read_span.data
         begins = ~spanned | (ends if position_bits else 1)
         with m.If(~spanned | sent):

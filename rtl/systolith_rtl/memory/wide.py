@@ -47,8 +47,14 @@ class WideBanks:
         self._platform = platform
         self._groups = config.rows // GROUP_BYTES
         self._row_width = (config.bank_words - 1).bit_length()
-        self._read = [self._row(f"read{index}", port) for index, port in enumerate(read)]
-        self._write = [self._row(f"write{index}", port) for index, port in enumerate(write)]
+        # The block RAMs of a group are near each other; all of them are nowhere near.
+        self._read, self._write = (
+            [
+                [self._row(f"{way}{index}_{group}", port) for index, port in enumerate(ports)]
+                for group in range(self._groups)
+            ]
+            for way, ports in (("read", read), ("write", write))
+        )
         data = [self._take(f"write{i}_data", port.data, port) for i, port in enumerate(write)]
         mask = [self._take(f"write{i}_mask", port.mask, port) for i, port in enumerate(write)]
         rams = []
@@ -69,7 +75,9 @@ class WideBanks:
             self._answer(f"read{index}", port, Cat(bank[index] for bank in grants), rams)
 
     def _row(self, name: str, port: wiring.PureInterface) -> Signal:
-        return self._take(f"{name}_row", port.address[: self._row_width], port)
+        row = self._take(f"{name}_row", port.address[: self._row_width], port)
+        row.attrs["keep"] = 1
+        return row
 
     def _take(self, name: str, value: Value, port: wiring.PureInterface) -> Signal:
         """Register something of a port, whoever is granted."""
@@ -104,12 +112,12 @@ class WideBanks:
         )
         m.d.comb += [ram.read_address.eq(read_address), ram.write_address.eq(write_address)]
         with m.If(unless_idle(self._platform, reads.any())):
-            m.d.sync += read_address.eq(_chosen(reads, self._read))
+            m.d.sync += read_address.eq(_chosen(reads, self._read[group]))
         part = slice(GROUP_BYTES * group, GROUP_BYTES * (group + 1))
         bits = slice(8 * part.start, 8 * part.stop)
         with m.If(unless_idle(self._platform, writes.any())):
             m.d.sync += [
-                write_address.eq(Mux(writes[0], *self._write)),
+                write_address.eq(Mux(writes[0], *self._write[group])),
                 ram.write_data.eq(Mux(writes[0], data[0][bits], data[1][bits])),
             ]
         m.d.sync += [

@@ -1,9 +1,7 @@
 """From a board's name to a bitstream: Yosys, nextpnr and ecppack."""
 
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from systolith_boards.sdram.timing import SdramChip, SdramTiming
 from systolith_boards.system import System
 from systolith_boards.top import Top
 from systolith_sim.routing import PARTS, ROUTERS, Pins, Routed, find, nextpnr_version, route
+from systolith_sim.seeds import by_seed
 from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, nearly_full, needs
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
 from systolith_sim.yosys import synthesize_rtlil
@@ -132,8 +131,7 @@ def build(
         )
         return routed, configuration
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = dict(zip(seeds, pool.map(routed_by, seeds), strict=True))
+    results = by_seed(seeds, routed_by, announce)
     best = max(results, key=lambda seed: results[seed][0].fmax)
     for seed, (_, configuration) in results.items():
         if seed == best:

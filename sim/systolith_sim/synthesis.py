@@ -1,11 +1,9 @@
 """The core on ECP5: cells by Yosys, clock by nextpnr, in a harness instead of pins."""
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from systolith_sim.carry import top_module, trim
 from systolith_sim.floorplan import MULTIPLIER, floorplan
 from systolith_sim.harness import Harness
 from systolith_sim.routing import DEVICES, PARTS, ROUTERS, Routed, find, nextpnr_version, route
+from systolith_sim.seeds import by_seed
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
 from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json, write_sources
 
@@ -192,8 +191,7 @@ def synthesize_core(
             refined=refined,
         )
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        routed = dict(zip(seeds, pool.map(routed_by, seeds), strict=True))
+    routed = by_seed(seeds, routed_by, say)
     return {
         "device": PARTS[device],
         "speed": speed,

@@ -66,8 +66,11 @@ class WordReader(wiring.Component):
         first = Signal(position_bits, reset_less=True)
         last = Signal(position_bits, reset_less=True)
         granted, freed, left_queue = Signal(), Signal(), Signal()
-        # Room for words, a cycle late. A word's span is here before it.
+        # Room for words, a cycle late, and words that are here. A word's span is here before it.
         room = count(m, "room", up=left_queue, down=granted, limit=WORDS, init=WORDS)
+        here_words = None
+        if position_bits == 0:
+            here_words = count(m, "words", up=self.read.data_valid, down=freed, limit=WORDS)
         m.d.comb += [
             self.read.address.eq(address),
             # Into a free place anything may be written.
@@ -129,27 +132,29 @@ class WordReader(wiring.Component):
         here = Signal(position_bits, reset_less=True)
         until = Signal(position_bits, reset_less=True)
         ends = Signal(reset_less=True)
-        # Where a beat is chosen from a word, and then rotated, there is a register between. A word
-        # that finds nothing before it is not late by that, as it passes by the queue.
-        registered = position_bits > 0
-        valid, moves, finishes, sent, some = (Signal() for _ in range(5))
-        comes = self.read.data_valid
-        passes = comes & ~some if registered else Const(0)
-        here_words = count(
-            m, "words", up=comes & ~(passes & finishes), down=some & finishes, limit=WORDS
-        )
-        m.d.comb += [
-            self.o.valid.eq(valid),
-            some.eq(here_words.some),
-            finishes.eq(moves & (ends if position_bits else 1)),
-            sent.eq(moves & (some | passes)),
-            freed.eq(finishes & (some | passes)),
-            spans_next.eq((~spanned | freed) & here_spans.some),
-        ]
-        m.d.sync += spanned.eq(spans_next | (spanned & ~freed))
-        stored = word.word_select(here, config.axi_data_bits)
-        if registered:
-            arrived = Value.cast(self.read.data).word_select(here, config.axi_data_bits)
+        final = ends if position_bits else Const(1)
+        if here_words is None:
+            # To choose a beat takes a gate, and to rotate it three: a register is between them. A
+            # word that finds nothing before it is not late by that, as it passes by the queue.
+            valid, moves, finishes, sent, some = (Signal() for _ in range(5))
+            comes = self.read.data_valid
+            passes = comes & ~some
+            here_words = count(
+                m, "words", up=comes & ~(passes & finishes), down=some & finishes, limit=WORDS
+            )
+            m.d.comb += [
+                self.o.valid.eq(valid),
+                some.eq(here_words.some),
+                finishes.eq(moves & final),
+                sent.eq(moves & (some | passes)),
+                freed.eq(finishes & (some | passes)),
+                spans_next.eq((~spanned | freed) & here_spans.some),
+            ]
+            m.d.sync += spanned.eq(spans_next | (spanned & ~freed))
+            stored, arrived = (
+                Value.cast(each).word_select(here, config.axi_data_bits)
+                for each in (word, self.read.data)
+            )
             beat = Signal(config.axi_data_bits, reset_less=True)
             # A copy for data, which Yosys would merge without `keep`.
             chooses = Signal(attrs={"keep": 1})
@@ -159,12 +164,20 @@ class WordReader(wiring.Component):
             with m.If(moves):
                 m.d.sync += [valid.eq(some | comes), beat.eq(Mux(chooses, stored, arrived))]
         else:
-            m.d.comb += [valid.eq(some), self.o.payload.eq(stored), moves.eq(self.o.ready)]
+            sent = Signal()
+            m.d.comb += [
+                self.o.valid.eq(here_words.some),
+                self.o.payload.eq(word.word_select(here, config.axi_data_bits)),
+                sent.eq(self.o.valid & self.o.ready),
+                freed.eq(sent & final),
+                spans_next.eq((~spanned | freed) & here_spans.some),
+            ]
+            m.d.sync += spanned.eq(spans_next | (spanned & ~freed))
         with m.If(spans_next):
             m.d.sync += read_span.addr.eq(read_span.addr + 1)
         # What comes next depends on registers alone; that a beat goes on, on much more.
         span = read_span.data
-        begins = ~spanned | (ends if position_bits else 1)
+        begins = ~spanned | final
         with m.If(~spanned | sent):
             m.d.sync += [
                 here.eq(Mux(begins, span.first, here + 1)),

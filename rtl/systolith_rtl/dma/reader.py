@@ -68,8 +68,9 @@ class WordReader(wiring.Component):
         granted, freed, left_queue = Signal(), Signal(), Signal()
         # Room for words, a cycle late, and words that are here. A word's span is here before it.
         room = count(m, "room", up=left_queue, down=granted, limit=WORDS, init=WORDS)
+        registered = position_bits > 0 and lane_bits > 2
         here_words = None
-        if position_bits == 0:
+        if not registered:
             here_words = count(m, "words", up=self.read.data_valid, down=freed, limit=WORDS)
         m.d.comb += [
             self.read.address.eq(address),
@@ -134,8 +135,9 @@ class WordReader(wiring.Component):
         ends = Signal(reset_less=True)
         final = ends if position_bits else Const(1)
         if here_words is None:
-            # To choose a beat takes a gate, and to rotate it three: a register is between them. A
-            # word that finds nothing before it is not late by that, as it passes by the queue.
+            # To choose a beat takes a gate, and to rotate one of 8 bytes or more at least three: a
+            # register is between them. A word that finds nothing before it is not late by that,
+            # as it passes by the queue.
             valid, moves, finishes, sent, some = (Signal() for _ in range(5))
             comes = self.read.data_valid
             passes = comes & ~some

@@ -81,6 +81,10 @@ class Fill(IntEnum):
     GATHER = 2
 
 
+INDEX_BYTES = 4
+"""Bytes of an entry of an index list: a u32."""
+
+
 class WeightSource(IntEnum):
     """Where a GEMM takes its B operand from."""
 

@@ -6,25 +6,15 @@ from types import SimpleNamespace
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
-from systolith.config import COLUMN_RECORD_BYTES, CoreConfig
-from systolith.isa import OFFSET_WIDTH, Fill, Opcode, Space
-from systolith_rtl.dma.bounds import (
-    ENTRY_BYTES,
-    GRANULE_WIDTH,
-    check_runs,
-    raw_layout,
-    size_width,
-    walk_layout,
-)
+from systolith.config import CoreConfig
+from systolith.isa import OFFSET_WIDTH, Fill, Opcode
+from systolith_rtl.dma.bounds import GRANULE_WIDTH, check_runs, raw_layout, walk_layout
+from systolith_rtl.dma.facts import look_up, read_index
 from systolith_rtl.dma.fifo import count
 from systolith_rtl.interfaces import ReadSignature, operand_layout
-from systolith_rtl.settings import BASE, BASE_HIGH, LIMIT, MEMORIES, SCALAR, LookupSignature
+from systolith_rtl.settings import MEMORIES, LookupSignature
 from systolith_rtl.skid import Skid
-
-INDEX_BYTES = 4
-"""Bytes of an entry of an index list."""
 
 STATES = (
     "take",
@@ -106,7 +96,15 @@ class Walker(wiring.Component):
         for copied in (state.take, state.setup, state.run):
             copied.attrs["keep"] = 1
         m.d.comb += self.began.eq(state.began)
-        facts = self._facts(m, command, state)  # pyright: ignore[reportArgumentType]
+        facts = look_up(
+            m,
+            self.config,
+            taken=self.command.p,
+            command=command,  # pyright: ignore[reportArgumentType]
+            lookup=self.lookup,
+            state=state,
+            is_load=self.is_load,
+        )
         m.submodules.skid = skid = Skid(walk_layout(self.config))
         # All registers of the checks depend on whether a run is taken.
         depth = check_runs(
@@ -140,94 +138,6 @@ class Walker(wiring.Component):
             may_take,
         )
         return m
-
-    def _facts(self, m: Module, command: data.View, state: SimpleNamespace) -> SimpleNamespace:
-        """Registers of what an instruction says, loaded in its second cycle and steady until then.
-
-        The command itself changes as soon as the next one may be taken.
-        """
-        facts = SimpleNamespace(
-            base=Signal(self.config.axi_address_bits, reset_less=True),
-            limit=Signal(32, reset_less=True),
-            # Where what may be accessed ends.
-            end=Signal(self.config.axi_address_bits, reset_less=True),
-            # Bytes of a run, less one; granules, slots or entries of it, less one, and whether they
-            # are more than that.
-            size=Signal(command.n0.shape(), reset_less=True),
-            more_bytes=Signal(size_width(self.config)),
-            more=Signal(GRANULE_WIDTH, reset_less=True),
-            huge=Signal(reset_less=True),
-            # Whether the first place has more bits than places are walked in.
-            far=Signal(reset_less=True),
-            # The bits above of the first place, and of the first place of an index list.
-            high=Signal(32 - GRANULE_WIDTH, reset_less=True),
-            high_index=Signal(32 - GRANULE_WIDTH, reset_less=True),
-            single_run=Signal(reset_less=True),
-            zero=Signal(reset_less=True),
-            gather=Signal(reset_less=True),
-            side=Signal(reset_less=True),
-            tables=Signal(reset_less=True),
-        )
-        # Beyond what any memory on the core has, only whether there is anything counts.
-        inner = GRANULE_WIDTH + exact_log2(max(self.config.columns, COLUMN_RECORD_BYTES))
-        low_more = Signal(inner + 1, reset_less=True)
-        high = facts.size[inner:]
-        beyond = high[1:].any() | (high[0] ^ low_more[inner])
-        more = Cat(low_more[:inner], beyond)
-        units = more >> exact_log2(self.config.columns)
-        places = []
-        if self.is_load:
-            # A bit of an operand tells, since control refuses whatever is no `Space` or `Fill`.
-            side, tables = command.space[:2].any(), command.space[Space.TABLES - 1]
-            places = [
-                facts.zero.eq(command.fill[Fill.ZERO - 1]),
-                facts.gather.eq(command.fill[Fill.GATHER - 1]),
-                facts.side.eq(side),
-                facts.tables.eq(tables),
-                facts.high_index.eq(command.index[GRANULE_WIDTH:]),
-            ]
-            records = Mux(
-                facts.tables,
-                more[exact_log2(ENTRY_BYTES) :],
-                more[exact_log2(COLUMN_RECORD_BYTES) :],
-            )
-            units = Mux(facts.side, records, units)
-        # Base (low word) and scalar are read in the second cycle, limit and high word in the third.
-        # The places are registers, since there is something to be done with a scalar.
-        low, high = self.lookup
-        low_place, high_place = (
-            Signal.like(port.place, name=f"{name}_place", reset_less=True)
-            for name, port in (("low", low), ("high", high))
-        )
-        m.d.comb += [low.place.eq(low_place), high.place.eq(high_place)]
-        taken, base = self.command.p, command.base[:3]
-        with m.If(state.take):
-            m.d.sync += [
-                low_place.eq(BASE + taken.base[:3]),
-                high_place.eq(SCALAR + (taken.scalar - 1)[:2]),
-            ]
-        with m.Else():
-            m.d.sync += [low_place.eq(LIMIT + base), high_place.eq(BASE_HIGH + base)]
-        with m.If(state.sets):
-            m.d.sync += [
-                facts.base[:32].eq(low.value),
-                facts.size.eq(command.n0),
-                facts.far.eq(command.address[GRANULE_WIDTH:].any()),
-                facts.high.eq(command.address[GRANULE_WIDTH:]),
-                facts.single_run.eq(command.n1 == 1),
-                *places,
-            ]
-        with m.If(state.scalar):
-            m.d.sync += [facts.limit.eq(low.value), facts.base[32:].eq(high.value)]
-        # These are two and three cycles late, which is early enough for the first run.
-        m.d.sync += [
-            low_more.eq(facts.size[:inner] - 1),
-            facts.more.eq(units),
-            facts.huge.eq(units[GRANULE_WIDTH:].any()),
-            facts.end.eq(facts.base + facts.limit),
-        ]
-        m.d.comb += facts.more_bytes.eq(more)
-        return facts
 
     def _walk(
         self,
@@ -268,7 +178,11 @@ class Walker(wiring.Component):
         went = state.run & raw.ready
         ended = went & last_run
         multiplied = multiplier == 0
-        index = self._read_index(m, command, state, blocked) if self.is_load else None
+        index = None
+        if self.is_load:
+            index = read_index(
+                m, self.config, read=self.read, command=command, state=state, blocked=blocked
+            )
 
         take = (state.take & ~taken) | (went & ((last_run & last_block) | unlisted))
         m.d.sync += [
@@ -354,54 +268,3 @@ class Walker(wiring.Component):
                 m.d.sync += [unlisted.eq(1), granule.eq(index.place)]
             with m.If(index.come):
                 m.d.sync += multiplier.eq(Cat(multiplier, index.part)[len(index.part) :])
-
-    def _read_index(
-        self,
-        m: Module,
-        command: data.View,
-        state: SimpleNamespace,
-        blocked: Signal,
-    ) -> SimpleNamespace:
-        """Read entries of an index list, one after the other.
-
-        Returns:
-            That there is no next one in the scratchpad (`missing`), at which `place`; that it is
-            `asked` for; that a `part` of it has `come`, the `whole` or only `half` of it.
-        """
-        # Entries of an index list lie on granules, so a small granule holds half of one.
-        piece_bytes = min(self.config.columns, INDEX_BYTES)
-        piece_bits = exact_log2(self.config.columns // piece_bytes)
-        word_bits = exact_log2(self.config.rows // piece_bytes)
-        # Up to the first piece beyond the scratchpad; bits above are those of `index`.
-        inside_bits = exact_log2(self.config.granules) + piece_bits
-        piece = Signal(inside_bits + 1, reset_less=True)
-        halves = Signal()
-        # Whether `piece` lies beyond the scratchpad: found out while it is set, since the way from
-        # here through the scratchpad's arbiters is long enough.
-        beyond = Signal(reset_less=True)
-        come = state.awaits & self.read.data_valid
-        is_half = ~halves if piece_bytes < INDEX_BYTES else Const(0, 1)
-        m.d.comb += [
-            self.read.valid.eq(state.index & ~beyond & ~blocked),
-            self.read.address.eq(piece[word_bits:]),
-        ]
-        with m.If(state.begins):
-            m.d.sync += [
-                piece.eq(command.index << piece_bits),
-                beyond.eq(command.index[inside_bits - piece_bits :].any()),
-            ]
-        with m.Elif(come):
-            m.d.sync += [
-                piece.eq(piece + 1),
-                beyond.eq(piece[:inside_bits].all()),
-                halves.eq(~halves),
-            ]
-        return SimpleNamespace(
-            missing=beyond,
-            place=Cat(piece[piece_bits:], command.index[inside_bits + 1 - piece_bits :]),
-            asked=self.read.valid & self.read.ready,
-            part=self.read.data.word_select(piece[:word_bits], 8 * piece_bytes),
-            come=come,
-            whole=come & ~is_half,
-            half=come & is_half,
-        )

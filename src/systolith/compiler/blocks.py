@@ -41,10 +41,7 @@ from systolith.compiler.qgraph import (
     View,
 )
 from systolith.config import CoreConfig
-from systolith.isa import Statistic
-
-INDEX_BYTES = 4
-"""Of a row's number in a list."""
+from systolith.isa import INDEX_BYTES, Statistic
 
 MEAN_PARTS = 4
 """A mean's operand comes back in parts of at most one in so many of the scratchpad."""

@@ -11,10 +11,8 @@ from systolith.compiler.formats import SMALLEST_STEP, encode_columns
 from systolith.compiler.forms import Forms
 from systolith.compiler.graph import Embedding, Floats
 from systolith.compiler.qgraph import Constant, Epilogue, Indices, Input, Lookup, View
+from systolith.isa import INDEX_BYTES
 from systolith.numerics import Format
-
-INDEX_BYTES = 4
-"""Of a row's number."""
 
 
 def emit_lookup(forms: Forms, node: Embedding) -> None:

@@ -14,9 +14,9 @@ vector engine's lanes, and its memories.
 
 Cells are told apart by the names that Yosys gives them; those that are not known stay free.
 
-In a core that leaves most of the chip empty, only the accumulators' block RAMs have places where
-`static` is the placer. The two halves of a column's have the same data nets, so they come to lie
-on one spot; nothing takes them apart there, and `static` waits for it forever.
+In a core that leaves most of the chip empty, only the accumulators' block RAMs have places. The two
+halves of a column's have the same data nets, so nextpnr's `static` puts them on one spot; nothing
+takes them apart there, and it waits for that forever.
 """
 
 import re
@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolith.config import CoreConfig
-from systolith_sim.routing import PLACERS
 
 MULTIPLIER, BLOCK_RAM = "MULT18X18D", "DP16KD"
 
@@ -82,8 +81,7 @@ def floorplan(cells: dict[str, Any], config: CoreConfig, device: str) -> dict[st
 
     Returns:
         A bel for each multiplier and block RAM, no two the same; for the accumulators' block RAMs
-        alone, or for nothing, if the core has not enough of them, or its array is too long for a
-        row of the device.
+        alone if the core has not enough of them, or its array is too long for a row of the device.
     """
     grid = GRIDS[device]
     multipliers = [name for name, cell in cells.items() if cell["type"] == MULTIPLIER]
@@ -93,7 +91,7 @@ def floorplan(cells: dict[str, Any], config: CoreConfig, device: str) -> dict[st
     groups = width // config.rows  # columns of the array in a row of the device
     capacity = width * len(grid.multipliers)
     if len(multipliers) < FULL * capacity or groups * len(rows) < config.columns:
-        return _accumulators(block_rams, grid) if PLACERS[device] == "static" else {}
+        return _accumulators(block_rams, grid)
     plan = _multipliers(sorted(multipliers), list(rows.values()), config, groups)
     memory = [grid.row(y, BLOCK_RAM) for y in grid.block_rams]
     return plan | _block_rams(sorted(block_rams), memory, config)

@@ -24,11 +24,11 @@ PACKAGES = {"25k": "CABGA381", "85k": "CABGA756"}
 PARTS = {"12k": "LFE5U-12F", "25k": "LFE5U-25F", "85k": "LFE5U-85F"}
 """Lattice's names. The first two are the same silicon."""
 
-PLACERS = {"12k": "heap", "25k": "heap", "85k": "static"}
-"""nextpnr's placer for each device: `static` where cores leave it room, see docs/decisions.md."""
+PLACERS = ("static", "heap")
+"""nextpnr's placers, the second one for what the first cannot place; see docs/decisions.md."""
 
-FALLBACK = "heap"
-"""The placer that is taken if `static` does not come to an end."""
+NO_PLACE = "Unable to find legal placement"
+"""What both say when they give up by themselves."""
 
 STATIC_STEPS = 700
 """Steps after which `static` is given up: it waits for cells on one spot to leave each other, which
@@ -99,7 +99,7 @@ def route(
     pins: Pins | None = None,
     refined: bool = True,
 ) -> Routed:
-    """Place and route a netlist; if `static` does not come to an end, place it by `FALLBACK`.
+    """Place and route a netlist.
 
     Args:
         netlist: JSON of Yosys.
@@ -140,18 +140,20 @@ def route(
         def call(options: str) -> int | None:
             return _follow([program, *(common + options).split()], Path(folder), announce, start)
 
+        log = Path(folder, "nextpnr.log")
+
         def check(code: int | None) -> None:
             if code:
                 raise ToolError(
                     f"{name} {_ending(code)} on {PARTS[device]}; the end of its log:\n"
-                    f"{last_lines(Path(folder, 'nextpnr.log'))}"
+                    f"{last_lines(log)}"
                 )
 
         last = " --no-route --write placed.json" if refined else ending
-        code = call(f" --json netlist.json --placer {PLACERS[device]}" + last)
-        if code is None:
-            say(f"nextpnr's {PLACERS[device]} finds no end: {FALLBACK} places instead")
-            code = call(f" --json netlist.json --placer {FALLBACK}" + last)
+        code = call(f" --json netlist.json --placer {PLACERS[0]}" + last)
+        if code is None or (code and NO_PLACE in last_lines(log)):
+            say(f"nextpnr's {PLACERS[0]} finds no placement: {PLACERS[1]} places instead")
+            code = call(f" --json netlist.json --placer {PLACERS[1]}" + last)
         check(code)
         if refined:
             _refine(Path(folder, "placed.json"), name, say)

@@ -96,22 +96,20 @@ def test_what_a_column_of_accumulators_has_lies_side_by_side() -> None:
         assert 0 < x1 - x0 <= 3
 
 
-def test_of_a_core_that_leaves_the_chip_empty_halves_of_accumulators_are_taken_apart() -> None:
+@pytest.mark.parametrize("device", GRIDS)
+def test_of_a_core_that_is_not_laid_out_halves_of_accumulators_are_taken_apart(
+    device: str,
+) -> None:
     config, cells = cells_of("ecp5-25k")
-    plan = floorplan(cells, config, "85k")
+    few = {name: cell for name, cell in cells.items() if "lanes" not in name}
+    plan = floorplan(few, config, device)
     assert len(set(plan.values())) == len(plan) == ACCUMULATORS["ecp5-25k"]
     for column in range(2):
         (x0, y0), (x1, y1) = (
             place(plan[f"unit.gemm.accumulators.ram{column}_{half}.ebr0"]) for half in range(2)
         )
-        assert y0 == y1 in GRIDS["85k"].block_rams
+        assert y0 == y1 in GRIDS[device].block_rams
         assert 0 < x1 - x0 <= 3
-
-
-def test_where_another_placer_takes_them_apart_all_blocks_are_free() -> None:
-    config, cells = cells_of("ecp5-25k")
-    few = {name: cell for name, cell in cells.items() if "lanes" not in name}
-    assert floorplan(few, config, "25k") == {}
 
 
 def test_the_grids_have_the_devices_blocks() -> None:

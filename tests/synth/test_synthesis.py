@@ -222,8 +222,9 @@ def test_the_critical_path_lies_between_registers() -> None:
     assert read_report(report).path == "a -> b: 1.5 ns of logic, 4.5 ns of wires"
 
 
-def test_a_placer_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # `static` never ends if block RAMs stay on one spot; it says so step by step.
+def nextpnr_without_end(path: Path, *endless: str) -> str:
+    """A nextpnr some of whose placers find no places, each in its way."""
+    # If block RAMs stay on one spot, `static` steps forever.
     body = f"""
 import itertools, json, sys
 from pathlib import Path
@@ -233,18 +234,38 @@ else:
     placer = sys.argv[sys.argv.index("--placer") + 1]
     Path("placer").write_text(placer)
     {PLACED}
-    print("Info: Running Static placer...", file=sys.stderr)
-for step in itertools.count() if placer == "static" else ():
-    print(f"Info: iter={{step}} steplen=1.9 a=2.0 penalty=[1.1]", file=sys.stderr, flush=True)
+    for step in itertools.count() if "static" == placer in {endless!r} else ():
+        print(f"Info: iter={{step}} steplen=1.9 a=2.0", file=sys.stderr, flush=True)
+    if "heap" == placer in {endless!r} or placer + " gives up" in {endless!r}:
+        Path("nextpnr.log").write_text("ERROR: Unable to find legal placement for all cells")
+        sys.exit(1)
 hop = {{"type": "routing", "delay": 2, "from": {{"cell": placer}}, "to": {{"cell": "q"}}}}
 path = {{"from": "posedge clk", "to": "posedge clk", "path": [hop]}}
 report = {{"fmax": {{"clk": {{"achieved": 50}}}}, "critical_paths": [path]}}
 json.dump(report, open("report.json", "w"))
 """
-    program = write_tool(tmp_path / "nextpnr", body)
-    monkeypatch.setattr(routing, "tool", lambda name: program)
+    return write_tool(path, body)
+
+
+def test_what_one_placer_cannot_place_is_placed_by_the_other(tmp_path: Path) -> None:
     said: list[str] = []
-    routed = route("{}", device="85k", speed=6, seed=1, frequency=100, announce=said.append)
-    assert routed.path.startswith("heap -> q")
-    assert [line for line in said if "heap places instead" in line]
-    assert "nothing is moved: no cell has a place" in " ".join(said)
+
+    def placed_by(*endless: str) -> str:
+        program = nextpnr_without_end(tmp_path / "nextpnr", *endless)
+        said.clear()
+        routed = route("{}", device="25k", speed=6, seed=1, announce=said.append, nextpnr=program)
+        return routed.path.split()[0]
+
+    assert placed_by() == placed_by("heap") == "static"
+    assert not [line for line in said if "instead" in line]
+    for how in ("static", "static gives up"):
+        assert placed_by(how) == "heap"
+        assert "nextpnr's static finds no placement: heap places instead" in said
+        assert "nothing is moved: no cell has a place" in " ".join(said)
+
+
+def test_what_no_placer_can_place_is_an_error(tmp_path: Path) -> None:
+    program = nextpnr_without_end(tmp_path / "nextpnr", "heap", "static")
+    with pytest.raises(ToolError, match="Unable to find legal placement for all cells") as caught:
+        route("{}", device="85k", speed=6, seed=1, nextpnr=program)
+    assert exit_of(caught.value) == Exit.TOOL

@@ -68,6 +68,7 @@ class WordReader(wiring.Component):
         granted, freed, left_queue = Signal(), Signal(), Signal()
         # Room for words, a cycle late, and words that are here. A word's span is here before it.
         room = count(m, "room", up=left_queue, down=granted, limit=WORDS, init=WORDS)
+        # Whether beats wait in a register behind the memory: what rotates wide ones has long wires.
         registered = position_bits > 0 and lane_bits > 2
         here_words = None
         if not registered:

@@ -10,7 +10,7 @@ from amaranth.hdl import ClockDomain, Module, Signal
 from amaranth.lib import io, wiring
 from amaranth.lib.io import Direction
 
-from systolith.cli import Exit, main
+from systolith.cli import Exit, build_command, main
 from systolith.config import PRESETS, CoreConfig
 from systolith_boards import build as building
 from systolith_boards.boards import BOARDS
@@ -190,6 +190,33 @@ def test_what_cannot_be_built_is_said_at_once(
     given = ["build", "--board", "ulx3s-25f", "-o", str(tmp_path), "--preset", "tiny"]
     assert main([*given, *words]) == Exit.INPUT
     assert expected in capsys.readouterr().err
+
+
+def test_what_was_built_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {
+        "device": "LFE5U-25F",
+        "clock_mhz": 105.0,
+        "fmax_mhz": {1: 128.04, 2: 150.36},
+        "best_seed": 2,
+        "critical_path": "a -> b: 1.0 ns of logic, 5.6 ns of wires",
+        "used": {"TRELLIS_COMB": (19388, 24288)},
+        "configuration_hash": "0x12",
+        "baud": 3_000_000,
+    }
+    monkeypatch.setattr(build_command, "build", lambda *args, **options: facts)
+    assert main(["build", "--board", "ulx3s-25f"]) == Exit.FINE
+    bitstream = Path("build", "ulx3s-25f", "ulx3s-25f.bit")
+    assert capsys.readouterr().out.splitlines() == [
+        f"{bitstream}: Radiona ULX3S 25F, LFE5U-25F",
+        "  clock                  105 MHz",
+        "  Fmax, seed 1         128.0 MHz",
+        "  Fmax, seed 2         150.4 MHz; a -> b: 1.0 ns of logic, 5.6 ns of wires",
+        "  TRELLIS_COMB        19,388 of 24,288",
+        "  configuration 0x12, 3,000,000 baud",
+        f"load it: systolith program --board ulx3s-25f {bitstream}",
+    ]
 
 
 def test_programming_says_what_it_would_run(

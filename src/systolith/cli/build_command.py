@@ -107,8 +107,10 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(facts))
         return Exit.FINE
     print(f"{folder / board.name}.bit: {board.title}, {facts['device']}")
-    print(f"  clock {facts['clock_mhz']:g} MHz; routed for, by seed:", end="")
-    print(*(f" {seed}: {clock:.1f}" for seed, clock in facts["fmax_mhz"].items()), sep=",")
+    print(f"  clock           {facts['clock_mhz']:>10g} MHz")
+    for seed, clock in facts["fmax_mhz"].items():
+        best = f"; {facts['critical_path']}" if seed == facts["best_seed"] else ""
+        print(f"  Fmax, seed {seed:<5}{clock:>10.1f} MHz{best}")
     for name, (used, available) in facts["used"].items():
         print(f"  {name:<16}{used:>10,} of {available:,}")
     print(f"  configuration {facts['configuration_hash']}, {facts['baud']:,} baud")

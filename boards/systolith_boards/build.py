@@ -187,8 +187,5 @@ def _check_size(cells: dict[str, int], board: Board, announce: Announce) -> None
             f"the core does not fit {PARTS[board.device]} on {board.title}: {', '.join(lacking)}; "
             f"choose a smaller --preset"
         )
-    if nearly_full(needed, silicon):
-        announce(
-            f"{needed['LUT']} of {CAPACITY[silicon]['LUT']} LUTs of {PARTS[board.device]}: nearly "
-            "full; nextpnr may search for long, and find no placement"
-        )
+    if warning := nearly_full(needed, silicon, PARTS[board.device]):
+        announce(warning)

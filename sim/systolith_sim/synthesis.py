@@ -87,9 +87,21 @@ def choose_device(cells: dict[str, int]) -> str:
     return DEVICES[-1]
 
 
-def nearly_full(needed: dict[str, int], device: str) -> bool:
-    """Whether nextpnr may search for a placement for long, or find none."""
-    return needed["LUT"] > FULL * CAPACITY[device]["LUT"]
+def nearly_full(needed: dict[str, int], device: str, part: str = "") -> str:
+    """That nextpnr may search for a placement for long, or find none; empty if it will not.
+
+    Args:
+        needed: by kind.
+        device: what has the capacity.
+        part: its name, if it is not that of the device.
+    """
+    luts = CAPACITY[device]["LUT"]
+    if needed["LUT"] <= FULL * luts:
+        return ""
+    return (
+        f"{needed['LUT']:,} of {luts:,} LUTs of {part or PARTS[device]}: nearly full; "
+        "nextpnr may search for long, and find no placement"
+    )
 
 
 def lacks(needed: dict[str, int], capacity: dict[str, int]) -> list[str]:
@@ -168,8 +180,8 @@ def synthesize_core(
             f"the core does not fit {PARTS[device]}: {', '.join(lacking)}; synthesize it with "
             "--no-route, or choose a larger device"
         )
-    if seeds and nearly_full(needed, device):
-        say(f"{PARTS[device]} is nearly full: nextpnr may search for a placement without end")
+    if seeds and (warning := nearly_full(needed, device)):
+        say(warning)
     if seeds:
         netlist = lay_out(netlist, config, device, say)
 

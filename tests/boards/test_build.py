@@ -141,7 +141,7 @@ def test_a_nearly_full_device_is_announced(
     run_until_routed(tmp_path, "ulx3s-25f", monkeypatch, announce=messages.append)
     told = [message for message in messages if "nearly full" in message]
     assert len(told) == said
-    assert all("19500 of 24288 LUTs of LFE5U-25F" in message for message in told)
+    assert all("19,500 of 24,288 LUTs of LFE5U-25F" in message for message in told)
 
 
 @pytest.mark.parametrize(("name", "silicon"), [("ulx3s-12f", "25k"), ("ulx3s-85f", "85k")])

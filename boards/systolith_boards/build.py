@@ -15,7 +15,7 @@ from systolith_boards.sdram.timing import SdramChip, SdramTiming
 from systolith_boards.system import System
 from systolith_boards.top import Top
 from systolith_sim.routing import PARTS, ROUTERS, Pins, Routed, find, nextpnr_version, route
-from systolith_sim.seeds import by_seed
+from systolith_sim.seeds import by_seed, file_of_seed, keep_best
 from systolith_sim.synthesis import CAPACITY, CELLS, lacks, lay_out, nearly_full, needs
 from systolith_sim.toolchain import Announce, ToolError, run, tool, version
 from systolith_sim.yosys import synthesize_rtlil
@@ -112,9 +112,10 @@ def build(
     netlist = lay_out(netlist, config, _silicon(board), announce)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def routed_by(seed: int) -> tuple[Routed, Path]:
-        configuration = folder / f"{board.name}-{seed}.config"
-        routed = route(
+    configuration = folder / f"{board.name}.config"
+
+    def routed_by(seed: int) -> Routed:
+        return route(
             netlist,
             device=board.device,
             speed=int(platform.speed),
@@ -126,19 +127,14 @@ def build(
             pins=Pins(
                 package=_PACKAGES[platform.package],
                 constraints=pins_alone(files["top.lpf"]),
-                configuration=configuration,
+                configuration=file_of_seed(configuration, seed),
             ),
         )
-        return routed, configuration
 
     results = by_seed(seeds, routed_by, announce)
-    best = max(results, key=lambda seed: results[seed][0].fmax)
-    for seed, (_, configuration) in results.items():
-        if seed == best:
-            configuration.replace(folder / f"{board.name}.config")
-        else:
-            configuration.unlink()
-    routed = results[best][0]
+    best = max(results, key=lambda seed: results[seed].fmax)
+    keep_best(configuration, results, best)
+    routed = results[best]
     facts = {
         "board": board.name,
         "device": PARTS[board.device],
@@ -149,7 +145,7 @@ def build(
         "memory_bytes": chip.bytes,
         "memory_clock_degrees": memory_clock.degrees,
         "memory_clock_margin_ns": memory_clock.margin,
-        "fmax_mhz": {seed: result.fmax for seed, (result, _) in results.items()},
+        "fmax_mhz": {seed: result.fmax for seed, result in results.items()},
         "best_seed": best,
         "critical_path": routed.path,
         "cells": {name: cells.get(name, 0) for name in CELLS},

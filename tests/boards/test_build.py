@@ -181,7 +181,7 @@ def test_a_core_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["--freq", "50"], "choose a baud rate of which it is a multiple"),
         (["--freq", "150"], "takes a clock of at most 143 MHz"),
         (["--preset", "huge"], "no preset 'huge'"),
-        (["--seeds", "-1"], "must not be negative"),
+        (["--baud", "0"], "--baud must be positive"),
     ],
 )
 def test_what_cannot_be_built_is_said_at_once(

@@ -81,14 +81,17 @@ def test_the_record_of_the_repository() -> None:
     assert "tiny" in read_record(RECORD)
 
 
-def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_seed_is_named_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Seeds are routed side by side, and come back in the order asked for."""
     clocks = {3: 70.0, 1: 90.0, 2: 80.0}
     asked: list[tuple[int, str | None, str]] = []
 
-    def route(netlist: str, *, seed: int, nextpnr: str | None, router: str, **_: object) -> Routed:
+    def route(
+        netlist: str, *, seed: int, nextpnr: str, router: str, write: Path, **_: object
+    ) -> Routed:
         asked.append((seed, nextpnr, router))
-        return Routed(clocks[seed], f"path {seed}", {})
+        write.write_text(f"netlist {seed}")
+        return Routed(clocks[seed], f"path {seed}", {"TRELLIS_COMB": (seed, 10)})
 
     cells = dict.fromkeys(CELLS, 1)
     monkeypatch.setattr(synthesis, "Core", lambda config: None)
@@ -98,10 +101,15 @@ def test_the_best_seed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthesis, "find", lambda nextpnr: None)
     monkeypatch.setattr(synthesis, "nextpnr_version", lambda nextpnr: {str(nextpnr): "1"})
     options: dict[str, Any] = {"device": None, "speed": 6, "frequency": 100, "quiet": True}
+    file = tmp_path / "routed.json"
     result = synthesize_core(
-        synth_command.preset_config("tiny"), seeds=[3, 1, 2], nextpnr="mine", **options
+        synth_command.preset_config("tiny"), seeds=[3, 1, 2], nextpnr="mine", write=file, **options
     )
     assert result["best_seed"] == 1
+    assert result["used"] == {"TRELLIS_COMB": (1, 10)}
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        (file.name, "netlist 1")
+    ]
     assert list(result["fmax_mhz"].items()) == list(clocks.items())
     assert sorted(asked) == [(seed, "mine", "router1") for seed in (1, 2, 3)]
     assert result["versions"]["mine"] == "1"

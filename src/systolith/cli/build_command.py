@@ -8,12 +8,12 @@ from typing import Any
 
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.prepare import preset_config
+from systolith.cli.routing_options import add_routing_options
 from systolith.config import PRESETS
 from systolith.host.serial_port import DEFAULT_BAUD
 from systolith_boards.boards import BOARDS
 from systolith_boards.build import TimingError, build
 from systolith_boards.sdram.timing import CHIPS
-from systolith_sim.routing import ROUTERS
 from systolith_sim.toolchain import announce_on_stderr
 
 
@@ -47,29 +47,7 @@ def add_parser(commands: Any) -> None:
         "--baud", type=int, default=DEFAULT_BAUD, help="of the host link (default %(default)s)"
     )
     parser.add_argument("--chip", choices=CHIPS, help="another memory chip that the board may have")
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[1],
-        metavar="N",
-        help="placer seeds, tried side by side; the fastest one is taken (default 1)",
-    )
-    parser.add_argument(
-        "--nextpnr", metavar="PROGRAM", help="a nextpnr-ecp5 to take instead of yowasp's"
-    )
-    parser.add_argument(
-        "--router",
-        choices=ROUTERS,
-        default=ROUTERS[0],
-        help=f"nextpnr's router (default {ROUTERS[0]})",
-    )
-    parser.add_argument(
-        "--no-refine",
-        dest="refined",
-        action="store_false",
-        help="leave cells where nextpnr has placed them, and do not move those of slow paths",
-    )
+    add_routing_options(parser)
     parser.add_argument(
         "--allow-slow", action="store_true", help="make a bitstream even if its clock is too fast"
     )
@@ -81,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     board = BOARDS[options.board]
     folder = options.output or Path("build", board.name)
-    if min(options.seeds) < 0 or options.baud < 1:
-        raise UsageError("--seeds must not be negative, and --baud must be positive")
+    if options.baud < 1:
+        raise UsageError("--baud must be positive")
     try:
         facts = build(
             board,

@@ -9,9 +9,10 @@ from typing import Any
 from systolith.cli.exits import Exit, UsageError
 from systolith.cli.options import DEFAULT_PRESET
 from systolith.cli.prepare import preset_config
+from systolith.cli.routing_options import add_routing_options
 from systolith.config import PRESETS
 from systolith_sim.footprint import RecordError, growth, read_record, write_record
-from systolith_sim.routing import ASKED, DEVICES, ROUTERS
+from systolith_sim.routing import ASKED, DEVICES
 from systolith_sim.synthesis import synthesize_core
 
 
@@ -35,14 +36,7 @@ def add_parser(commands: Any) -> None:
         help="the FPGA (default: the smallest that the core does not fill)",
     )
     parser.add_argument("--speed", type=int, default=6, choices=(6, 7, 8), help="speed grade")
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        nargs="*",
-        default=[1],
-        metavar="N",
-        help="placer seeds, tried side by side; the best clock is named (default 1)",
-    )
+    add_routing_options(parser)
     parser.add_argument(
         "--freq",
         type=float,
@@ -54,29 +48,10 @@ def add_parser(commands: Any) -> None:
         "--no-route", action="store_true", help="synthesize only: cells, but no clock"
     )
     parser.add_argument(
-        "--nextpnr",
-        metavar="PROGRAM",
-        help="a nextpnr-ecp5 to take instead of yowasp's: one compiled for this machine is about "
-        "twice as fast",
-    )
-    parser.add_argument(
-        "--router",
-        choices=ROUTERS,
-        default=ROUTERS[0],
-        help=f"nextpnr's router (default {ROUTERS[0]}; {ROUTERS[1]} ends sooner where cores leave "
-        "room, with slower clocks)",
-    )
-    parser.add_argument(
-        "--no-refine",
-        dest="refined",
-        action="store_false",
-        help="leave cells where nextpnr has placed them, and do not move those of slow paths",
-    )
-    parser.add_argument(
         "--write",
         type=Path,
         metavar="FILE",
-        help="write the netlist as the first seed has placed it, for scripts/placed.py",
+        help="write the netlist as the fastest seed has placed it, for scripts/placed.py",
     )
     parser.add_argument(
         "--compare",

@@ -49,8 +49,9 @@ class ExportError(Exception):
 def to_verilog(config: CoreConfig, *, name: str | None = None) -> str:
     """Return a core as one Verilog-2005 file that needs nothing else.
 
-    The ports are `clk`, `rst` (synchronous, active high), `s_axil_*` (AXI4-Lite slave with 32
-    data bits), `m_axi_*` (AXI4 master) and `irq`. The same configuration gives the same text.
+    The ports are `clk`, `rst` (synchronous, active high, two cycles or more), `s_axil_*` (AXI4-Lite
+    slave with 32 data bits), `m_axi_*` (AXI4 master) and `irq`. The same configuration gives the
+    same text.
 
     Args:
         config: the core.
@@ -201,7 +202,7 @@ def _header(config: CoreConfig, name: str) -> str:
 // Configuration {config.hash:016x}, instruction set {ISA_VERSION}:
 {facts}
 //
-// Ports: clk; rst, synchronous and active high; s_axil_*, the registers, AXI4-Lite; m_axi_*, the
-// memory, AXI4; irq, level. All of them belong to clk.
+// Ports: clk; rst, synchronous and active high, for two cycles or more; s_axil_*, the registers,
+// AXI4-Lite; m_axi_*, the memory, AXI4; irq, level. All of them belong to clk.
 
 """

@@ -102,6 +102,14 @@ class VerilatorDevice(SimulatedDevice):
             self._ended = self.activity.cycles
         return raised
 
+    def reset(self, cycles: int = 2) -> None:
+        """Hold the core's `rst`, whatever is under way.
+
+        Memory keeps what it has, and forgets transactions, as an interconnect does that is reset
+        with the core.
+        """
+        self._simulation.reset(cycles)
+
     def inject(self, *, read_beat: int | None = None, write_beat: int | None = None) -> None:
         """Let the memory answer with an error, once; see the base class."""
         self._simulation.inject(read_beat=read_beat, write_beat=write_beat)

@@ -120,12 +120,13 @@ class Harness {
 #ifdef PROBED
         mirror_.resize(options.scratchpad_bytes);
 #endif
-        reset();
+        reset(4);
     }
 
     ~Harness() { trace_stop(); core_->final(); }
 
-    void reset() {
+    // Whatever is under way: the memory forgets it, too.
+    void reset(uint32_t cycles) {
         core_->s_axil_awvalid = core_->s_axil_wvalid = core_->s_axil_arvalid = 0;
         core_->s_axil_bready = core_->s_axil_rready = 0;
         core_->s_axil_awprot = core_->s_axil_arprot = 0;
@@ -136,7 +137,7 @@ class Harness {
         take_read_ = take_response_ = wants_write_ = write_turn_ = false;
         tokens_ = bucket_;
         core_->rst = 1;
-        for (int i = 0; i < 4; ++i) { settle(); edge(); }
+        for (uint32_t i = 0; i < cycles; ++i) { settle(); edge(); }
         core_->rst = 0;
         message_[0] = 0;
         drive();
@@ -524,7 +525,7 @@ void* harness_new(uint8_t* memory, const Options* options) { return new Harness(
 
 void harness_delete(Harness* harness) { delete harness; }
 
-void harness_reset(Harness* harness) { harness->reset(); }
+void harness_reset(Harness* harness, uint32_t cycles) { harness->reset(cycles); }
 
 int harness_run(Harness* harness, uint64_t cycles, int until_interrupt) {
     return harness->run(cycles, until_interrupt);

@@ -79,6 +79,7 @@ _HANDLE = ctypes.c_void_p
 _SIGNATURES = {
     "new": ([ctypes.c_void_p, ctypes.POINTER(_Options)], _HANDLE),
     "delete": ([_HANDLE], None),
+    "reset": ([_HANDLE, ctypes.c_uint32], None),
     "run": ([_HANDLE, ctypes.c_uint64, ctypes.c_int], ctypes.c_int),
     "write_register": ([_HANDLE, ctypes.c_uint32, ctypes.c_uint32], ctypes.c_int),
     "read_register": (
@@ -146,6 +147,10 @@ class Simulation:
     def run(self, cycles: int, *, until_interrupt: bool) -> bool:
         """Simulate so many cycles, or until the interrupt; return whether it is raised."""
         return self._check(self._library.harness_run(self._live, cycles, until_interrupt))
+
+    def reset(self, cycles: int) -> None:
+        """Hold `rst` for so many cycles; the memory forgets what is under way."""
+        self._library.harness_reset(self._live, cycles)
 
     def write_register(self, offset: int, value: int) -> None:
         """Write a register over AXI4-Lite."""

@@ -15,6 +15,9 @@ from systolith_sim.models import BertShape, make_tokens, write_bert
 
 ROOT = Path(__file__).parents[2]
 
+SURROUNDINGS = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+"""For pip and build, whose warnings are not ours."""
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,6 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)],
         check=True,
         capture_output=True,
+        env=SURROUNDINGS,
     )
     (path,) = folder.glob("*.whl")
     return path
@@ -54,7 +58,8 @@ def test_the_installed_wheel_runs_a_model(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True)
+    install = [python, "-m", "pip", "install", "-q", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, env=SURROUNDINGS)
     # Dependencies come from here; the editable install of the checkout must not.
     (packages,) = (environment / "lib").glob("python*/site-packages")
     here = [path for path in sys.path if path.endswith("site-packages")]

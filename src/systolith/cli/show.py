@@ -66,8 +66,8 @@ def show_outcome(program: Program, device: Device, preset: str, outcome: Outcome
     else:
         print(f"  {device.name} has no notion of time; use --device verilator for cycles")
     side_by_side = f", {outcome.jobs} at a time" if outcome.jobs > 1 else ""
-    rate = sum(each.cycles for each in timed) / outcome.wall_s / 1e6
-    simulated = f": {rate:.2f} million cycles per second" if timed else ""
+    rate = sum(each.cycles for each in timed) / outcome.wall_s
+    simulated = f": {rate:,.0f} cycles per second" if timed else ""
     print(f"  {outcome.wall_s:.1f} s for {len(outcome.results)} inputs{side_by_side}{simulated}")
 
 

@@ -107,7 +107,8 @@ def build(
     )
     files = platform.prepare(Top(system, board.source, board.source_hz)).files
     announce("Yosys synthesizes: two minutes for a small core, five for a large one")
-    cells, netlist = synthesize_rtlil(files["top.il"], announce)
+    wide = _silicon(board) not in FILLED
+    cells, netlist = synthesize_rtlil(files["top.il"], announce, wide=wide)
     _check_size(cells, board, announce)
     netlist = lay_out(netlist, config, _silicon(board), announce)
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,6 +167,9 @@ def build(
     run([ecppack, *options], cwd=folder)
     return facts
 
+
+FILLED = ("25k",)
+"""Devices that a board's core fills, so that wide multiplexers would leave no placement."""
 
 _PACKAGES = {"BG381": "CABGA381", "BG256": "CABGA256"}
 """nextpnr's names of amaranth's packages."""

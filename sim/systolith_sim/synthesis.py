@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from systolith_rtl.ecp5 import Ecp5Primitives
 from systolith_sim.carry import top_module, trim
 from systolith_sim.floorplan import MULTIPLIER, floorplan
 from systolith_sim.harness import Harness
+from systolith_sim.lutram import register_outputs
 from systolith_sim.routing import DEVICES, PARTS, ROUTERS, Routed, find, nextpnr_version, route
 from systolith_sim.seeds import by_seed, file_of_seed, keep_best
 from systolith_sim.toolchain import Announce, ToolError, announce_on_stderr, version, yosys
-from systolith_sim.yosys import SYNTHESIS, cell_counts, read_json, write_sources
+from systolith_sim.yosys import cell_counts, mapping, read_json, write_sources
 
 CAPACITY = {
     "25k": {"LUT": 24_288, "TRELLIS_FF": 24_288, "MULT18X18D": 28, "DP16KD": 56},
@@ -39,9 +41,7 @@ CELLS = ("LUT4", "TRELLIS_FF", "CCU2C", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD
 # The unit is synthesized as a module of its own, as it would be alone, and dissolved in the harness
 # only then: one run gives both its cells and the netlist.
 _SCRIPT = (
-    SYNTHESIS.format(
-        before="hierarchy -top top; setattr -mod -set keep_hierarchy 1 top.unit",
-    )
+    mapping("hierarchy -top top; setattr -mod -set keep_hierarchy 1 top.unit")
     + "; tee -q -o statistics.json stat -json; setattr -mod -unset keep_hierarchy top.unit; "
     "flatten; clean; write_json netlist.json"
 )
@@ -114,17 +114,23 @@ def lacks(needed: dict[str, int], capacity: dict[str, int]) -> list[str]:
 
 
 def lay_out(netlist: str, config: CoreConfig, device: str, say: Callable[[str], None]) -> str:
-    """Give multipliers and block RAMs of a netlist their places, if that pays."""
+    """Prepare a netlist for nextpnr's placer.
+
+    Multipliers and block RAMs get their places, if that pays, and LUT RAMs of a device that is
+    nearly full the registers that have them placed early (`systolith_sim.lutram`).
+    """
     parsed = json.loads(netlist)
     top = top_module(parsed)
-    plan = floorplan(top["cells"], config, device)
-    if not plan:
-        return netlist
+    cells = top["cells"]
+    plan = floorplan(cells, config, device)
     for name, bel in plan.items():
-        top["cells"][name]["attributes"]["BEL"] = bel
-    kinds = {top["cells"][name]["type"] for name in plan}
-    whole = MULTIPLIER in kinds
-    say(f"{len(plan)} {'multipliers and ' * whole}block RAMs have their places")
+        cells[name]["attributes"]["BEL"] = bel
+    if plan:
+        whole = MULTIPLIER in {cells[name]["type"] for name in plan}
+        say(f"{len(plan)} {'multipliers and ' * whole}block RAMs have their places")
+    if nearly_full(needs(Counter(cell["type"] for cell in cells.values())), device):
+        added = register_outputs(top)
+        say(f"{added} registers more, for LUT RAMs to be placed before what is smaller")
     return json.dumps(parsed)
 
 

@@ -116,7 +116,7 @@ def test_a_design_that_is_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return Routed(80.25 + seed, "a -> b", {})
 
     monkeypatch.setattr(building, "Top", Loopback)
-    monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({}, netlist))
+    monkeypatch.setattr(building, "synthesize_rtlil", lambda *_, **__: ({}, netlist))
     monkeypatch.setattr(building, "route", routed)
     monkeypatch.setattr(building, "run", lambda command, cwd: packed.append(command))
     given = {"frequency": 100e6, "baud": 1_000_000, "seeds": (1, 3, 2)}
@@ -136,7 +136,7 @@ def test_a_nearly_full_device_is_announced(
     messages: list[str] = []
 
     monkeypatch.setattr(building, "Top", Loopback)
-    monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({"LUT4": luts}, ""))
+    monkeypatch.setattr(building, "synthesize_rtlil", lambda *_, **__: ({"LUT4": luts}, ""))
     monkeypatch.setattr(building, "lay_out", lambda netlist, *_: netlist)
     run_until_routed(tmp_path, "ulx3s-25f", monkeypatch, announce=messages.append)
     told = [message for message in messages if "nearly full" in message]
@@ -144,12 +144,19 @@ def test_a_nearly_full_device_is_announced(
     assert all("19,500 of 24,288 LUTs of LFE5U-25F" in message for message in told)
 
 
-@pytest.mark.parametrize(("name", "silicon"), [("ulx3s-12f", "25k"), ("ulx3s-85f", "85k")])
-def test_blocks_are_placed_where_the_silicon_has_them(
-    name: str, silicon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "silicon", "wide"), [("ulx3s-12f", "25k", False), ("ulx3s-85f", "85k", True)]
+)
+def test_what_depends_on_the_silicon(
+    name: str, silicon: str, wide: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LFE5U-12F is a LFE5U-25F by another name."""
-    asked: list[str] = []
+    """Places of blocks, and wide multiplexers; LFE5U-12F is a LFE5U-25F by another name."""
+    asked: list[object] = []
+
+    def synthesize(text: str, announce: Any, *, wide: bool) -> tuple[dict[str, int], str]:
+        del text, announce
+        asked.append(wide)
+        return {}, ""
 
     def lay_out(netlist: str, config: CoreConfig, device: str, say: Any) -> str:
         del config, say
@@ -157,15 +164,15 @@ def test_blocks_are_placed_where_the_silicon_has_them(
         return netlist
 
     monkeypatch.setattr(building, "Top", Loopback)
-    monkeypatch.setattr(building, "synthesize_rtlil", lambda text, announce: ({}, ""))
+    monkeypatch.setattr(building, "synthesize_rtlil", synthesize)
     monkeypatch.setattr(building, "lay_out", lay_out)
     run_until_routed(tmp_path, name, monkeypatch)
-    assert asked == [silicon]
+    assert asked == [wide, silicon]
 
 
 def test_a_core_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def many(text: str, announce: Any) -> tuple[dict[str, int], str]:
-        del text, announce
+    def many(text: str, announce: Any, *, wide: bool) -> tuple[dict[str, int], str]:
+        del text, announce, wide
         return {"LUT4": 100, "MULT18X18D": 152}, ""
 
     monkeypatch.setattr(building, "synthesize_rtlil", many)

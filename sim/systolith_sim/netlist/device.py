@@ -19,7 +19,7 @@ _FOLDER = Path(__file__).parent
 _SOURCES = (*sorted(_FOLDER.glob("*.h")), *sorted(_FOLDER.glob("*.py")))
 
 # The cells are those of `systolith synth`, before place and route.
-SCRIPT = f"{yosys.SYNTHESIS.format(before='hierarchy -top top')}; write_json netlist.json"
+SCRIPT = f"{yosys.mapping('hierarchy -top top')}; write_json netlist.json"
 
 FLAGS = ("-std=c++20", "-fPIC", "-O2", "-DNDEBUG", "-shared")
 

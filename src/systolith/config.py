@@ -181,8 +181,10 @@ PRESETS: dict[str, CoreConfig] = {
     ),
     "ecp5-25k": _SMALL,
     # With room on LFE5U-25F for a host link and for SDRAM of 16 bits, which a wider bus would wait
-    # for.
-    "ecp5-25k-sdram": replace(_SMALL, axi_data_bits=32, stall_counters=False),
+    # for. With INT4 and a larger ring, it would need more block RAMs than there are.
+    "ecp5-25k-sdram": replace(
+        _SMALL, ring_bytes=4 << 10, axi_data_bits=32, int4=True, stall_counters=False
+    ),
     "ecp5-85k": CoreConfig(
         rows=16, columns=8, scratchpad_bytes=256 << 10, ring_bytes=16 << 10, int4=True
     ),

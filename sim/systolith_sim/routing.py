@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from systolith_sim.placement import Packed, PlacementError, refine
+from systolith_sim.supervise import follow
 from systolith_sim.toolchain import Announce, ToolError, last_lines, tool, version
 from systolith_sim.toolchain import ending as _ending
 from systolith_sim.yosys import read_json
@@ -30,10 +31,6 @@ PLACERS = ("static", "heap")
 NO_PLACE = "Unable to find legal placement"
 """What both say when they give up by themselves."""
 
-STATIC_STEPS = 700
-"""Steps after which `static` is given up: it waits for cells on one spot to leave each other, which
-they may never do. Cores take 400 to 550."""
-
 ASKED = 200.0
 """The clock that nextpnr is asked for, MHz: more than a core reaches. A path counts by how far it
 is beyond the clock, and all of them count alike where none is."""
@@ -43,15 +40,6 @@ ROUTERS = ("router1", "router2")
 
 DEVICES = tuple(PACKAGES)
 """The devices that something can be routed on."""
-
-_STAGES = {
-    "Info: Packing": "packs",
-    "Info: Creating initial analytic placement": "places",
-    "Info: Running Static placer": "places",
-    "Info: Routing..": "routes",
-}
-
-_STATIC_STEP = re.compile(r"Info: iter=(\d+) steplen=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +126,7 @@ def route(
         )
 
         def call(options: str) -> int | None:
-            return _follow([program, *(common + options).split()], Path(folder), announce, start)
+            return follow([program, *(common + options).split()], Path(folder), announce, start)
 
         log = Path(folder, "nextpnr.log")
 
@@ -244,33 +232,3 @@ def read_report(report: dict[str, Any]) -> Routed:
     return Routed(
         clock["achieved"], f"{ends}: {logic:.1f} ns of logic, {wires:.1f} ns of wires", used
     )
-
-
-def _follow(
-    command: list[str], folder: Path, announce: Announce | None, start: float
-) -> int | None:
-    """Run nextpnr, and say which stage it has come to; None if its placer was given up."""
-    stages = dict(_STAGES)
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                step = _STATIC_STEP.match(line)
-                if step and int(step[1]) > STATIC_STEPS:
-                    process.kill()
-                    return None
-                stage = next((text for text in stages if line.startswith(text)), None)
-                if stage and announce:
-                    minutes = (time.monotonic() - start) / 60
-                    announce(f"nextpnr {stages.pop(stage)}, after {minutes:.1f} minutes")
-        except BaseException:
-            process.kill()
-            raise
-    return process.returncode

@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from systolith.cli.exits import Exit, exit_of
 from systolith.config import preset
-from systolith_sim import routing, synthesis, toolchain, yosys
+from systolith_sim import routing, supervise, synthesis, toolchain, yosys
 from systolith_sim.routing import ROUTERS, YOWASP, Routed, read_report, route
 from systolith_sim.synthesis import (
     choose_device,
@@ -226,7 +226,7 @@ def nextpnr_without_end(path: Path, *endless: str) -> str:
     """A nextpnr some of whose placers find no places, each in its way."""
     # If block RAMs stay on one spot, `static` steps forever.
     body = f"""
-import itertools, json, sys
+import itertools, json, sys, time
 from pathlib import Path
 if "--no-place" in sys.argv:
     placer = Path("placer").read_text()
@@ -236,6 +236,9 @@ else:
     {PLACED}
     for step in itertools.count() if "static" == placer in {endless!r} else ():
         print(f"Info: iter={{step}} steplen=1.9 a=2.0", file=sys.stderr, flush=True)
+    if placer + " searches" in {endless!r}:
+        print("Info: Strict legalising 9 cells...", file=sys.stderr, flush=True)
+        time.sleep(600)
     if "heap" == placer in {endless!r} or placer + " gives up" in {endless!r}:
         Path("nextpnr.log").write_text("ERROR: Unable to find legal placement for all cells")
         sys.exit(1)
@@ -247,7 +250,10 @@ json.dump(report, open("report.json", "w"))
     return write_tool(path, body)
 
 
-def test_what_one_placer_cannot_place_is_placed_by_the_other(tmp_path: Path) -> None:
+def test_what_one_placer_cannot_place_is_placed_by_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "PATIENCE_AT_LEAST", 0.1)
     said: list[str] = []
 
     def placed_by(*endless: str) -> str:
@@ -258,7 +264,7 @@ def test_what_one_placer_cannot_place_is_placed_by_the_other(tmp_path: Path) -> 
 
     assert placed_by() == placed_by("heap") == "static"
     assert not [line for line in said if "instead" in line]
-    for how in ("static", "static gives up"):
+    for how in ("static", "static gives up", "static searches"):
         assert placed_by(how) == "heap"
         assert "nextpnr's static finds no placement: heap places instead" in said
         assert "nothing is moved: no cell has a place" in " ".join(said)

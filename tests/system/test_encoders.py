@@ -78,9 +78,10 @@ def test_shapes_on_the_instruction_simulator(name: str, preset: str) -> None:
     assert cosine > 0.985
 
 
+@pytest.mark.parametrize("preset", ["ecp5-25k-sdram", "ecp5-85k"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_shapes_with_weights_of_4_bits(name: str) -> None:
-    program = compiled(name, "ecp5-85k", QuantizeOptions(weights="int4"))
+def test_shapes_with_weights_of_4_bits(name: str, preset: str) -> None:
+    program = compiled(name, preset, QuantizeOptions(weights="int4"))
     codes, length, _ = codes_of(name, program)
     assert check_tensors(program, codes, length, {}) is None
 

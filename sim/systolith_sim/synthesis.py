@@ -33,7 +33,7 @@ LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 """LUTs of a cell; two of a LUT RAM's six are lost to its write port."""
 
 FULL = 0.8
-"""Share of the LUTs up to which a device is chosen unasked: beyond, nextpnr searches for hours."""
+"""Share of the LUTs up to which a device is chosen unasked; beyond, a placement is not certain."""
 
 CELLS = ("LUT4", "TRELLIS_FF", "CCU2C", "TRELLIS_DPR16X4", "MULT18X18D", "DP16KD")
 """The cells that are listed, of all that Yosys counts."""
@@ -88,7 +88,7 @@ def choose_device(cells: dict[str, int]) -> str:
 
 
 def nearly_full(needed: dict[str, int], device: str, part: str = "") -> str:
-    """That nextpnr may search for a placement for long, or find none; empty if it will not.
+    """That nextpnr may find no placement; empty if it will.
 
     Args:
         needed: by kind.
@@ -100,7 +100,7 @@ def nearly_full(needed: dict[str, int], device: str, part: str = "") -> str:
         return ""
     return (
         f"{needed['LUT']:,} of {luts:,} LUTs of {part or PARTS[device]}: nearly full; "
-        "nextpnr may search for long, and find no placement"
+        "with some seeds, nextpnr may find no placement"
     )
 
 

@@ -14,7 +14,7 @@
 /* Configuration hashes of the presets. */
 #define SYSTOLITH_HASH_TINY 0xd806e5369902948cull
 #define SYSTOLITH_HASH_ECP5_25K 0xbf8b6d7fccb58913ull
-#define SYSTOLITH_HASH_ECP5_25K_SDRAM 0xf630eff6c15f32e2ull
+#define SYSTOLITH_HASH_ECP5_25K_SDRAM 0x6ceeb45e3ab90554ull
 #define SYSTOLITH_HASH_ECP5_85K 0x620f8a6e2eeef467ull
 #define SYSTOLITH_HASH_LARGE 0x371d7b9b48f71798ull
 

@@ -1,9 +1,13 @@
 """A whole board in Verilator, driven through its serial line: the bits of the golden model."""
 
+from pathlib import Path
+from typing import NoReturn
+
 import numpy as np
 import pytest
 
 from systolith.cli import Exit, main
+from systolith.cli.exits import UsageError
 from systolith.compiler.schedule import schedule
 from systolith.config import PRESETS
 from systolith.host.device import DeviceError
@@ -60,3 +64,32 @@ def test_a_board_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         main(["run", "model.onnx", "--device", "board-sim:arty"])
     assert ended.value.code == Exit.INPUT
     assert "there is no board 'arty'; choose from ulx3s-85f" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("board-sim:icepi-zero", "ecp5-25k-sdram"),
+        ("board-sim:ulx3s-85f", "ecp5-85k"),
+        ("board-sim", "ecp5-85k"),
+        ("verilator", "ecp5-85k"),
+        ("board-sim:icepi-zero --preset tiny", "tiny"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_a_board_has_its_own_core_unless_another_is_asked_for(
+    command: str,
+    words: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def preset_config(name: str) -> NoReturn:
+        raise UsageError(f"the core is {name}")
+
+    np.savez(tmp_path / "inputs.npz", x=np.zeros((1, 3)))
+    given = ["model.onnx", "--inputs", str(tmp_path / "inputs.npz")] if command == "run" else []
+    monkeypatch.setattr(f"systolith.cli.{command}_command.preset_config", preset_config)
+    assert main([command, *given, "--device", *words.split()]) == Exit.INPUT
+    assert f"the core is {expected}\n" in capsys.readouterr().err

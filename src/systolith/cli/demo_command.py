@@ -16,6 +16,7 @@ from systolith.cli.options import (
     DEFAULT_SEQ_LEN,
     DeviceOptions,
     add_device_options,
+    chosen_preset,
     memory_of,
     opened,
     say_expected_time,
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(tokenizer_file)
     sentences = options.sentence or list(DEMO)
     samples = tokenize(tokenizer, sentences)
+    options.preset = chosen_preset(options)
     config = preset_config(options.preset)
     longest = max(len(sample["input_ids"]) for sample in samples)
     program = prepare(

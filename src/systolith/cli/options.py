@@ -95,7 +95,8 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that run."""
+    """Options of commands that run, behind `--preset`: see `chosen_preset`."""
+    parser.set_defaults(preset=None)
     parser.add_argument(
         "--device",
         type=_device,
@@ -106,8 +107,8 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "instruction simulator, without time; serial:PORT, a board with this core, as in "
         "serial:/dev/ttyUSB0 or serial:COM3 (serial:PORT?baud=N if it was built for another baud "
         f"rate than {DEFAULT_BAUD}); board-sim or board-sim:BOARD, that board as RTL, with its "
-        "serial line and a memory chip at its pins, behind the same driver (very slow: each byte "
-        "takes 40 cycles on its way)",
+        "core unless --preset says another, its serial line and a memory chip at its pins, behind "
+        "the same driver (very slow: each byte takes 40 cycles on its way)",
     )
     parser.add_argument(
         "--check",
@@ -130,6 +131,12 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         help="write waveforms to FILE.vcd (verilator; slow and large; one input at a time)",
     )
     add_jobs_option(parser)
+
+
+def chosen_preset(options: argparse.Namespace) -> str:
+    """The preset that was asked for, or that of the simulated board, or the default."""
+    _, _, board = options.device.partition(f"{SIMULATED_BOARD}:")
+    return options.preset or (BOARDS[board].preset if board else DEFAULT_PRESET)
 
 
 def _device(name: str) -> str:

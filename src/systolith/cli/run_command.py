@@ -16,6 +16,7 @@ from systolith.cli.options import (
     DeviceOptions,
     add_device_options,
     add_model_options,
+    chosen_preset,
     memory_of,
     opened,
     say_expected_time,
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if not samples:
         raise UsageError("nothing to run: give --inputs FILE or --text SENTENCE")
 
+    options.preset = chosen_preset(options)
     config = preset_config(options.preset)
     calibrated = calibration(options.calibration, tokenizer)
     quantization = weight_options(options)

@@ -20,7 +20,7 @@ from systolith.compiler.schedule import schedule
 from systolith.config import PRESETS
 from systolith.host.device import DeviceError, DeviceTimeoutError
 from systolith.host.serial_device import SerialDevice
-from systolith.host.serial_port import DEFAULT_BAUD, parse_name
+from systolith.host.serial_port import DEFAULT_BAUD, SerialPort, parse_name
 from systolith.host.session import DeviceFaultError, Session
 from systolith.program import Program
 from systolith.regs import FaultCause
@@ -270,6 +270,18 @@ def test_silence_is_told() -> None:
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_a_line_that_takes_nothing_is_told() -> None:
+    master, slave = pty.openpty()
+    port = SerialPort(os.ttyname(slave), DEFAULT_BAUD, patience_s=0.05)
+    with pytest.raises(
+        DeviceError, match=r"has not taken 1000000 bytes in 0\.05 s: is flow control"
+    ):
+        port.write(bytes(1_000_000))
+    port.close()
+    os.close(master)
+    os.close(slave)
 
 
 def test_something_else_is_told() -> None:

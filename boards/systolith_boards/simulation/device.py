@@ -6,12 +6,14 @@ from contextlib import suppress
 from systolith.config import CoreConfig
 from systolith.host.device import DeviceError
 from systolith.host.serial_device import SerialDevice
+from systolith.host.serial_port import DEFAULT_BAUD, SerialPort
 from systolith_boards.boards import BOARDS
 from systolith_boards.simulation.build import CYCLES_PER_SECOND, MEMORY_BYTES, SILENCE, program
 from systolith_sim.toolchain import Announce, announce_on_stderr
 
-PATIENCE_S = 120.0
-"""Seconds for an answer: a simulation is as fast as the machine has time for it."""
+PATIENCE_S = 600.0
+"""Seconds for an answer, and to take a block: a simulation is as fast as the machine has time for
+it, and takes 4 KiB in two seconds or, beside other programs, in more than half a minute."""
 
 END_S = 10.0
 """Seconds that the simulation may take to end."""
@@ -58,6 +60,7 @@ class BoardSimulation(SerialDevice):
                 config,
                 f"serial:{terminal}",
                 quiet=quiet,
+                port=SerialPort(terminal, DEFAULT_BAUD, patience_s=PATIENCE_S),
                 silence_s=1.3 * SILENCE / CYCLES_PER_SECOND,
                 answer_s=PATIENCE_S,
             )

@@ -18,7 +18,7 @@ DEFAULT_BAUD = 3_000_000
 """Unless the name says otherwise; the fastest that an FT231X can do."""
 
 WRITE_PATIENCE_S = 30.0
-"""How long a write may take beyond the time that its bits need."""
+"""How long a write may take, beyond the time that its bits need, if a board is to take it."""
 
 
 class Port(Protocol):
@@ -66,16 +66,18 @@ class SerialPort:
     Args:
         path: such as `/dev/ttyUSB0` or `COM3`.
         baud: bits per second.
+        patience_s: how long a write may take beyond the time that its bits need.
 
     Raises:
         DeviceError: the port is not there, not allowed, or in use.
     """
 
-    def __init__(self, path: str, baud: int) -> None:
+    def __init__(self, path: str, baud: int, *, patience_s: float = WRITE_PATIENCE_S) -> None:
         self.path, self.baud = path, baud
+        self._patience_s = patience_s
         try:
             self._serial = serial.Serial(
-                path, baud, timeout=0, write_timeout=WRITE_PATIENCE_S, exclusive=True
+                path, baud, timeout=0, write_timeout=patience_s, exclusive=True
             )
         except (serial.SerialException, OSError, ValueError) as error:
             raise DeviceError(_why_not(path, baud, error)) from error
@@ -92,11 +94,11 @@ class SerialPort:
             DeviceError: the port is gone, or takes nothing.
         """
         try:
-            self._serial.write_timeout = WRITE_PATIENCE_S + 10 * len(data) / self.baud
+            self._serial.write_timeout = self._patience_s + 10 * len(data) / self.baud
             self._serial.write(data)
         except serial.SerialTimeoutException as error:
             raise DeviceError(
-                f"{self.path} has not taken {len(data)} bytes in {WRITE_PATIENCE_S:.0f} s: is flow "
+                f"{self.path} has not taken {len(data)} bytes in {self._patience_s:g} s: is flow "
                 "control on, or the adapter stuck? Plug it in again."
             ) from error
         except (OSError, ValueError, TypeError) as error:

@@ -86,6 +86,9 @@ BOARDS: dict[str, Board] = {
 }
 """By name."""
 
+DEFAULT_BOARD = "ulx3s-85f"
+"""The one that is simulated unless another is asked for."""
+
 
 def board(name: str) -> Board:
     """Return a board by its name.

@@ -107,7 +107,7 @@ def build(
     )
     files = platform.prepare(Top(system, board.source, board.source_hz)).files
     announce("Yosys synthesizes: two minutes for a small core, five for a large one")
-    wide = _silicon(board) not in FILLED
+    wide = _silicon(board) not in _FILLED
     cells, netlist = synthesize_rtlil(files["top.il"], announce, wide=wide)
     _check_size(cells, board, announce)
     netlist = lay_out(netlist, config, _silicon(board), announce)
@@ -168,7 +168,7 @@ def build(
     return facts
 
 
-FILLED = ("25k",)
+_FILLED = ("25k",)
 """Devices that a board's core fills, so that wide multiplexers would leave no placement."""
 
 _PACKAGES = {"BG381": "CABGA381", "BG256": "CABGA256"}

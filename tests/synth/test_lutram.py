@@ -72,8 +72,13 @@ def rams_with_registers(cells: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def test_each_lut_ram_has_a_register_then_and_nothing_else_changes() -> None:
-    _, netlist = synthesize_in_harness(Lookup())
+@pytest.fixture(scope="module")
+def netlist() -> str:
+    """Of `Lookup`, in JSON."""
+    return synthesize_in_harness(Lookup())[1]
+
+
+def test_each_lut_ram_has_a_register_then_and_nothing_else_changes(netlist: str) -> None:
     top = top_module(json.loads(netlist))
     before = top_module(json.loads(netlist))["cells"]
     assert sorted(map(len, rams_with_registers(before).values())) == [0, WIDTH]
@@ -88,17 +93,15 @@ def test_each_lut_ram_has_a_register_then_and_nothing_else_changes() -> None:
     assert register_outputs(top) == 0
 
 
-def test_nextpnr_packs_the_register_with_its_lut_ram(tmp_path: Path) -> None:
+def test_nextpnr_packs_the_register_with_its_lut_ram(netlist: str, tmp_path: Path) -> None:
     """Only then does the LUT RAM count as two."""
-    _, netlist = synthesize_in_harness(Lookup())
     parsed = json.loads(netlist)
     register_outputs(top_module(parsed))
     written = tmp_path / "routed.json"
     routed = route(json.dumps(parsed), device="25k", speed=6, seed=1, refined=False, write=written)
     assert routed.used["TRELLIS_RAMW"][0] == 2
     (cells,) = (each["cells"] for each in json.loads(written.read_text())["modules"].values())
-    register = next(cell for name, cell in cells.items() if name.endswith(".placed_early"))
-    name = next(name for name in cells if name.endswith(".placed_early"))
+    ((name, register),) = (each for each in cells.items() if each[0].endswith(".placed_early"))
     ram = cells[name.removesuffix(".placed_early") + "$DPRAM_COMB0"]
     assert register["parameters"]["SD"].strip() == "1", "its input comes from the LUT beside it"
     places = [each["attributes"]["NEXTPNR_BEL"] for each in (register, ram)]

@@ -7,13 +7,13 @@ from systolith.config import CoreConfig
 from systolith.host.device import DeviceError
 from systolith.host.serial_device import SerialDevice
 from systolith.host.serial_port import DEFAULT_BAUD, SerialPort
-from systolith_boards.boards import BOARDS
+from systolith_boards.boards import BOARDS, DEFAULT_BOARD
 from systolith_boards.simulation.build import CYCLES_PER_SECOND, MEMORY_BYTES, SILENCE, program
 from systolith_sim.toolchain import Announce, announce_on_stderr
 
 PATIENCE_S = 600.0
 """Seconds for an answer, and to take a block: a simulation is as fast as the machine has time for
-it, and takes 4 KiB in two seconds or, beside other programs, in more than half a minute."""
+it, and takes 4 KiB in a second or, beside other programs, in more than half a minute."""
 
 END_S = 10.0
 """Seconds that the simulation may take to end."""
@@ -38,7 +38,7 @@ class BoardSimulation(SerialDevice):
         self,
         config: CoreConfig,
         *,
-        board: str = "ulx3s-85f",
+        board: str = DEFAULT_BOARD,
         memory_bytes: int = MEMORY_BYTES,
         quiet: bool = False,
         announce: Announce = announce_on_stderr,

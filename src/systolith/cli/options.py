@@ -16,7 +16,7 @@ from systolith.config import PRESETS, CoreConfig
 from systolith.host.device import Device
 from systolith.host.serial_port import DEFAULT_BAUD, parse_name
 from systolith.program import Program
-from systolith_boards.boards import BOARDS
+from systolith_boards.boards import BOARDS, DEFAULT_BOARD
 from systolith_boards.simulation import BoardSimulation
 from systolith_sim.devices import DEVICES, is_board, open_device
 
@@ -135,19 +135,24 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen_preset(options: argparse.Namespace) -> str:
     """The preset that was asked for, or that of the simulated board, or the default."""
-    _, _, board = options.device.partition(f"{SIMULATED_BOARD}:")
+    board = _simulated_board(options.device)
     return options.preset or (BOARDS[board].preset if board else DEFAULT_PRESET)
 
 
+def _simulated_board(device: str) -> str:
+    """The board that a device of this name simulates, or "" if it is none."""
+    kind, _, board = device.partition(":")
+    return (board or DEFAULT_BOARD) if kind == SIMULATED_BOARD else ""
+
+
 def _device(name: str) -> str:
-    kind, _, board = name.partition(":")
-    if kind == "serial":
+    if name.partition(":")[0] == "serial":
         try:
             parse_name(name)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
-    elif kind == SIMULATED_BOARD:
-        if board not in ("", *BOARDS):
+    elif board := _simulated_board(name):
+        if board not in BOARDS:
             raise argparse.ArgumentTypeError(
                 f"there is no board {board!r}; choose from {', '.join(BOARDS)}"
             )
@@ -248,12 +253,12 @@ def opened(
 
 
 def _open(name: str, config: CoreConfig, settings: dict[str, Any]) -> Device:
-    kind, _, board = name.partition(":")
-    if kind != SIMULATED_BOARD:
+    board = _simulated_board(name)
+    if not board:
         return open_device(name, config, **settings)
     if settings["quiet"]:
         settings = settings | {"announce": _silent}
-    return BoardSimulation(config, **({"board": board} if board else {}), **settings)
+    return BoardSimulation(config, board=board, **settings)
 
 
 def say_expected_time(program: Program, devices: Sequence[Device], inputs: int) -> None:
